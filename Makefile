@@ -1,0 +1,35 @@
+# make demo: set up, train a small model, say what to do next.   make test: set up, check, test.   Python 3.11 is all that is needed.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test test-slow test-services bench check clean
+
+demo: .venv/.ready
+	$(BIN)/raylway train cnn
+
+test: .venv/.ready check
+	$(BIN)/pytest
+
+test-slow: .venv/.ready
+	$(BIN)/pytest -m slow
+
+test-services: .venv/.ready
+	$(BIN)/pytest -m services || [ $$? -eq 5 ]
+
+bench: .venv/.ready
+	$(BIN)/python -m tests.benchmarks
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch comes first and by its exact version: a looser one would bring gigabytes of CUDA to a machine without a GPU
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs

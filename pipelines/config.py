@@ -1,0 +1,255 @@
+"""From a recipe and `key.path=value` overrides to a Run, or to every problem at once, each with its place and a nearest name.
+
+Nothing heavy is imported here or by the workloads' settings, so a mistake is reported in well under a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.errors import RecipeError
+from pipelines.settings import Data, Optim, Run, Scale, Splits, Track, Train
+from workloads.base import Workload
+
+WORKLOADS = Path(inspect.getfile(Workload)).parent
+RECIPES = WORKLOADS / "recipes"
+_RECIPE_BYTES = 1_000_000
+_OTHER_LENGTH = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run, and where each of its settings came from (default, recipe, command line)."""
+
+    run: Run
+    origins: Mapping[str, str]
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Every setting: {dotted key: {"value", "origin"}}."""
+        flat = dict(_flatten(self.run.model_dump(mode="json", exclude={"recipe"})))
+        return {key: {"value": value, "origin": _origin(key, self.origins)} for key, value in flat.items()}
+
+    def chosen(self) -> dict[str, Any]:
+        """The settings that the recipe or the command line set: the run's parameters in MLflow."""
+        return {key: row["value"] for key, row in self.settings().items() if row["origin"] != "default"}
+
+
+def recipes() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
+    """The run that a recipe (a name or a YAML file) and `key.path=value` overrides describe.
+
+    Raises RecipeError with every problem found: unknown keys with the nearest known one, wrong types, values out of bounds.
+    """
+    path = _find(recipe)
+    values, places, problems = _read(path)
+    origins = dict.fromkeys(values, "recipe")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(f"{override}: an override is written key.path=value")
+            continue
+        if key == "recipe":
+            problems.append("recipe: the recipe is the command's first word, not a setting")
+            continue
+        for covered in [known for known in values if known == key or known.startswith(key + ".") or key.startswith(known + ".")]:
+            del values[covered]
+            del origins[covered]
+        if (other := _OTHER_LENGTH.get(key)) in values:  # the later of two ways to say how long wins
+            del values[other]
+            del origins[other]
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key] = text
+        origins[key], places[key] = "command line", "command line"
+    run = _validate(path.stem, values, places, problems)
+    if run is None:
+        raise RecipeError(*problems)
+    return Loaded(run, origins)
+
+
+@functools.cache
+def workload_class(name: str) -> type[Workload]:
+    """The class that `name` (cnn, or workloads.mine:CNN) means. Raises RecipeError."""
+    module, _, attribute = name.partition(":")
+    dotted = module if module.startswith("workloads.") else f"workloads.{module}"
+    if not re.fullmatch(r"workloads(\.[a-z_][a-z0-9_]*)+", dotted) or (attribute and not attribute.isidentifier()):
+        raise RecipeError(f"workload: {name!r} names no file of workloads/; write cnn, or workloads.my_file:MyClass")
+    try:
+        found = importlib.import_module(dotted)
+    except ModuleNotFoundError as error:
+        if error.name != dotted and not dotted.startswith(f"{error.name}."):
+            raise
+        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "layers", "served"}]
+        raise RecipeError(f"workload: there is no workloads/{module}.py{_nearest(module, families)}") from None
+    classes = {
+        name: value
+        for name, value in vars(found).items()
+        if isinstance(value, type) and issubclass(value, Workload) and value.__module__ == dotted
+    }
+    if attribute:
+        if attribute not in classes:
+            raise RecipeError(f"workload: {dotted} has no workload class {attribute}{_nearest(attribute, list(classes))}")
+        return classes[attribute]
+    if len(classes) != 1:
+        raise RecipeError(f"workload: {dotted} has {len(classes)} workload classes ({', '.join(classes)}); write {module}:Class")
+    return next(iter(classes.values()))
+
+
+def _find(recipe: str) -> Path:
+    if recipe.endswith((".yaml", ".yml")) or os.sep in recipe:
+        path = Path(recipe)
+        if not path.is_file():
+            raise RecipeError(f"{recipe}: there is no such recipe file")
+    else:
+        path = RECIPES / f"{recipe}.yaml"
+        if recipe not in recipes():
+            raise RecipeError(f"{recipe}: no such recipe{_nearest(recipe, recipes())}; there are: {', '.join(recipes())}")
+    if path.stat().st_size > _RECIPE_BYTES:
+        raise RecipeError(f"{recipe}: a recipe larger than {_RECIPE_BYTES:,} bytes is no recipe")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file. Aliases are refused: they can be bombs."""
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    problems: list[str] = []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise RecipeError(f"{path}: YAML aliases (*name) are not read")
+        root = yaml.compose(text, yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else f"{path}"
+        raise RecipeError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise RecipeError(f"{path}: a recipe is a mapping of settings, such as `workload: cnn`")
+
+    def walk(node: yaml.MappingNode, subtree: Mapping[Any, Any], prefix: str) -> None:
+        for key_node, value_node in node.value:
+            name, place = str(key_node.value), f"{path.name}:{key_node.start_mark.line + 1}"
+            key = prefix + name
+            if key in places:
+                problems.append(f"{key}: written twice ({places[key]} and {place})")
+            places[key] = place
+            value = subtree.get(name)
+            if isinstance(value_node, yaml.MappingNode) and value_node.value and isinstance(value, Mapping):
+                walk(value_node, value, f"{key}.")
+            else:
+                values[key] = value
+
+    walk(root, tree, "")
+    return values, places, problems
+
+
+def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], problems: list[str]) -> Run | None:
+    workload: type[Workload] | None = None
+    if "workload" not in values:
+        problems.append("workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`")
+    else:
+        try:
+            workload = workload_class(str(values["workload"]))
+        except RecipeError as error:
+            problems.extend(error.problems)
+    tree = _nest(values, problems)
+    parts: dict[str, Any] = {"recipe": recipe, "model": {}, "data": {}, "train": {}} | tree
+    groups: dict[str, type[BaseModel]] = {"data": Data, "optim": Optim, "train": Train, "scale": Scale, "track": Track}
+    if workload is not None:
+        groups["model"] = workload
+    known = _known_keys(groups)
+    sound = not problems
+    for group, kind in groups.items():
+        if group not in parts:
+            continue
+        try:
+            parts[group] = kind.model_validate(parts[group])
+        except ValidationError as error:
+            sound = False
+            problems.extend(_sentences(error, f"{group}.", places, known))
+    if not sound:
+        parts |= dict.fromkeys(groups) | {"model": None}
+    try:
+        run = Run.model_validate(parts)
+    except ValidationError as error:
+        told = [problem for problem in _sentences(error, "", places, known) if sound or problem.partition(":")[0] not in groups]
+        problems.extend(problem for problem in told if sound or not problem.startswith("model:"))
+        return None
+    return run if not problems else None
+
+
+def _sentences(error: ValidationError, prefix: str, places: Mapping[str, str], known: Sequence[str]) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        key = (prefix + ".".join(str(part) for part in problem["loc"] if not _is_branch(part))).rstrip(".")
+        place = f" ({places[key]})" if key in places else ""
+        if problem["type"] == "extra_forbidden":
+            yield f"{key}: no such setting{_nearest(key, known)}{place}"
+        elif problem["type"] == "missing":
+            yield f"{key}: missing; it has no default"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = f", not {given!r}" if isinstance(given, (str, int, float)) and problem["type"] != "value_error" else ""
+            yield f"{key}: {message[0].lower()}{message[1:]}{shown}{place}" if key else f"{message}{place}"
+
+
+def _is_branch(part: Any) -> bool:
+    """Pydantic puts the tried branch of a union into an error's place: `literal[False]`, `function-after[…]`."""
+    return isinstance(part, str) and ("[" in part or part in {"int", "str", "float", "bool"})
+
+
+def _known_keys(groups: Mapping[str, type[BaseModel]]) -> list[str]:
+    top = [name for name in Run.model_fields if name not in groups and name != "recipe"]
+    inside = [f"{group}.{field.alias or name}" for group, kind in groups.items() for name, field in kind.model_fields.items()]
+    return [*top, *groups, *inside] + [f"data.splits.{name}" for name in Splits.model_fields]
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _nest(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                problems.append(f"{key}: {parent} is a value, not a group")
+                break
+            node = child
+        else:
+            node[last] = value
+    return tree
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    parts = key.split(".")
+    return next((origins[head] for i in range(len(parts), 0, -1) if (head := ".".join(parts[:i])) in origins), "default")

@@ -1,0 +1,94 @@
+"""What can go wrong, as a person is told it: one sentence, a hint, and the exit code of the command line."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from workloads.base import DataError
+
+RECIPE, VERIFICATION, WORKLOAD, MEMORY, CLUSTER, DATA, DIVERGED, INTERRUPTED = 2, 4, 10, 11, 12, 13, 14, 130
+
+_OURS = {Path(__file__).resolve().parent, Path(__file__).resolve().parent.parent / "cluster"}
+
+
+class RecipeError(Exception):
+    """The recipe or the command is wrong. `problems` lists all that was found, one sentence each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class StorageError(Exception):
+    """The storage or the tracking server cannot be used as the recipe asks."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or the weights are no longer finite."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happened in a worker, in plain strings, so that it can cross processes."""
+
+    code: int
+    rank: int
+    at: float
+    error: str
+    frame: str
+    trace: str
+
+
+class WorkerFailed(Exception):
+    """A worker's code raised. The constructor takes what `__reduce__` gives, so it survives pickling between processes."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.error)
+        self.failure = failure
+
+    def __reduce__(self) -> tuple[type[WorkerFailed], tuple[Failure]]:
+        return WorkerFailed, (self.failure,)
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code that DESIGN §7 gives to an error."""
+    if isinstance(error, WorkerFailed):
+        return error.failure.code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, RecipeError):
+        return RECIPE
+    if isinstance(error, DataError):
+        return DATA
+    if isinstance(error, Diverged):
+        return DIVERGED
+    if _out_of_memory(error):
+        return MEMORY
+    if isinstance(error, (StorageError, OSError)) or type(error).__name__ in {"ClusterError", "WorkerLost"}:
+        return CLUSTER
+    return WORKLOAD
+
+
+def describe(error: Exception, rank: int, at: float) -> Failure:
+    """A worker's exception as a Failure: the sentence, the innermost frame of the user's own code, the whole trace."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _inside_libraries(frame.filename)]
+    last = frames[-1] if frames else None
+    return Failure(
+        code=code_of(error),
+        rank=rank,
+        at=at,
+        error=f"{type(error).__name__}: {error}" if code_of(error) == WORKLOAD else str(error) or type(error).__name__,
+        frame=f"{last.filename}:{last.lineno} in {last.name}: {last.line}" if last else "",
+        trace="".join(traceback.format_exception(error)),
+    )
+
+
+def _inside_libraries(filename: str) -> bool:
+    path = Path(filename).resolve()
+    return "site-packages" in path.parts or "<" in filename or any(parent in _OURS for parent in path.parents)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

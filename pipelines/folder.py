@@ -1,0 +1,98 @@
+"""A run's folder: what lies where, and who may write in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import StorageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`<storage>/<experiment>/<run name>/`."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def identity(self) -> Path:
+        """Hash of the settings and data that decide the weights; a name cannot be used for two of them."""
+        return self.path / "identity"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "run.log"
+
+    @property
+    def result(self) -> Path:
+        """The JSON of `raylway train`, written when all is done."""
+        return self.path / "result.json"
+
+    @property
+    def abandoned(self) -> Path:
+        """Stands while workers that wait for the data should wait no longer: preparing it failed."""
+        return self.path / ".abandoned"
+
+    @contextmanager
+    def locked(self, role: str, *, wait_seconds: float) -> Iterator[None]:
+        """Be the only `role` (driver, writer) of this run. The kernel frees the lock of a killed process at once.
+
+        Raises StorageError if another process holds it for longer than `wait_seconds`.
+        """
+        descriptor = os.open(self.path / f".{role}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(descriptor, wait_seconds, self.path, role)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at `path` in one step: readers see the old text or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def check_writable(root: Path) -> None:
+    """Raises StorageError, naming the folder and the cause, unless files can be made under `root`."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        canary = root / f".canary.{uuid.uuid4().hex[:8]}"
+        canary.write_text("")
+        canary.unlink()
+    except OSError as error:
+        raise StorageError(f"storage={root} cannot be written: {error.strerror}") from error
+
+
+def _take(descriptor: int, wait_seconds: float, path: Path, role: str) -> None:
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(descriptor, 20, 0).decode() or "unknown"
+                raise StorageError(f"{path} has a {role} already (process {holder}); wait for it or stop it") from None
+            time.sleep(0.1)

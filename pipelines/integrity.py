@@ -1,0 +1,42 @@
+"""Files that prove themselves: size and sha256 of each, written into a manifest and compared before anything is believed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+
+class File(BaseModel):
+    """What a file in a manifest must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    sha256: str
+
+
+def describe(path: Path) -> File:
+    return File(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mismatch(folder: Path, files: Mapping[str, File], *, content: bool = True) -> str | None:
+    """What is wrong with the first file of `folder` that is not as `files` says, or None. `content` compares hashes too."""
+    for name, file in files.items():
+        path = folder / name
+        if Path(name).name != name:
+            return f"{name}: not a plain file name"
+        if not path.is_file():
+            return f"{name}: missing"
+        if path.stat().st_size != file.bytes:
+            return f"{name}: {path.stat().st_size:,} bytes, but the manifest says {file.bytes:,}"
+        if content and sha256(path) != file.sha256:
+            return f"{name}: its content is not what was written (sha256 differs)"
+    return None

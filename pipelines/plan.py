@@ -1,0 +1,114 @@
+"""Plan: what a run would do, before anything is started: settings and their origin, batches, memory, resources, problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import session, workers
+from cluster.session import ClusterError
+from pipelines import prepare as preparing
+from pipelines.config import Loaded
+from pipelines.data.order import micro_batches
+from pipelines.errors import RecipeError, StorageError
+from pipelines.folder import check_writable
+from pipelines.screen import Screen
+from pipelines.settings import Run
+from pipelines.tracking import mlflow
+from workloads.base import DataError
+
+_ADAM_STATES, _SGD_STATES = 2, 1
+_FLOAT_BYTES = 4
+
+
+def plan(loaded: Loaded, screen: Screen) -> dict[str, Any]:
+    """What `raylway train` would do, as JSON; `problems` lists what would stop it."""
+    run = loaded.run
+    result: dict[str, Any] = {"settings": loaded.settings(), "batch": _batch(run), "problems": []}
+    for look in (_resources, _data, _storage):
+        try:
+            result |= look(run)
+        except (RecipeError, DataError, ClusterError, StorageError) as error:
+            result["problems"].append(str(error))
+    _show(result, screen)
+    return result
+
+
+def _batch(run: Run) -> dict[str, int]:
+    world = max(run.scale.workers, 1)
+    share = micro_batches(run.train.batch, run.micro_batch, rank=world - 1, world_size=world)
+    return {"global": run.train.batch, "micro": run.micro_batch, "accumulation": len(share), "workers": run.scale.workers}
+
+
+def _resources(run: Run) -> dict[str, Any]:
+    if session.address():
+        return {"resources": {"cluster": session.address(), "workers": run.scale.workers}}
+    there = session.local_resources(gpus=run.scale.workers * (run.scale.gpus or 0))
+    cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
+    return {
+        "resources": {
+            "cluster": "this machine",
+            "workers": run.scale.workers,
+            "cpus": cpus * max(run.scale.workers, 1),
+            "gpus": gpus * max(run.scale.workers, 1),
+            "threads_per_worker": run.scale.threads or cpus,
+            "cpus_there": there.cpus,
+        }
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    found = preparing.plan(run)
+    encoding = preparing.peek(run, found)
+    rows = preparing.count(run, found)
+    parameters = _parameters(run, encoding)
+    states = _SGD_STATES if run.optim.name == "sgd" else _ADAM_STATES
+    return {
+        "parameters": parameters,
+        "memory": {"weights_gradients_and_optimizer_bytes": (2 + states) * _FLOAT_BYTES * parameters},
+        "steps": run.steps(rows["train"]),
+        "data": {
+            "source": run.data.source,
+            "fingerprint": found.fingerprint,
+            "prepared": found.ready,
+            "rows": rows,
+            "encoding": encoding.model_dump(mode="json"),
+        },
+    }
+
+
+def _storage(run: Run) -> dict[str, Any]:
+    check_writable(run.root)
+    uri = mlflow.tracking_uri(run.root, run.track.uri)
+    mlflow.check(uri)
+    return {"tracking_uri": mlflow.provenance.redact(uri), "storage": str(run.root)}
+
+
+def _parameters(run: Run, encoding: Any) -> int:
+    import torch
+
+    with torch.device("meta"):
+        network = run.model.network(encoding)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _show(result: dict[str, Any], screen: Screen) -> None:
+    rows = [[key, row["value"], row["origin"]] for key, row in result["settings"].items()]
+    screen.table("settings", ["key", "value", "origin"], rows)
+    batch = result["batch"]
+    screen.say(
+        f"batch      {batch['global']} rows = up to {batch['accumulation']} micro-batches of {batch['micro']} on each of "
+        f"{batch['workers'] or 'this process, 1'} worker(s)"
+    )
+    if "data" in result:
+        data = result["data"]
+        screen.say(f"data       {data['source']}: " + ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
+                   + f"; dataset {data['fingerprint']} is {'prepared' if data['prepared'] else 'not prepared yet'}")  # fmt: skip
+        state = result["memory"]["weights_gradients_and_optimizer_bytes"]
+        screen.say(f"network    {result['parameters']:,} parameters; {state / 2**20:,.1f} MiB with gradients and optimizer state")
+        screen.say(f"length     {result['steps']:,} steps")
+    if "resources" in result:
+        screen.say("resources  " + ", ".join(f"{name} {value}" for name, value in result["resources"].items()))
+    if "storage" in result:
+        screen.say(f"kept in    {result['storage']}, tracked at {result['tracking_uri']}")
+    for problem in result["problems"]:
+        screen.say(f"problem    {problem}")

@@ -1,0 +1,142 @@
+"""What a person sees: a progress bar on a terminal, a line every 15 seconds in a job log, nothing of what Ray or MLflow print."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipelines.tracking import journal
+
+_LOG_LINE_SECONDS = 15.0
+_POLL_SECONDS = 0.25
+
+
+class Screen:
+    """Speaks to a person on stdout; on stderr where stdout is kept for the JSON of the last line."""
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._json = as_json
+        self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(str(cell) for cell in row))
+        self._console.print(table)
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """The JSON object, as the last line of stdout, if it was asked for."""
+        if self._json:
+            print(json.dumps(result), flush=True)
+
+    @contextmanager
+    def captured(self, log: Path) -> Iterator[None]:
+        """Send what anything else in this process prints (Ray and MLflow do, below Python too) into `log`."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        stdout, stderr = os.dup(1), os.dup(2)
+        own = os.fdopen(os.dup(2 if self._json else 1), "w")
+        before, self._console = self._console, Console(file=own, highlight=False, soft_wrap=True)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            _give_back(stdout, 1)
+            _give_back(stderr, 2)
+            self._console = before
+            own.close()
+
+    @contextmanager
+    def progress(self, path: Path, headline: str) -> Iterator[_Follower]:
+        """Show the journal at `path` as it grows, until the block ends."""
+        follower = _Follower(self._console, path, headline)
+        try:
+            yield follower
+        finally:
+            follower.stop()
+
+
+class _Follower:
+    def __init__(self, console: Console, path: Path, headline: str) -> None:
+        self._console, self._path, self._headline = console, path, headline
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._steps: int | None = None
+        self._batch = 0
+        self._seen: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
+        self._thread.start()
+
+    def expect(self, steps: int, batch: int) -> None:
+        """How many steps of how many rows the run has, once that is known."""
+        self._steps, self._batch = steps, batch
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        if self._console.is_terminal:
+            self._draw()
+        else:
+            self._print_lines()
+
+    def _draw(self) -> None:
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}")]
+        with Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True) as bar:
+            task = bar.add_task("starting", total=None, text="")
+            while not self._stop.wait(_POLL_SECONDS):
+                step = self._read()
+                if step:
+                    bar.update(task, description="training", total=self._steps, completed=step, text=self._line(step))
+
+    def _print_lines(self) -> None:
+        told, printed = 0, time.monotonic()
+        while not self._stop.wait(_POLL_SECONDS):
+            step = self._read()
+            if step > told and (told == 0 or time.monotonic() - printed >= _LOG_LINE_SECONDS):
+                self._console.print(self._line(step) + self._eta(step), markup=False)
+                told, printed = step, time.monotonic()
+
+    def _read(self) -> int:
+        for point, end in journal.read_from(self._path, self._offset):
+            self._offset = end
+            self._seen.update(point.metrics)
+            self._seen["step"] = point.step
+        return int(self._seen.get("step", 0))
+
+    def _line(self, step: int) -> str:
+        parts = [f"step {step:,}/{self._steps:,}" if self._steps else f"step {step:,}"]
+        shown = ("loss", f"val/{self._headline}")
+        parts += [f"{name} {self._seen[name]:.4f}" for name in shown if name in self._seen]
+        if "perf/samples_per_second" in self._seen:
+            parts.append(f"{self._seen['perf/samples_per_second']:,.0f} samples/s")
+        return "  ".join(parts)
+
+    def _eta(self, step: int) -> str:
+        rate = self._seen.get("perf/samples_per_second")
+        return f"  ETA {(self._steps - step) * self._batch / rate:,.0f} s" if rate and self._steps else ""
+
+
+def _give_back(saved: int, descriptor: int) -> None:
+    os.dup2(saved, descriptor)
+    os.close(saved)

@@ -1,0 +1,191 @@
+"""The settings tree of a run. A field is its own documentation: type, bounds, default, and one sentence with the unit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+from workloads.base import Workload
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def _safe_name(name: str | None) -> str | None:
+    if name is not None and not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name: lower-case letters, digits, '.', '_' and '-', at most 63, no path")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_safe_name)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+
+
+class Splits(Settings):
+    train: float = Field(0.8, gt=0, lt=1)
+    """Share of rows trained on."""
+    validation: float = Field(0.1, gt=0, lt=1)
+    """Share of rows looked at while training."""
+    test: float = Field(0.1, gt=0, lt=1)
+    """Share of rows looked at once, at the end."""
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Splits:
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError(f"train + validation + test must be 1, not {self.train + self.validation + self.test:g}")
+        return self
+
+
+class Data(Settings):
+    source: str
+    """The name of an embedded data set (digits) or the path of an IDX image file (.gz or not; its labels beside it)."""
+    splits: Splits = Splits()
+    """Shares of the three splits."""
+    seed: int = Field(0, ge=0)
+    """Seed of the splits."""
+
+
+class Optim(Settings):
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimizer, as in torch.optim."""
+    lr: float = Field(1e-3, gt=0)
+    """Highest learning rate."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay (adamw) or L2 penalty (adam, sgd)."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the learning rate falls to zero after the warm-up."""
+    warmup: int = Field(0, ge=0)
+    """Steps over which the learning rate rises from zero."""
+    clip: float | None = Field(None, gt=0)
+    """Largest allowed norm of the whole gradient."""
+
+
+class Train(Settings):
+    epochs: int | None = Field(None, gt=0)
+    """Passes over the training rows; either this or steps."""
+    steps: int | None = Field(None, gt=0)
+    """Optimizer steps; either this or epochs."""
+    batch: int = Field(128, gt=0)
+    """Rows of one optimizer step, over all workers (the global batch)."""
+    micro_batch: int | None = Field(None, gt=0)
+    """Rows of one forward pass; default: the batch divided by the workers."""
+    seed: int = Field(0, ge=0)
+    """Seed of the weights, of the order of rows and of dropout."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass (bf16: autocast; weights stay fp32)."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    log_every: int = Field(10, gt=0)
+    """Steps between two points of the training curves."""
+    eval_every: int | None = Field(None, gt=0)
+    """Steps between two looks at the validation rows; default: an epoch."""
+    checkpoint_every: int = Field(100, gt=0)
+    """Steps between two checkpoints."""
+    keep: int = Field(2, ge=2)
+    """Checkpoints kept, the newest ones; two at least, so that a torn one has another behind it."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Train:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("state either train.epochs or train.steps")
+        if self.micro_batch and self.micro_batch > self.batch:
+            raise ValueError(f"train.micro_batch={self.micro_batch} is larger than train.batch={self.batch}")
+        return self
+
+
+class Scale(Settings):
+    workers: int = Field(1, ge=0)
+    """Training processes; 0 trains in this process, without Ray."""
+    cpus: int | None = Field(None, gt=0)
+    """CPUs of one worker; default: an equal share of a node's."""
+    gpus: int | None = Field(None, ge=0)
+    """GPUs of one worker; default: one where there are any."""
+    threads: int | None = Field(None, gt=0)
+    """Threads torch computes with in one worker; default: its CPUs."""
+    retries: int = Field(3, ge=0)
+    """How often a lost worker is replaced before the run fails."""
+
+
+class Track(Settings):
+    uri: str | None = None
+    """MLflow tracking server or database; default: MLFLOW_TRACKING_URI, else a database in the storage folder."""
+    experiment: Name | None = None
+    """MLflow experiment; default: the recipe's name."""
+    register_: Name | Literal[False] | None = Field(None, alias="register")
+    """Name of the registered model, or false; default: the recipe's name."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+
+class Run(Settings):
+    """Everything a run is made of."""
+
+    recipe: Name
+    """The recipe's name."""
+    workload: str
+    """A file of workloads/ (cnn), or module:Class inside it."""
+    model: SerializeAsAny[Workload]
+    """The workload's own settings."""
+    data: Data
+    optim: Optim = Optim()
+    train: Train
+    scale: Scale = Scale()
+    track: Track = Track()
+    storage: str = "./runs"
+    """Folder for runs, prepared data and the embedded MLflow; every node must reach it."""
+    name: Name | None = None
+    """Name of the run; default: made of recipe, data and settings."""
+
+    @model_validator(mode="after")
+    def _everyone_has_work(self) -> Run:
+        size = self.micro_batch
+        if self.scale.workers > -(-self.train.batch // size):
+            raise ValueError(
+                f"train.batch={self.train.batch} in micro-batches of {size} leaves some of scale.workers={self.scale.workers} without rows"
+            )
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward pass."""
+        return self.train.micro_batch or -(-self.train.batch // max(self.scale.workers, 1))
+
+    @property
+    def experiment(self) -> str:
+        return self.track.experiment or self.recipe
+
+    @property
+    def model_name(self) -> str | None:
+        """The registered model's name, or None where nothing is registered."""
+        return None if self.track.register_ is False else (self.track.register_ or self.recipe)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.storage).expanduser().resolve()
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of the whole run over `rows` training rows."""
+        return self.train.steps or -(-(self.train.epochs or 0) * rows // self.train.batch)
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return max(1, rows // self.train.batch)
+
+    def identity(self, fingerprint: str) -> str:
+        """Hash of all that decides the weights; not of where it runs, where it is kept or how often it is logged."""
+        decides = {
+            "workload": self.workload,
+            "model": self.model.model_dump(mode="json"),
+            "data": fingerprint,
+            "optim": self.optim.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json", exclude={"log_every", "eval_every", "checkpoint_every", "keep"}),
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""Checkpoints that can be trusted: a folder counts only when its MANIFEST.json stands and every file's hash agrees.
+
+Everything is written into a folder of another name, synced, sealed by the manifest (sizes and sha256 of every file, step, identity of
+the run), and then renamed into place. A crash at any instant leaves the checkpoint before, or the new one. Reading takes the newest
+that verifies. safetensors and JSON only: nothing here can run code when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipelines.integrity import File, describe, mismatch
+
+_MODEL, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
+
+
+class Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    step: int
+    identity: str
+    """Hash of the settings and data that decide the weights."""
+    files: dict[str, File]
+    versions: dict[str, str]
+    threads: int
+    """Threads torch computed with: another number gives other bits."""
+    world_size: int
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be trusted; the message names the file and what is wrong with it."""
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, identity: str, world_size: int, keep: int) -> Path:
+    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep` that are complete."""
+    final = path_of(folder, step)
+    partial = folder / f".{final.name}.{uuid.uuid4().hex[:8]}"
+    partial.mkdir(parents=True)
+    save_file(_tensors(model), partial / _MODEL)
+    save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
+    (partial / _STATE).write_text(json.dumps({"step": step, "weights_sha256": weights_sha256(model)}))
+    files = {name: describe(partial / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
+    manifest = Manifest(
+        step=step,
+        identity=identity,
+        files=files,
+        versions={"python": platform.python_version(), "torch": torch.__version__},
+        threads=torch.get_num_threads(),
+        world_size=world_size,
+    )
+    unsealed = partial / f".{_MANIFEST}"
+    unsealed.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1))
+    for name in (_MODEL, _OPTIMIZER, _STATE, unsealed.name):
+        _sync(partial / name)
+    os.rename(unsealed, partial / _MANIFEST)
+    _sync(partial)
+    if final.exists():  # one that did not verify, or we would have started from it
+        shutil.rmtree(final)
+    os.rename(partial, final)
+    _sync(folder)
+    _sweep(folder, keep)
+    return final
+
+
+def newest(folder: Path, identity: str) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in `folder` that verifies, or None, and why newer ones were refused."""
+    refused: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            manifest = verify(path)
+            if manifest.identity != identity:
+                raise CheckpointError(f"{path.name}: belongs to a run with other settings or data")
+            return path, refused
+        except CheckpointError as error:
+            refused.append(str(error))
+    return None, refused
+
+
+def verify(path: Path) -> Manifest:
+    """The manifest of the checkpoint in `path`, every file's size and hash compared. Raises CheckpointError naming the file."""
+    try:
+        manifest = Manifest.model_validate_json((path / _MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name}/{_MANIFEST}: missing, so the checkpoint was never completed") from None
+    except (ValidationError, OSError) as error:
+        raise CheckpointError(f"{path.name}/{_MANIFEST}: damaged ({type(error).__name__})") from None
+    if path != path_of(path.parent, manifest.step) or set(manifest.files) != {_MODEL, _OPTIMIZER, _STATE}:
+        raise CheckpointError(f"{path.name}/{_MANIFEST}: is the manifest of another checkpoint")
+    if wrong := mismatch(path, manifest.files):
+        raise CheckpointError(f"{path.name}/{wrong}")
+    return manifest
+
+
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load weights and optimizer state from a verified checkpoint; the number of finished steps."""
+    model.load_state_dict(load_file(path / _MODEL))
+    _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
+    return int(json.loads((path / _STATE).read_text())["step"])
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Load the weights alone, for evaluating or packaging."""
+    model.load_state_dict(load_file(path / _MODEL))
+
+
+def weights_file(path: Path) -> Path:
+    return path / _MODEL
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """sha256 over every parameter and buffer in name order: name, dtype, shape, bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(model).items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies in `folder`."""
+    return folder / f"step-{step:08}"
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    # tied weights share memory, which safetensors refuses; a clone of each is written
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    states: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition("/")
+        states.setdefault(name, {})[part] = tensor
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    packed: dict[str, Any] = optimizer.state_dict()
+    packed["state"] = {place: states[names[parameter]] for place, parameter in enumerate(ordered) if names[parameter] in states}
+    optimizer.load_state_dict(packed)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(folder: Path, keep: int) -> None:
+    """Delete unfinished writes of processes that are gone, and complete checkpoints beyond the newest `keep`."""
+    for leftover in folder.glob(".step-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    complete = [path for path in sorted(folder.glob("step-*"), reverse=True) if (path / _MANIFEST).is_file()]
+    for old in complete[keep:]:
+        shutil.rmtree(old, ignore_errors=True)

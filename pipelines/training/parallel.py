@@ -1,0 +1,70 @@
+"""Sums over workers: one all-reduce a step carries the gradients, the losses and the counts together.
+
+Not torch's DistributedDataParallel: it rebuilds its buckets after the first step, so a resumed run adds in another order than an
+undisturbed one and the bits differ from three workers on (torch 2.13). One flat sum has the same order always, and what it gives
+up, the overlap with the backward pass, costs nothing measurable on the networks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from workloads.base import Mean
+
+
+@dataclass(frozen=True)
+class Group:
+    """The workers of a run and this one's place among them. With one worker nothing is sent."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean]) -> dict[str, Mean]:
+        """Sum `gradients` in place and `means` as returned, over all workers."""
+        if self.world_size == 1:
+            return means
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self._pack(means).to(torch.float32)])
+        dist.all_reduce(flat)
+        parts = flat.split([*(gradient.numel() for gradient in gradients), 2 * len(means)])
+        for gradient, part in zip(gradients, parts, strict=False):
+            gradient.copy_(part.view_as(gradient))
+        return _unpack(means, parts[-1])
+
+    def sum_means(self, means: dict[str, Mean]) -> dict[str, Mean]:
+        """Sum `means` over all workers, in double precision: counts of rows stay exact."""
+        packed = self._pack(means)
+        if self.world_size > 1:
+            dist.all_reduce(packed)
+        return _unpack(means, packed)
+
+    def from_first(self, number: int) -> int:
+        """The first worker's `number`, on every worker."""
+        told = torch.tensor([number], dtype=torch.int64, device=self.device)
+        if self.world_size > 1:
+            dist.broadcast(told, src=0)
+        return int(told)
+
+    def gather_strided(self, mine: Tensor, rows: int) -> Tensor:
+        """All `rows` rows in order, where this worker has rows rank, rank + world_size, rank + 2 world_size, …"""
+        if self.world_size == 1:
+            return mine
+        longest = -(-rows // self.world_size)
+        padded = mine.new_zeros(longest, *mine.shape[1:])
+        padded[: len(mine)] = mine
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return torch.stack(parts, dim=1).flatten(0, 1)[:rows]
+
+    def _pack(self, means: dict[str, Mean]) -> Tensor:
+        numbers = [number for name in sorted(means) for number in (means[name].total, means[name].count)]
+        return torch.stack([torch.as_tensor(number, device=self.device).detach().to(torch.float64) for number in numbers])
+
+
+def _unpack(means: dict[str, Mean], packed: Tensor) -> dict[str, Mean]:
+    return {name: Mean(packed[2 * place], packed[2 * place + 1]) for place, name in enumerate(sorted(means))}

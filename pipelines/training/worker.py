@@ -1,0 +1,257 @@
+"""What each worker does, from an empty process to test scores: the same code in this process, under Ray, and after a crash."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipelines.data.order import Order, micro_batches
+from pipelines.data.prepared import MANIFEST, Dataset, MappedRows
+from pipelines.errors import Diverged, WorkerFailed, describe
+from pipelines.folder import RunFolder
+from pipelines.settings import Run
+from pipelines.tracking.journal import Journal
+from pipelines.training import checkpoint, loop
+from pipelines.training.optim import learning_rate, make_optimizer
+from pipelines.training.parallel import Group
+from workloads.base import DataError
+
+_WRITER_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker is told: plain picklable values."""
+
+    run: Run
+    folder: RunFolder
+    dataset: Path
+    identity: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the first worker reports when training is done."""
+
+    steps: int
+    resumed_from_step: int
+    refused_checkpoints: list[str]
+    checkpoint: str
+    weights_sha256: str
+    parameters: int
+    metrics: dict[str, float]
+    outputs: dict[str, np.ndarray] = field(repr=False)
+    samples_per_second: float | None
+    began: float
+    first_step: float
+    trained: float
+    evaluated: float
+
+
+def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
+    """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows."""
+    began = time.time()
+    torch.set_num_threads(job.threads)
+    group = Group(rank, world_size, torch.device(device))
+    data = _wait_for(job.dataset, job.folder.abandoned)
+    run, workload = job.run, job.run.model
+    encoding = workload.encoding_type.model_validate(data.manifest.encoding)
+    torch.manual_seed(loop.mix(run.train.seed, -1))
+    model = workload.network(encoding).to(group.device)
+    optimizer = make_optimizer(model, run.optim)
+    steps = run.steps(len(data.train))
+    with ExitStack() as stack:
+        journal = None
+        if rank == 0:
+            stack.enter_context(job.folder.locked("writer", wait_seconds=_WRITER_WAIT_SECONDS))
+            journal = Journal(job.folder.journal)
+            stack.callback(journal.close)
+        path, refused = checkpoint.newest(job.folder.checkpoints, job.identity) if rank == 0 else (None, [])
+        start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
+        if start >= 0:
+            checkpoint.restore(checkpoint.path_of(job.folder.checkpoints, start), model, optimizer)
+        start = max(start, 0)
+        timing = _train(job, group, data, model, optimizer, journal, first=start, last=steps)
+    trained = time.time()
+    metrics, outputs = _score(job, group, data.test, model)
+    return Outcome(
+        steps=steps,
+        resumed_from_step=start,
+        refused_checkpoints=refused,
+        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, steps)),
+        weights_sha256=checkpoint.weights_sha256(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        metrics={f"test/{name}": value for name, value in metrics.items()},
+        outputs=outputs,
+        samples_per_second=timing.samples_per_second,
+        began=began,
+        first_step=timing.first_step,
+        trained=trained,
+        evaluated=time.time(),
+    )
+
+
+def guarded_work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
+    """`work`, whose exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where the error is whole."""
+    try:
+        return work(job, rank=rank, world_size=world_size, device=device)
+    except Exception as error:
+        raise WorkerFailed(describe(error, rank, time.time())) from None
+
+
+class _Timing:
+    """Seconds spent stepping, apart from evaluating and saving, and the steps they bought."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self.first_step = time.time()
+        self.steps, self.seconds = 0, 0.0
+        self._window = (0, 0.0, 0.0)
+        self._data_seconds = 0.0
+
+    def add(self, seconds: float, data_seconds: float) -> None:
+        self.steps += 1
+        if self.steps == 1:  # the first step also builds kernels and buffers; it is no part of a steady rate
+            self.first_step = time.time()
+            return
+        self.seconds += seconds
+        self._data_seconds += data_seconds
+
+    def window(self) -> dict[str, float]:
+        """Rates since the last call; nothing before the second step."""
+        steps, seconds, data_seconds = self._window
+        self._window = (self.steps, self.seconds, self._data_seconds)
+        spent = self.seconds - seconds
+        if spent <= 0:
+            return {}
+        counted = self.steps - max(steps, 1)
+        return {
+            "perf/samples_per_second": counted * self._batch / spent,
+            "perf/data_wait": (self._data_seconds - data_seconds) / spent,
+        }
+
+    @property
+    def samples_per_second(self) -> float | None:
+        return (self.steps - 1) * self._batch / self.seconds if self.seconds else None
+
+
+def _train(
+    job: Job,
+    group: Group,
+    data: Dataset,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    journal: Journal | None,
+    *,
+    first: int,
+    last: int,
+) -> _Timing:
+    run, settings = job.run, job.run.train
+    order = Order(len(data.train), settings.batch, settings.seed)
+    share = micro_batches(settings.batch, run.micro_batch, rank=group.rank, world_size=group.world_size)
+
+    def batches(step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        index = order.of_step(step)
+        for number, rows in share:
+            yield number, _to_device(data.train.take(index[rows]), group.device)
+
+    forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
+    eval_every = settings.eval_every or run.steps_per_epoch(len(data.train))
+    timing = _Timing(settings.batch)
+    began = time.perf_counter()
+    for step in loop.train(
+        forward,
+        optimizer,
+        run.model.step,
+        batches=batches,
+        lr=lambda number: learning_rate(number, run.optim, last),
+        group=group,
+        first=first,
+        last=last,
+        seed=settings.seed,
+        clip=run.optim.clip,
+        bf16=settings.precision == "bf16",
+    ):
+        timing.add(time.perf_counter() - began, step.data_seconds)
+        final = step.number == last
+        if final or step.number % settings.log_every == 0:
+            _log(journal, step, timing)
+        if final or step.number % eval_every == 0:
+            scores = _evaluate(job, group, data.validation, forward)
+            if journal:
+                journal.write(step.number, {f"val/{name}": value for name, value in scores.items()})
+        if final or step.number % settings.checkpoint_every == 0:
+            _save(job, group, model, optimizer, journal, step.number)
+        began = time.perf_counter()
+    return timing
+
+
+def _log(journal: Journal | None, step: loop.Step, timing: _Timing) -> None:
+    values = {name: mean.value for name, mean in step.means.items()}
+    if journal:
+        journal.write(step.number, values | {"lr": step.lr} | timing.window())
+    if not np.isfinite(values["loss"]):
+        raise Diverged(
+            f"the loss is {values['loss']} at step {step.number:,}; a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
+        )
+
+
+def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optimizer, journal: Journal | None, step: int) -> None:
+    if not loop.finite(model):
+        raise Diverged(
+            f"the weights are no longer finite at step {step:,}; a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
+        )
+    if journal:
+        journal.sync()
+        checkpoint.save(
+            job.folder.checkpoints,
+            model,
+            optimizer,
+            step=step,
+            identity=job.identity,
+            world_size=group.world_size,
+            keep=job.run.train.keep,
+        )
+
+
+def _evaluate(job: Job, group: Group, rows: MappedRows, model: nn.Module) -> dict[str, float]:
+    return loop.evaluate(model, job.run.model.step, _strided(job, group, rows), group=group, bf16=job.run.train.precision == "bf16")
+
+
+@torch.no_grad()
+def _score(job: Job, group: Group, rows: MappedRows, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics of every row, each counted once, and what the model says of each row, in the rows' order."""
+    metrics = _evaluate(job, group, rows, model)
+    model.eval()
+    said = [job.run.model.predict(model, batch) for batch in _strided(job, group, rows)]
+    joined = {name: torch.cat([outputs[name] for outputs in said]) for name in said[0]}
+    return metrics, {name: group.gather_strided(mine, len(rows)).cpu().numpy() for name, mine in joined.items()}
+
+
+def _strided(job: Job, group: Group, rows: MappedRows) -> Iterator[dict[str, Tensor]]:
+    """This worker's rows (rank, rank + world_size, …) in batches; one empty batch where it has none."""
+    mine = np.arange(group.rank, len(rows), group.world_size)
+    for start in range(0, max(len(mine), 1), job.run.micro_batch):
+        yield _to_device(rows.take(mine[start : start + job.run.micro_batch]), group.device)
+
+
+def _to_device(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+def _wait_for(folder: Path, abandoned: Path) -> Dataset:
+    """The prepared dataset, which the driver may still be making while this process was starting."""
+    while not (folder / MANIFEST).is_file():
+        if abandoned.exists():
+            raise DataError("the data could not be prepared")
+        time.sleep(0.05)
+    return Dataset.open(folder, verify=False)

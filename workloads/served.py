@@ -1,0 +1,73 @@
+"""A registered model as MLflow loads it: weights, settings and encoding from a folder, raw input in, readable columns out.
+
+MLflow calls `_load_pyfunc`. This package lies beside the model under a name of its own, and needs nothing else of the project.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .base import Encoding, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+MODEL, WEIGHTS = "model.json", "weights.safetensors"
+_BATCH_ROWS = 1024
+
+
+class Served:
+    """A trained workload that answers raw rows."""
+
+    def __init__(self, workload: Workload, encoding: Encoding, network: nn.Module) -> None:
+        self.workload, self.encoding, self.network = workload, encoding, network.eval()
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row of readable columns for each raw row, in order. Raises DataError, a ValueError, for input it cannot use."""
+        import pandas as pd
+        import torch
+
+        encoded = self.workload.encode(self.workload.raw_from_input(model_input), self.encoding)
+        rows = len(next(iter(encoded.values())))
+        outputs: dict[str, list[np.ndarray]] = {}
+        with torch.inference_mode():
+            for start in range(0, max(rows, 1), _BATCH_ROWS):
+                batch = {name: torch.from_numpy(column[start : start + _BATCH_ROWS]) for name, column in encoded.items()}
+                for name, output in self.workload.predict(self.network, batch).items():
+                    outputs.setdefault(name, []).append(output.numpy())
+        return pd.DataFrame(self.workload.decode({name: np.concatenate(parts) for name, parts in outputs.items()}, self.encoding))
+
+
+def describe(workload: Workload, encoding: Encoding, weights_sha256: str) -> dict[str, Any]:
+    """The content of model.json: everything but the weights."""
+    kind = type(workload)
+    return {
+        "class": f"{kind.__module__.partition('.')[2]}:{kind.__qualname__}",
+        "settings": workload.model_dump(mode="json"),
+        "encoding": encoding.model_dump(mode="json"),
+        "weights_sha256": weights_sha256,
+    }
+
+
+def _load_pyfunc(path: str) -> Served:
+    from safetensors.torch import load
+
+    folder = Path(path)
+    described = json.loads((folder / MODEL).read_text())
+    weights = (folder / WEIGHTS).read_bytes()
+    if hashlib.sha256(weights).hexdigest() != described["weights_sha256"]:
+        raise ValueError(f"{folder / WEIGHTS}: its content is not what was registered (sha256 differs)")
+    module, _, name = described["class"].partition(":")
+    kind: type[Workload] = getattr(importlib.import_module(f".{module}", __package__), name)
+    workload = kind.model_validate(described["settings"])
+    encoding = kind.encoding_type.model_validate(described["encoding"])
+    network = workload.network(encoding)
+    network.load_state_dict(load(weights))
+    return Served(workload, encoding, network)
