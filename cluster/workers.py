@@ -85,16 +85,16 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
 
 
 def _failure(failures: dict[int, Exception]) -> WorkersFailed:
-    from ray.exceptions import RayActorError
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
 
     raised: dict[int, BaseException] = {}
     lost: dict[int, str] = {}
     for rank, failure in failures.items():
         if isinstance(failure, UserExceptionWithTraceback):
-            raised[rank] = failure._base_exc
-        elif isinstance(failure, (RayActorError, WorkerHealthCheckFailedError)):
+            failure = failure._base_exc
+        if isinstance(failure, (RayError, RayTrainError)):  # the process or its node is gone, or never came up
             lost[rank] = "its process died"
         else:
-            lost[rank] = str(failure).strip().splitlines()[0]
+            raised[rank] = failure
     return WorkersFailed(raised, lost)

@@ -126,7 +126,8 @@ def _tell(
     from pipelines.errors import code_of
     from pipelines.screen import Screen
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stop in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background process starts with it ignored
+        signal.signal(stop, signal.default_int_handler)
     screen = Screen(as_json=as_json)
     try:
         result = body(screen)

@@ -48,7 +48,7 @@ def register(
     version = _version_of(client, name, run_id)
     if version is None:
         with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
-            model_id = _log(Path(scratch), run_id, workload, encoding, weights, sample)
+            model_id = _log(client, Path(scratch), run_id, workload, encoding, weights, sample)
         version = _create_version(client, name, model_id, tags)
     client.set_registered_model_alias(name, "candidate", str(version))
     if "champion" not in client.get_registered_model(name).aliases:
@@ -56,7 +56,7 @@ def register(
     return Registered(name, version, f"models:/{name}/{version}")
 
 
-def _log(scratch: Path, run_id: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays) -> str:
+def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays) -> str:
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import infer_signature
@@ -68,7 +68,8 @@ def _log(scratch: Path, run_id: str, workload: Workload, encoding: Encoding, wei
     shutil.copytree(_source(), package, ignore=shutil.ignore_patterns("__pycache__", "recipes"))
     example = workload.model_input(sample)
     answer = served._load_pyfunc(str(model)).predict(example)
-    logged = mlflow.initialize_logged_model(name="model", source_run_id=run_id)
+    # named experiment: the model's files go where that keeps them, and not into ./mlruns of the current folder (MLflow 3.17)
+    logged = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id)
     mlflow.pyfunc.log_model(
         name="model",
         model_id=logged.model_id,
@@ -79,7 +80,7 @@ def _log(scratch: Path, run_id: str, workload: Workload, encoding: Encoding, wei
         input_example=example,
         pip_requirements=[_requirement(name) for name in _REQUIRED],  # inferring them would start a process and take 4 s
     )
-    mlflow.MlflowClient().log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     return logged.model_id
 
 

@@ -22,6 +22,7 @@ from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
+from pipelines.training.timing import Timing
 from workloads.base import DataError
 
 _WRITER_WAIT_SECONDS = 60.0
@@ -108,42 +109,6 @@ def guarded_work(job: Job, *, rank: int, world_size: int, device: str) -> Outcom
         raise WorkerFailed(describe(error, rank, time.time())) from None
 
 
-class _Timing:
-    """Seconds spent stepping, apart from evaluating and saving, and the steps they bought."""
-
-    def __init__(self, batch: int) -> None:
-        self._batch = batch
-        self.first_step = time.time()
-        self.steps, self.seconds = 0, 0.0
-        self._window = (0, 0.0, 0.0)
-        self._data_seconds = 0.0
-
-    def add(self, seconds: float, data_seconds: float) -> None:
-        self.steps += 1
-        if self.steps == 1:  # the first step also builds kernels and buffers; it is no part of a steady rate
-            self.first_step = time.time()
-            return
-        self.seconds += seconds
-        self._data_seconds += data_seconds
-
-    def window(self) -> dict[str, float]:
-        """Rates since the last call; nothing before the second step."""
-        steps, seconds, data_seconds = self._window
-        self._window = (self.steps, self.seconds, self._data_seconds)
-        spent = self.seconds - seconds
-        if spent <= 0:
-            return {}
-        counted = self.steps - max(steps, 1)
-        return {
-            "perf/samples_per_second": counted * self._batch / spent,
-            "perf/data_wait": (self._data_seconds - data_seconds) / spent,
-        }
-
-    @property
-    def samples_per_second(self) -> float | None:
-        return (self.steps - 1) * self._batch / self.seconds if self.seconds else None
-
-
 def _train(
     job: Job,
     group: Group,
@@ -154,7 +119,7 @@ def _train(
     *,
     first: int,
     last: int,
-) -> _Timing:
+) -> Timing:
     run, settings = job.run, job.run.train
     order = Order(len(data.train), settings.batch, settings.seed)
     share = micro_batches(settings.batch, run.micro_batch, rank=group.rank, world_size=group.world_size)
@@ -166,7 +131,7 @@ def _train(
 
     forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
     eval_every = settings.eval_every or run.steps_per_epoch(len(data.train))
-    timing = _Timing(settings.batch)
+    timing = Timing(settings.batch)
     began = time.perf_counter()
     for step in loop.train(
         forward,
@@ -181,27 +146,28 @@ def _train(
         clip=run.optim.clip,
         bf16=settings.precision == "bf16",
     ):
-        timing.add(time.perf_counter() - began, step.data_seconds)
         final = step.number == last
-        if final or step.number % settings.log_every == 0:
-            _log(journal, step, timing)
+        # reading the numbers waits for the device, so on a GPU the clock would stop too early before it
+        scores = {name: mean.value for name, mean in step.means.items()} if final or step.number % settings.log_every == 0 else {}
+        timing.add(time.perf_counter() - began, step.data_seconds)
+        if scores:
+            _log(journal, step, scores, timing)
         if final or step.number % eval_every == 0:
-            scores = _evaluate(job, group, data.validation, forward)
+            validation = _evaluate(job, group, data.validation, forward)
             if journal:
-                journal.write(step.number, {f"val/{name}": value for name, value in scores.items()})
+                journal.write(step.number, {f"val/{name}": value for name, value in validation.items()})
         if final or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         began = time.perf_counter()
     return timing
 
 
-def _log(journal: Journal | None, step: loop.Step, timing: _Timing) -> None:
-    values = {name: mean.value for name, mean in step.means.items()}
+def _log(journal: Journal | None, step: loop.Step, scores: dict[str, float], timing: Timing) -> None:
     if journal:
-        journal.write(step.number, values | {"lr": step.lr} | timing.window())
-    if not np.isfinite(values["loss"]):
+        journal.write(step.number, scores | {"lr": step.lr} | timing.window())
+    if not np.isfinite(scores["loss"]):
         raise Diverged(
-            f"the loss is {values['loss']} at step {step.number:,}; a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
+            f"the loss is {scores['loss']} at step {step.number:,}; a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
         )
 
 

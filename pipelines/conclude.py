@@ -1,0 +1,169 @@
+"""Conclude a training: scores beside the naive baseline, figures, the registered model, the closed MLflow run, the result.
+
+Each part can be done again after a kill without being there twice: points are journalled once, a model is registered once a run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.data.prepared import Dataset
+from pipelines.folder import RunFolder, write_atomically
+from pipelines.prepare import Plan
+from pipelines.screen import Screen
+from pipelines.settings import Run
+from pipelines.tracking import mlflow
+from pipelines.tracking.journal import Journal, read
+
+if TYPE_CHECKING:
+    from pipelines.tracking.registry import Registered
+    from pipelines.training.worker import Outcome
+    from workloads.base import Encoding
+
+
+def conclude(
+    run: Run,
+    plan: Plan,
+    tracker: mlflow.Tracker,
+    screen: Screen,
+    *,
+    dataset: Dataset,
+    outcome: Outcome,
+    prepare_seconds: float,
+    began: float,
+) -> dict[str, Any]:
+    """Finish the run of `tracker` and give back its result, which is also kept in its folder. `began` is when the command was given."""
+    evaluating = time.time()
+    encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
+    metrics = _record(run, tracker.folder, outcome, run.model.baseline(dataset.train, dataset.test, encoding))
+    tracker.flush()
+    _draw(run, tracker, outcome, dataset, encoding)
+    registering = time.time()
+    model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
+    seconds = {
+        "startup": outcome.first_step - began,
+        "prepare": prepare_seconds,
+        "train": outcome.trained - outcome.first_step,
+        "evaluate": outcome.evaluated - outcome.trained + registering - evaluating,
+        "register": time.time() - registering,
+    }
+    result = _result(run, tracker, outcome, metrics, model)
+    tags = {"stage": "finished", "weights_sha256": outcome.weights_sha256, "mlflow.note.content": _note(run, tracker.folder, result)}
+    tracker.close("FINISHED", tags)
+    result["seconds"] = {"total": time.time() - began} | seconds
+    write_atomically(tracker.folder.result, json.dumps(result, indent=1))
+    for refused in outcome.refused_checkpoints:
+        screen.say(f"refused checkpoint {refused}")
+    _show(screen, tracker.folder, result)
+    return result
+
+
+def finished_before(folder: RunFolder, screen: Screen) -> dict[str, Any]:
+    """The kept result of a run that is finished."""
+    result = json.loads(folder.result.read_text())
+    screen.say(f"{folder.path.name} is finished already; this is its result. --again trains it anew.")
+    _show(screen, folder, result)
+    return result
+
+
+def what(run: Run) -> str:
+    """A run in one line."""
+    length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
+    where = f"{run.scale.workers} worker{'s' * (run.scale.workers > 1)}" if run.scale.workers else "this process"
+    return f"{run.workload} on {run.data.source}, {length}, batch {run.train.batch}, {where}"
+
+
+def _record(run: Run, folder: RunFolder, outcome: Outcome, baseline: dict[str, float]) -> dict[str, float]:
+    """Journal the scores of the end; every metric's last value, and the best of the headline."""
+    headline = f"val/{run.model.headline.metric}"
+    best = max if run.model.headline.mode == "max" else min
+    scores = outcome.metrics | {f"baseline/{name}": value for name, value in baseline.items()}
+    scores[f"best/{headline}"] = best(point.metrics[headline] for point in read(folder.journal) if headline in point.metrics)
+    journal = Journal(folder.journal)
+    journal.write(outcome.steps, scores)
+    journal.sync()
+    journal.close()
+    return {name: value for point in read(folder.journal) for name, value in point.metrics.items()}
+
+
+def _draw(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
+    from pipelines.tracking.curves import curves
+
+    tracker.log_figure("curves", curves(read(tracker.folder.journal)))
+    for name, figure in run.model.figures(outcome.outputs, dataset.test, encoding).items():
+        tracker.log_figure(name, figure)
+
+
+def _register(run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> Registered:
+    from pipelines.tracking import registry
+    from pipelines.training import checkpoint
+
+    assert run.model_name
+    return registry.register(
+        tracker.uri,
+        run_id=tracker.run_id,
+        name=run.model_name,
+        workload=run.model,
+        encoding=encoding,
+        weights=checkpoint.weights_file(Path(outcome.checkpoint)),
+        sample=dataset.sample,
+        tags={"weights_sha256": outcome.weights_sha256, "data.fingerprint": plan.fingerprint},
+    )
+
+
+def _result(run: Run, tracker: mlflow.Tracker, outcome: Outcome, metrics: dict[str, float], model: Registered | None) -> dict[str, Any]:
+    """The JSON of `raylway train`, but for the seconds."""
+    return {
+        "run_id": tracker.run_id,
+        "run_name": tracker.folder.path.name,
+        "status": "finished",
+        "resumed_from_step": outcome.resumed_from_step,
+        "steps": outcome.steps,
+        "metrics": metrics,
+        "weights_sha256": outcome.weights_sha256,
+        "checkpoint": outcome.checkpoint,
+        "model": vars(model) if model else None,
+        "tracking_uri": mlflow.provenance.redact(tracker.uri),
+        "run_url": tracker.run_url,
+        "samples_per_second": outcome.samples_per_second,
+        "workers": run.scale.workers,
+    }
+
+
+def _note(run: Run, folder: RunFolder, result: dict[str, Any]) -> str:
+    """The run's description in MLflow, Markdown."""
+    headline = run.model.headline.metric
+    metrics, model = result["metrics"], result["model"]
+    lines = [
+        f"**{what(run)}**",
+        f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive answer gives {metrics[f'baseline/{headline}']:.4f}",
+        f"folder `{folder.path}`, weights `{result['weights_sha256'][:12]}`",
+    ]
+    if model:
+        lines += [f'`mlflow.pyfunc.load_model("{model["uri"]}").predict(…)`']
+    return "\n\n".join(lines)
+
+
+def _show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
+    metrics, model = result["metrics"], result["model"]
+    names = sorted({name.partition("/")[2] for name in metrics if name.startswith("test/")})
+    cells = [[name, *(_number(metrics.get(f"{kind}/{name}")) for kind in ("val", "test", "baseline"))] for name in names]
+    screen.table("", ["", "validation", "test", "naive baseline"], cells)
+    rate = f", {result['samples_per_second']:,.0f} samples/s" if result["samples_per_second"] else ""
+    resumed = f", resumed from step {result['resumed_from_step']:,}" if result["resumed_from_step"] else ""
+    screen.say(f"{result['steps']:,} steps{rate}{resumed}")
+    screen.say("  ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items()))
+    if model:
+        screen.say(f'model    {model["uri"]}   mlflow.pyfunc.load_model("{model["uri"]}").predict(…)')
+    screen.say(f"run      {folder.path}")
+    if result["tracking_uri"] == f"sqlite:///{folder.path.parent.parent / 'mlflow.db'}":
+        screen.say(f"look     raylway ui --storage {folder.path.parent.parent}   then {result['run_url']}")
+    else:
+        screen.say(f"look     {result['run_url']}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
