@@ -18,16 +18,10 @@ def each(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
     def run(row: dict[str, Any]) -> dict[str, Any]:
         return {"number": row["item"], "result": json.dumps(work(pieces[row["item"]]))}
 
+    ray.data.DataContext.get_current().raise_original_map_exception = True
     numbers = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
     try:
         rows = numbers.map(run).take_all()
     except RayTaskError as error:
-        raise _cause(error) from None
+        raise error.cause from None
     return [json.loads(row["result"]) for row in sorted(rows, key=lambda row: row["number"])]
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The innermost exception: Ray Data wraps what a task raised twice."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None and inner is not error:
-        error = inner
-    return error

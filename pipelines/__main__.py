@@ -68,9 +68,10 @@ def prepare(recipe: Recipe, overrides: Overrides = None, json: AsJson = False) -
 
         check_writable(run.root)
         found = prepare.plan(run)
+        there = found.ready
         dataset = prepare.prepare(run, found, prepare.in_process)
         screen.say(f"{run.data.source}: {dataset.manifest.rows} in {dataset.folder}")
-        return {"fingerprint": found.fingerprint, "folder": str(dataset.folder), "rows": dataset.manifest.rows, "found": found.ready}
+        return {"fingerprint": found.fingerprint, "folder": str(dataset.folder), "rows": dataset.manifest.rows, "found": there}
 
     _tell(body, json, command=["prepare", recipe, *(overrides or [])])
 
@@ -107,7 +108,7 @@ def ui(
     if not database.is_file():
         typer.echo(f"error: {database}: no runs are kept there yet", err=True)
         raise typer.Exit(12)
-    typer.echo(f"http://127.0.0.1:{port}/?workflowType=machine_learning#/experiments (Ctrl-C ends it)")
+    typer.echo(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes of 200 MB each, for nothing here
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

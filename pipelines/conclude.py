@@ -83,7 +83,7 @@ def _record(run: Run, folder: RunFolder, outcome: Outcome, baseline: dict[str, f
     scores = outcome.metrics | {f"baseline/{name}": value for name, value in baseline.items()}
     scores[f"best/{headline}"] = best(point.metrics[headline] for point in read(folder.journal) if headline in point.metrics)
     journal = Journal(folder.journal)
-    journal.write(outcome.steps, scores)
+    journal.write(0, scores)  # at step 0, MLflow draws a number as a bar beside other runs, and not as a curve of one point
     journal.sync()
     journal.close()
     return {name: value for point in read(folder.journal) for name, value in point.metrics.items()}

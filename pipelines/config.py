@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from workloads.base import Workload
 WORKLOADS = Path(inspect.getfile(Workload)).parent
 RECIPES = WORKLOADS / "recipes"
 _RECIPE_BYTES = 1_000_000
+# what PyYAML 6 raises for text that is no YAML: besides its own, whatever its constructors meet in a bad date, number or tag
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 _OTHER_LENGTH = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
 
 
@@ -60,23 +63,26 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     origins = dict.fromkeys(values, "recipe")
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             problems.append(f"{override}: an override is written key.path=value")
             continue
         if key == "recipe":
             problems.append("recipe: the recipe is the command's first word, not a setting")
             continue
-        for covered in [known for known in values if known == key or known.startswith(key + ".") or key.startswith(known + ".")]:
+        for covered in [known for known in values if f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.")]:
             del values[covered]
             del origins[covered]
         if (other := _OTHER_LENGTH.get(key)) in values:  # the later of two ways to say how long wins
             del values[other]
             del origins[other]
         try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[key] = text
-        origins[key], places[key] = "command line", "command line"
+            value = yaml.safe_load(text)
+        except _YAML_ERRORS:
+            value = text
+        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
+        values |= given
+        origins |= dict.fromkeys(given, "command line")
+        places |= dict.fromkeys(given, "command line")
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
@@ -100,7 +106,7 @@ def workload_class(name: str) -> type[Workload]:
     classes = {
         name: value
         for name, value in vars(found).items()
-        if isinstance(value, type) and issubclass(value, Workload) and value.__module__ == dotted
+        if isinstance(value, type) and issubclass(value, Workload) and value.__module__ == dotted and not inspect.isabstract(value)
     }
     if attribute:
         if attribute not in classes:
@@ -136,10 +142,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
             raise RecipeError(f"{path}: YAML aliases (*name) are not read")
         root = yaml.compose(text, yaml.SafeLoader)
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else f"{path}"
-        raise RecipeError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise RecipeError(f"{where}: not YAML: {getattr(error, 'problem', None) or type(error).__name__}") from None
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError(f"{path}: a recipe is a mapping of settings, such as `workload: cnn`")
 
@@ -161,53 +167,60 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
 
 
 def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], problems: list[str]) -> Run | None:
-    workload: type[Workload] | None = None
+    told: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
+    if "recipe" in values:
+        told["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
+    groups: dict[str, type[BaseModel]] = {"data": Data, "optim": Optim, "train": Train, "scale": Scale, "track": Track}
     if "workload" not in values:
-        problems.append("workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`")
+        told["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
     else:
         try:
-            workload = workload_class(str(values["workload"]))
+            groups["model"] = workload_class(str(values["workload"]))
         except RecipeError as error:
-            problems.extend(error.problems)
-    tree = _nest(values, problems)
-    parts: dict[str, Any] = {"recipe": recipe, "model": {}, "data": {}, "train": {}} | tree
-    groups: dict[str, type[BaseModel]] = {"data": Data, "optim": Optim, "train": Train, "scale": Scale, "track": Track}
-    if workload is not None:
-        groups["model"] = workload
+            told["workload"] = "\n".join(error.problems)
     known = _known_keys(groups)
-    sound = not problems
+    parts: dict[str, Any] = {"model": {}, "data": {}, "train": {}} | _nest(values, problems) | {"recipe": recipe}
     for group, kind in groups.items():
-        if group not in parts:
-            continue
         try:
-            parts[group] = kind.model_validate(parts[group])
+            if group in parts:
+                parts[group] = kind.model_validate(parts[group])
         except ValidationError as error:
-            sound = False
-            problems.extend(_sentences(error, f"{group}.", places, known))
-    if not sound:
-        parts |= dict.fromkeys(groups) | {"model": None}
+            parts[group], told[group] = None, ""
+            for key, sentence in _sentences(error, f"{group}.", places, known):
+                told.setdefault(key, sentence) if key != group else told.update({group: sentence})
+    if "model" not in groups:
+        parts["model"], told["model"] = None, ""
     try:
         run = Run.model_validate(parts)
     except ValidationError as error:
-        told = [problem for problem in _sentences(error, "", places, known) if sound or problem.partition(":")[0] not in groups]
-        problems.extend(problem for problem in told if sound or not problem.startswith("model:"))
-        return None
-    return run if not problems else None
+        run = None
+        for key, sentence in _sentences(error, "", places, known):
+            told.setdefault(key, sentence)
+    problems.extend(sentence for sentence in told.values() if sentence)
+    return None if problems else run
 
 
-def _sentences(error: ValidationError, prefix: str, places: Mapping[str, str], known: Sequence[str]) -> Iterator[str]:
+def _sentences(error: ValidationError, prefix: str, places: Mapping[str, str], known: Sequence[str]) -> Iterator[tuple[str, str]]:
     for problem in error.errors(include_url=False):
         key = (prefix + ".".join(str(part) for part in problem["loc"] if not _is_branch(part))).rstrip(".")
         place = f" ({places[key]})" if key in places else ""
         if problem["type"] == "extra_forbidden":
-            yield f"{key}: no such setting{_nearest(key, known)}{place}"
+            yield key, f"{key}: no such setting{_nearest(key, known)}{place}"
         elif problem["type"] == "missing":
-            yield f"{key}: missing; it has no default"
+            yield key, f"{key}: missing; it has no default"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            shown = f", not {given!r}" if isinstance(given, (str, int, float)) and problem["type"] != "value_error" else ""
-            yield f"{key}: {message[0].lower()}{message[1:]}{shown}{place}" if key else f"{message}{place}"
+            shown = f", not {_short(problem['input'])}" if problem["type"] != "value_error" else ""
+            yield key, f"{key}: {message[0].lower()}{message[1:]}{shown}{place}" if key else f"{message}{place}"
+
+
+def _short(given: Any) -> str:
+    """A value as the user would recognise it; nothing of what is not a plain one."""
+    if not isinstance(given, (str, int, float)):
+        return f"a {type(given).__name__}"
+    if isinstance(given, int) and given.bit_length() > 200:  # Python refuses to print very long ones
+        return f"a number of {given.bit_length():,} bits"
+    return reprlib.repr(given)
 
 
 def _is_branch(part: Any) -> bool:
@@ -247,7 +260,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:

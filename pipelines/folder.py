@@ -81,8 +81,8 @@ def check_writable(root: Path) -> None:
         canary = root / f".canary.{uuid.uuid4().hex[:8]}"
         canary.write_text("")
         canary.unlink()
-    except OSError as error:
-        raise StorageError(f"storage={root} cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise StorageError(f"storage={root} cannot be written: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _take(descriptor: int, wait_seconds: float, path: Path, role: str) -> None:

@@ -27,6 +27,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def code_sha256(*files: str) -> str:
+    """One hash over several source files, in the order given."""
+    return hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
 def mismatch(folder: Path, files: Mapping[str, File], *, content: bool = True) -> str | None:
     """What is wrong with the first file of `folder` that is not as `files` says, or None. `content` compares hashes too."""
     for name, file in files.items():

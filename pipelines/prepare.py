@@ -16,6 +16,7 @@ from pipelines.data import prepared, sources, splits
 from pipelines.data.prepared import Dataset
 from pipelines.data.sources import Source
 from pipelines.errors import RecipeError
+from pipelines.integrity import code_sha256
 from pipelines.settings import Run
 from workloads import base
 from workloads.base import Arrays, DataError, Encoding, Workload
@@ -142,5 +143,4 @@ def _encode(piece: tuple[int, int, int], *, source: Source, workload: Workload, 
 def _code_version(workload: type[Workload]) -> str:
     """Hash of the code that decides what is in a dataset: the task, the reading, the splitting, the writing."""
     task = inspect.getfile(workload.__mro__[1])
-    files = [task, *(inspect.getfile(module) for module in (base, sources, splits, prepared))]
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+    return code_sha256(task, *(inspect.getfile(module) for module in (base, sources, splits, prepared)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
+from pipelines.integrity import code_sha256
 from workloads.base import Workload
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -21,11 +23,19 @@ def _safe_name(name: str | None) -> str | None:
     return name
 
 
+def _possible_path(path: str) -> str:
+    try:
+        Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"can be no path: {error}") from None
+    return path
+
+
 Name = Annotated[str, AfterValidator(_safe_name)]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class Splits(Settings):
@@ -48,7 +58,7 @@ class Data(Settings):
     """The name of an embedded data set (digits) or the path of an IDX image file (.gz or not; its labels beside it)."""
     splits: Splits = Splits()
     """Shares of the three splits."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the splits."""
 
 
@@ -78,7 +88,7 @@ class Train(Settings):
     """Rows of one optimizer step, over all workers (the global batch)."""
     micro_batch: int | None = Field(None, gt=0)
     """Rows of one forward pass; default: the batch divided by the workers."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the weights, of the order of rows and of dropout."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass (bf16: autocast; weights stay fp32)."""
@@ -140,7 +150,7 @@ class Run(Settings):
     train: Train
     scale: Scale = Scale()
     track: Track = Track()
-    storage: str = "./runs"
+    storage: Annotated[str, AfterValidator(_possible_path)] = "./runs"
     """Folder for runs, prepared data and the embedded MLflow; every node must reach it."""
     name: Name | None = None
     """Name of the run; default: made of recipe, data and settings."""
@@ -180,9 +190,14 @@ class Run(Settings):
         return max(1, rows // self.train.batch)
 
     def identity(self, fingerprint: str) -> str:
-        """Hash of all that decides the weights; not of where it runs, where it is kept or how often it is logged."""
+        """Hash of all that decides the weights; not of where it runs, where it is kept or how often it is logged.
+
+        The network's own code is in it: who edits it and gives the command again wants a new run. (The task's code is in `fingerprint`.)
+        """
+        network = Path(inspect.getfile(type(self.model)))
         decides = {
             "workload": self.workload,
+            "code": code_sha256(str(network), str(Path(inspect.getfile(Workload)).with_name("layers.py"))),
             "model": self.model.model_dump(mode="json"),
             "data": fingerprint,
             "optim": self.optim.model_dump(mode="json"),

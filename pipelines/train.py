@@ -55,7 +55,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         config = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
         write_atomically(folder.config, config)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config))
+        tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, began))
         try:
             dataset, outcome, prepare_seconds = (_here if run.scale.workers == 0 else _on_ray)(run, plan, tracker, screen)
             with screen.captured(folder.log):
@@ -156,7 +156,7 @@ def _slug(label: str) -> str:
     return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
 
 
-def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str) -> mlflow.About:
+def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> mlflow.About:
     run = loaded.run
     return mlflow.About(
         name=folder.path.name,
@@ -171,6 +171,7 @@ def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str) -> mlflow
         source=run.data.source,
         fingerprint=plan.fingerprint,
         config=config,
+        began=began,
     )
 
 

@@ -72,7 +72,7 @@ class Encoding(BaseModel):
 class Workload(BaseModel):
     """What is trained. Subclasses are tasks (how rows become arrays and scores) and, below them, networks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
     task: ClassVar[str]
     """The task's name, as shown by `raylway recipes`."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from .base import DataError
 from .tasks.image_classification import ImageClassification, ImageEncoding
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class CNN(ImageClassification):
         from .layers import Standardize
 
         channels, height, width = encoding.shape
-        pooled = ((height - self.kernel + 1) // 2) * ((width - self.kernel + 1) // 2)
+        pooled = max(0, (height - self.kernel + 1) // 2) * max(0, (width - self.kernel + 1) // 2)
+        if pooled == 0:
+            raise DataError(f"model.kernel={self.kernel} leaves nothing to pool of images of {height}x{width} pixels")
         return nn.Sequential(
             Standardize(encoding.mean, encoding.deviation),
             nn.Conv2d(channels, self.filters, self.kernel),

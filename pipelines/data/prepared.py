@@ -6,6 +6,7 @@ A split is one file of few large record batches: gathering rows from many small 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,13 +34,19 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[1] = 1
     fingerprint: str
     source: dict[str, str]
     rows: dict[str, int]
     columns: dict[str, str]
     files: dict[str, integrity.File]
     encoding: dict[str, Any]
+    seal: str = ""
+    """Hash of all the rest."""
+
+    def sealed(self) -> Manifest:
+        rest = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
+        return self.model_copy(update={"seal": hashlib.sha256(rest.encode()).hexdigest()})
 
 
 class MappedRows:
@@ -84,6 +91,8 @@ class Dataset:
             raise DataError(f"{folder}: not a prepared dataset, there is no {MANIFEST}") from None
         except ValidationError as error:
             raise DataError(f"{folder / MANIFEST}: not a manifest: {error.errors()[0]['msg']}") from None
+        if manifest != manifest.sealed() or not {*(f"{split}.arrow" for split in SPLITS), SAMPLE} <= set(manifest.files):
+            raise DataError(f"{folder / MANIFEST}: its content is not what was written; delete the folder to prepare it anew")
         if wrong := integrity.mismatch(folder, manifest.files, content=verify):
             raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
         return cls(folder, manifest)
@@ -127,7 +136,9 @@ def finish(partial: Path, folder: Path, *, fingerprint: str, source: dict[str, s
     np.savez(partial / SAMPLE, allow_pickle=False, **dict(sample))
     files = {path.name: integrity.describe(path) for path in sorted(partial.iterdir())}
     manifest = Manifest(fingerprint=fingerprint, source=source, rows=rows, columns=columns, files=files, encoding=encoding)
-    (partial / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1))
+    (partial / MANIFEST).write_text(json.dumps(manifest.sealed().model_dump(mode="json"), indent=1))
+    if folder.is_dir() and not (folder / MANIFEST).is_file():  # what a deleted manifest leaves can never be trusted again
+        shutil.rmtree(folder)
     try:
         os.rename(partial, folder)
     except OSError:  # another process was first; what it made has the same name, so the same content
@@ -143,7 +154,7 @@ def partial_folder(folder: Path) -> Path:
 
 
 def _column(array: np.ndarray) -> pa.Array:
-    return pa.array(array) if array.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
+    return pa.array(array) if array.ndim == 1 else pa.FixedShapeTensorArray.from_numpy_ndarray(array.copy())  # a copy has no odd strides
 
 
 def _view(chunk: pa.Array) -> np.ndarray:

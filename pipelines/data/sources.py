@@ -43,8 +43,12 @@ def open_source(text: str) -> Source:
         return _EMBEDDED[text]
     if "://" in text:
         raise DataError(f"{text}: only local files and embedded data ({', '.join(_EMBEDDED)}) are read yet")
-    path = Path(text).expanduser().resolve()
-    if not path.is_file():
+    try:
+        path = Path(text).expanduser().absolute()  # not resolve(): labels lie beside the name given, not beside what a link points to
+        there = path.is_file()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise DataError(f"{text[:100]!r} can be no path: {error}") from None
+    if not there:
         raise DataError(f"{text}: no such file, nor an embedded data set ({', '.join(_EMBEDDED)})")
     return Idx(path, _labels_beside(path))
 
@@ -123,12 +127,38 @@ def _header(file: IO[bytes], path: Path, dimensions: int) -> tuple[int, ...]:
         raise DataError(
             f"{path.name}: not an IDX file of bytes in {dimensions} dimensions: begins with {magic.hex()}, not {expected.hex()}"
         )
-    return tuple(np.frombuffer(sizes, ">i4").tolist())
+    shape = tuple(np.frombuffer(sizes, ">i4").tolist())
+    if min(shape) < 0 or 0 in shape[1:]:
+        raise DataError(f"{path.name}: its header states impossible sizes {shape}")
+    return shape
 
 
 def _idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
+    """The sizes in a file's header, once the file is known to be as long as they say: nothing is allocated on their word."""
     with _opened(path) as file:
-        return _header(file, path, dimensions)
+        shape = _header(file, path, dimensions)
+        promised = 4 + 4 * dimensions + prod(shape)
+        there = _gzip_length(path) if path.suffix == ".gz" else path.stat().st_size
+        if there != promised % (1 << 32 if path.suffix == ".gz" else 1 << 63):
+            there = 4 + 4 * dimensions + _count(file)  # damaged; or several gzip members, of which the trailer tells the last
+        if there < promised:
+            row = (there - 4 - 4 * dimensions) // prod(shape[1:])
+            raise DataError(f"{path.name}: ends in row {row:,}, but its header promises {shape[0]:,}")
+        if there > promised:
+            raise DataError(f"{path.name}: goes on after the {shape[0]:,} rows that its header promises")
+    return shape
+
+
+def _gzip_length(path: Path) -> int:
+    """The uncompressed length modulo 2^32, as a gzip file's last four bytes tell it (RFC 1952)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        return int.from_bytes(file.read(4), "little")
+
+
+def _count(file: IO[bytes]) -> int:
+    """How many bytes are left."""
+    return sum(len(block) for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _read_idx(path: Path, dimensions: int, start: int, stop: int) -> np.ndarray:
@@ -137,6 +167,8 @@ def _read_idx(path: Path, dimensions: int, start: int, stop: int) -> np.ndarray:
         row_bytes = prod(shape[1:])
         file.seek(start * row_bytes, 1)
         content = file.read((stop - start) * row_bytes)
+        if stop == shape[0]:
+            file.read(1)  # to the end, where gzip compares its checksum
     if len(content) < (stop - start) * row_bytes:
         raise DataError(f"{path.name}: ends in row {start + len(content) // max(row_bytes, 1):,}, but its header promises {shape[0]:,}")
     return np.frombuffer(content, np.uint8).reshape(stop - start, *shape[1:])

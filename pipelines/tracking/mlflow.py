@@ -76,6 +76,7 @@ class About:
     source: str
     fingerprint: str
     config: str
+    began: float
 
 
 class Tracker:
@@ -103,7 +104,7 @@ class Tracker:
     def run_url(self) -> str:
         """The run's page; for a database, where `raylway ui` shows it."""
         server = provenance.redact(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server}/#/experiments/{self._experiment_id}/runs/{self._run_id}"
+        return f"{server}/#/experiments/{self._experiment_id}/runs/{self._run_id}?workflowType=machine_learning"
 
     def flush(self) -> None:
         """Send everything that is in the journal. Raises StorageError if MLflow cannot be reached for a minute."""
@@ -184,7 +185,9 @@ class Tracker:
             return found[0].info.run_id
         self._offset = 0
         tags = {_KEY: self._key, _FOLDER: str(self.folder.path)}
-        return client.create_run(self._experiment_id, run_name=self.about.name, tags=tags).info.run_id
+        return client.create_run(
+            self._experiment_id, start_time=int(1000 * self.about.began), tags=tags, run_name=self.about.name
+        ).info.run_id
 
     def _describe(self, client: MlflowClient) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag

@@ -11,15 +11,27 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "safetensors")
 _DIFF_BYTES = 1_000_000
-_URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^@\s/]+@")
-_NAMED_SECRET = re.compile(
-    r"(?i)(\b[\w-]*(?:password|passwd|secret|token|api_?key|access_?key|credential)[\w-]*[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]+"
+_SECRET_NAME = r"(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|credentials?)"
+_VALUE = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s"',;}\])]+)"""
+_SECRETS = (
+    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "***"),
+    (re.compile(r"(://[^/\s:@]*:)[^\s/]*@"), r"\1***@"),  # user:password@host; the last @ before the path ends the password
+    (re.compile(r"(://)[^/\s:@]+@"), r"\1***@"),  # token@host
+    (re.compile(r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:bearer|basic|token)?\s*)[^\s\"',]+"), r"\1***"),
+    (re.compile(rf"(?i)(--[\w-]*{_SECRET_NAME}[ =]){_VALUE}"), r"\1***"),
+    (re.compile(rf"(?i)([\w.-]*{_SECRET_NAME}[\"']?\s*[:=]\s*){_VALUE}"), r"\1***"),
+    (
+        re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{16,}|hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|AKIA[0-9A-Z]{12,}|xox[abp]-[\w-]{10,})"),
+        "***",
+    ),
 )
 
 
 def redact(text: str) -> str:
-    """`text` without passwords in URLs and without values of names that sound secret."""
-    return _NAMED_SECRET.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
+    """`text` without passwords in URLs, values of names that sound secret, and tokens and keys of well-known shapes."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def git_commit() -> str | None:

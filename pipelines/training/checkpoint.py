@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,7 +30,7 @@ _MODEL, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetens
 class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Literal[1] = 1
     step: int
     identity: str
     """Hash of the settings and data that decide the weights."""
@@ -79,7 +79,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, st
 def newest(folder: Path, identity: str) -> tuple[Path | None, list[str]]:
     """The newest checkpoint in `folder` that verifies, or None, and why newer ones were refused."""
     refused: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in _newest_first(folder):
         try:
             manifest = verify(path)
             if manifest.identity != identity:
@@ -174,6 +174,21 @@ def _sweep(folder: Path, keep: int) -> None:
     """Delete unfinished writes of processes that are gone, and complete checkpoints beyond the newest `keep`."""
     for leftover in folder.glob(".step-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    complete = [path for path in sorted(folder.glob("step-*"), reverse=True) if (path / _MANIFEST).is_file()]
-    for old in complete[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = 0
+    for path in _newest_first(folder):
+        if kept == keep:
+            shutil.rmtree(path, ignore_errors=True)
+        kept += kept < keep and _trusted(path)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    paths = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def _trusted(path: Path) -> bool:
+    try:
+        verify(path)
+    except CheckpointError:
+        return False
+    return True

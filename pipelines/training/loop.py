@@ -11,7 +11,6 @@ from the number. So a checkpoint is those three things, and resuming is calling 
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -107,8 +106,7 @@ def mix(*numbers: int) -> int:
 
 def finite(model: nn.Module) -> bool:
     """Whether every weight is a finite number. Reads from the device."""
-    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
-    return math.isfinite(sum(float(norm) for norm in norms))
+    return bool(torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all())
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:

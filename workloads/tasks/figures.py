@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Counts of (true class, predicted class), each row's share as its shade."""
+    """Counts of (true class, predicted class)."""
     from matplotlib.figure import Figure
     from sklearn.metrics import ConfusionMatrixDisplay
     from sklearn.metrics import confusion_matrix as count

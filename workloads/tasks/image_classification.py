@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from pydantic import field_validator
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
 
@@ -35,6 +36,13 @@ class ImageClassification(Workload):
 
     classes: tuple[str, ...] = ()
     """Class names in index order; empty: the labels found in the training rows."""
+
+    @field_validator("classes")
+    @classmethod
+    def _no_class_twice(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"a class is stated twice: {', '.join(classes)}")
+        return classes
 
     def fit(self, batches: Iterable[Arrays]) -> ImageEncoding:
         shape, labels, count = None, set(), 0
@@ -101,8 +109,12 @@ class ImageClassification(Workload):
         return raw["image"]
 
     def raw_from_input(self, given: Any) -> Arrays:
-        images = np.asarray(given)
-        if images.dtype != np.uint8 and not np.array_equal(images, images.astype(np.uint8)):
+        try:
+            images = np.asarray(given)
+            whole = images.dtype == np.uint8 or np.array_equal(images, images.astype(np.uint8))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"images must be an array of whole numbers from 0 to 255 (uint8): {error}") from None
+        if not whole:
             raise DataError(f"images must be whole numbers from 0 to 255 (uint8), not {images.dtype}")
         return {"image": images.astype(np.uint8)}
 

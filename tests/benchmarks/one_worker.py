@@ -1,0 +1,31 @@
+"""What a Ray worker does, without Ray: `pipelines.training.worker.work` on a prepared dataset, in this process.
+
+`python -m tests.benchmarks.one_worker key=value…` prints samples per second as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines import prepare
+from pipelines.config import load
+from pipelines.folder import RunFolder
+from pipelines.training.worker import Job, work
+from tests.benchmarks.mnist import THREADS
+
+
+def main(overrides: Sequence[str]) -> None:
+    run = load("cnn", overrides).run
+    plan = prepare.plan(run)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(run, RunFolder(Path(folder)), plan.folder, run.identity(plan.fingerprint), THREADS)
+        outcome = work(job, rank=0, world_size=1, device="cpu")
+    print(json.dumps({"samples_per_second": outcome.samples_per_second}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

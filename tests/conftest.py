@@ -1,0 +1,56 @@
+"""What several tests share: one storage for prepared data, and runs of several worker processes, each made once a session."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("raylway", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("raylway")
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="session")
+def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], object]:
+    """`team_run(recipe, world_size)`: a short run of that many workers and its resumed twin (tests.teams.TeamRun)."""
+    from tests import teams
+
+    scratch = tmp_path_factory.mktemp("teams")
+    return functools.cache(lambda recipe, world_size: teams.run(recipe, world_size, storage, scratch / f"{recipe}-{world_size}"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray for all tests of the session: a run inside uses it and leaves it as it is."""
+    from cluster import session
+
+    with session.connect() as connected:
+        connected.ready()
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with nothing in it, to be copied: making one takes seconds."""
+    from pipelines.tracking.mlflow import connect
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tracked(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A storage with an MLflow database, shared by tests that write runs of their own names."""
+    folder = tmp_path_factory.mktemp("tracked")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    return folder

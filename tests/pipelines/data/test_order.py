@@ -1,0 +1,63 @@
+"""The rows of a step are a slice of an endless sequence of permutations."""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.data.order import Order, micro_batches
+
+
+def stream(order: Order, steps: int) -> np.ndarray:
+    return np.concatenate([order.of_step(step) for step in range(steps)])
+
+
+def test_every_epoch_sees_each_row_once() -> None:
+    epochs = stream(Order(rows=60, batch=12, seed=4), 15).reshape(3, 60)
+    assert all(sorted(epoch.tolist()) == list(range(60)) for epoch in epochs)
+
+
+@given(rows=st.integers(1, 40), batch=st.integers(1, 100), seed=st.integers(0, 2**62), steps=st.integers(1, 12))
+def test_the_stream_is_the_permutations_one_after_another(rows: int, batch: int, seed: int, steps: int) -> None:
+    endless = stream(Order(rows, batch, seed), steps)
+    assert len(endless) == steps * batch
+    epochs = ceil(len(endless) / rows)
+    expected = np.concatenate([np.random.default_rng([seed, epoch]).permutation(rows) for epoch in range(epochs)])
+    np.testing.assert_array_equal(endless, expected[: len(endless)])
+
+
+def test_steps_may_be_asked_for_in_any_order() -> None:
+    order = Order(rows=25, batch=7, seed=0)
+    forward = [order.of_step(step).tolist() for step in range(30)]
+    backward = [Order(rows=25, batch=7, seed=0).of_step(step).tolist() for step in reversed(range(30))]
+    assert forward == backward[::-1]
+
+
+def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
+    first, again, other = (stream(Order(50, 10, seed), 5).tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_two_epochs_have_different_orders() -> None:
+    first, second = stream(Order(50, 10, 0), 10).reshape(2, 50)
+    assert first.tolist() != second.tolist()
+
+
+@given(batch=st.integers(1, 300), micro_batch=st.integers(1, 300), world_size=st.integers(1, 9))
+def test_the_workers_micro_batches_partition_the_batch(batch: int, micro_batch: int, world_size: int) -> None:
+    shares = [micro_batches(batch, micro_batch, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [each for share in shares for each in share]
+    assert [number for number, _ in together] == list(range(ceil(batch / micro_batch)))
+    assert [row for _, rows in together for row in range(batch)[rows]] == list(range(batch))
+    assert all(0 < rows.stop - rows.start <= micro_batch for _, rows in together)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_the_cut_is_the_same_for_any_number_of_workers(world_size: int) -> None:
+    cut = [each for rank in range(world_size) for each in micro_batches(100, 9, rank=rank, world_size=world_size)]
+    assert cut == micro_batches(100, 9, rank=0, world_size=1)

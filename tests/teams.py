@@ -1,0 +1,61 @@
+"""One short run by N worker processes, undisturbed, and once more from its checkpoint of step 4, as after a kill."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pipelines.training.parallel import Group
+from pipelines.training.worker import Job, Outcome, work
+from tests import runs, spawn
+
+STEPS, RESUMED_FROM = 12, 4
+MICRO_BATCH = 20  # 7 of them in a batch of 128: divided evenly by neither 2 nor 3 workers
+OVERRIDES = (
+    f"train.steps={STEPS}",
+    "train.batch=128",
+    f"train.micro_batch={MICRO_BATCH}",
+    f"train.checkpoint_every={RESUMED_FROM}",
+    "train.keep=10",
+    "train.log_every=1",
+)
+GATHERED = 8  # rows of the gathering check: no multiple of 3
+
+
+@dataclass(frozen=True)
+class TeamRun:
+    dataset: Path
+    outcome: Outcome
+    whole: Path
+    resumed_outcome: Outcome
+    resumed: Path
+    gathered: list[torch.Tensor]
+
+
+def run(recipe: str, world_size: int, storage: Path, folder: Path) -> TeamRun:
+    whole = runs.job(storage, folder / "whole", *OVERRIDES, recipe=recipe)
+    resumed = runs.job(storage, folder / "resumed" / "run", *OVERRIDES, recipe=recipe)
+    resumed.folder.path.rmdir()
+    if world_size == 1:
+        outcomes = [_work(0, 1, whole=whole, resumed=resumed)]
+    else:
+        task = functools.partial(_work, whole=whole, resumed=resumed)
+        outcomes = spawn.together(task, world_size=world_size, scratch=folder / "scratch")
+    outcome, resumed_outcome, _ = outcomes[0]
+    return TeamRun(whole.dataset, outcome, whole.folder.path, resumed_outcome, resumed.folder.path, [each[2] for each in outcomes])
+
+
+def _work(rank: int, world_size: int, *, whole: Job, resumed: Job) -> tuple[Outcome, Outcome, torch.Tensor]:
+    outcome = work(whole, rank=rank, world_size=world_size, device="cpu")
+    if rank == 0:
+        runs.copy_as_of(whole.folder.path, resumed.folder.path, RESUMED_FROM)
+    if world_size > 1:
+        dist.barrier()
+    resumed_outcome = work(resumed, rank=rank, world_size=world_size, device="cpu")
+    mine = torch.arange(rank, GATHERED, world_size).unsqueeze(1) * torch.tensor([[1, 10]])
+    gathered = Group(rank, world_size, torch.device("cpu")).gather_strided(mine, GATHERED)
+    return outcome, resumed_outcome, gathered

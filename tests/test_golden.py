@@ -1,0 +1,45 @@
+"""The first losses of each recipe, kept: a refactor must reproduce them, and a commit that changes them says why.
+
+Bits differ between kinds of CPU, so the tolerance is 1e-4 of the value. To make them anew: `python -m tests.test_golden`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipelines import config, prepare
+from pipelines.folder import RunFolder
+from pipelines.tracking.journal import read
+from pipelines.training.worker import Job, work
+
+GOLDEN = Path(__file__).parent / "golden"
+STEPS = 20
+TOLERANCE = 1e-4
+
+
+def first_losses(recipe: str, storage: Path) -> list[float]:
+    """The losses of the first 20 steps, one thread, one worker."""
+    run = config.load(recipe, [f"storage={storage}", f"train.steps={STEPS}", "train.log_every=1", "scale.workers=0"]).run
+    plan = prepare.plan(run)
+    prepare.prepare(run, plan, prepare.in_process)
+    folder = RunFolder(storage / recipe)
+    folder.path.mkdir()
+    work(Job(run, folder, plan.folder, run.identity(plan.fingerprint), 1), rank=0, world_size=1, device="cpu")
+    return [point.metrics["loss"] for point in read(folder.journal) if "loss" in point.metrics]
+
+
+@pytest.mark.parametrize("recipe", config.recipes())
+def test_the_first_losses_are_the_kept_ones(recipe, tmp_path):
+    golden = json.loads((GOLDEN / f"{recipe}.json").read_text())
+    assert len(golden) == STEPS
+    assert first_losses(recipe, tmp_path) == pytest.approx(golden, rel=TOLERANCE)
+
+
+if __name__ == "__main__":
+    for name in config.recipes():
+        with tempfile.TemporaryDirectory() as folder:
+            (GOLDEN / f"{name}.json").write_text(json.dumps(first_losses(name, Path(folder)), indent=1) + "\n")

@@ -1,0 +1,115 @@
+"""Who may import whom: read from the source, so that a rule cannot be broken where no test runs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("workloads", "pipelines", "cluster")
+HEAVY = ("torch", "ray", "mlflow", "transformers", "pandas", "sklearn")
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path) -> set[str]:
+    """Every module that a file names in an import, anywhere in it, relative ones made absolute."""
+    package = _module(path).split(".") if path.name == "__init__.py" else _module(path).split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            head = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{head}.{alias.name}" if f"{head}.{alias.name}" in MODULES else head for alias in node.names}
+    return found
+
+
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+MODULES = {_module(path) for path in FILES}
+IMPORTS = {_module(path): _imports(path) for path in FILES}
+
+
+def _importers(package: str) -> set[str]:
+    return {module for module, names in IMPORTS.items() if any(name.split(".")[0] == package for name in names)}
+
+
+def test_the_rules_look_at_the_whole_tree():
+    assert {"workloads.cnn", "pipelines.training.loop", "cluster.workers"} <= MODULES
+
+
+def test_ray_is_imported_only_by_the_cluster():
+    assert {module.split(".")[0] for module in _importers("ray")} == {"cluster"}
+
+
+def test_mlflow_is_imported_only_by_tracking():
+    assert _importers("mlflow") == {"pipelines.tracking.mlflow", "pipelines.tracking.registry"}
+
+
+def test_transformers_is_imported_only_by_workloads():
+    assert {module.split(".")[0] for module in _importers("transformers")} <= {"workloads"}
+
+
+@pytest.mark.parametrize("leaf", ["workloads", "cluster"])
+def test_leaves_import_no_other_room(leaf):
+    others = set(ROOMS) - {leaf}
+    for module in (name for name in MODULES if name.split(".")[0] == leaf):
+        assert not {name for name in IMPORTS[module] if name.split(".")[0] in others}, module
+
+
+def test_workloads_import_each_other_only_relatively():
+    """The package travels under another name inside each registered model."""
+    for path in (ROOT / "workloads").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not [name for name in names if name.split(".")[0] == "workloads"], path
+
+
+def test_nouns_import_of_workloads_only_the_contract():
+    nouns = [name for name in MODULES if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking."))]
+    for module in nouns:
+        used = {name for name in IMPORTS[module] if name.split(".")[0] == "workloads"}
+        assert used <= {"workloads", "workloads.base", "workloads.served"}, module
+
+
+def test_nouns_import_no_verb_and_no_cluster():
+    verbs = {f"pipelines.{name}" for name in ("__main__", "train", "prepare", "plan", "conclude", "config", "screen")}
+    for module in (name for name in MODULES if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking."))):
+        assert not IMPORTS[module] & verbs, module
+        assert not {name for name in IMPORTS[module] if name.startswith("cluster")}, module
+
+
+def test_the_loop_knows_neither_files_nor_printing():
+    assert not {"pathlib", "os", "json", "sys", "logging"} & IMPORTS["pipelines.training.loop"]
+
+
+def test_there_is_no_import_cycle():
+    TopologicalSorter({module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}).prepare()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "cnn", "optim.lrr=1"], ["train", "cnnn"], ["recipes"]])
+def test_help_and_recipe_errors_wait_for_nothing_heavy(arguments):
+    program = (
+        "import sys\n"
+        f"sys.argv = ['raylway', *{arguments!r}]\n"
+        "import os; leave = os._exit\n"
+        "def look(*_):\n"
+        f"    print('HEAVY', *(name for name in {HEAVY!r} if name in sys.modules)); sys.stdout.flush(); leave(0)\n"
+        "os._exit = look\n"
+        "from pipelines.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "look()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1].split() == ["HEAVY"], done.stdout + done.stderr

@@ -1,0 +1,114 @@
+"""A run that is stopped at any moment ends, by the same command, as one that never was: same bits, one MLflow run, no double point."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.cli import CPU_QUICK, finish, raylway, start
+
+TRAIN = ("train", "cnn", "train.steps=4000", "train.batch=8", "train.checkpoint_every=50", "--json")
+
+
+@pytest.fixture
+def place(tmp_path, storage, empty_database):
+    """A folder to run in, whose storage has the prepared digits and an empty MLflow database."""
+    raylway("prepare", "cnn", f"storage={storage}", cwd=tmp_path)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(storage / "datasets", tmp_path / "runs" / "datasets")
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
+    return tmp_path
+
+
+def started(arguments, place):
+    """A training that has saved its first checkpoint."""
+    process = start(arguments, cwd=place)
+    deadline = time.monotonic() + 200
+    while not list(place.glob("runs/cnn/*/checkpoints/step-*/MANIFEST.json")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def tracked_runs(place):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
+    return client, client.search_runs([client.get_experiment_by_name("cnn").experiment_id])
+
+
+def statuses(place):
+    return sorted(run.info.status for run in tracked_runs(place)[1])
+
+
+def offset_sent(place):
+    """How much of the journal MLflow has."""
+    return max((json.loads(path.read_text())["offset"] for path in place.glob("runs/cnn/*/mlflow.json")), default=0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same run, left alone."""
+    code, result, err = raylway(*TRAIN, *CPU_QUICK, cwd=tmp_path_factory.mktemp("undisturbed"))
+    assert code == 0, err
+    return result
+
+
+def assert_went_on(place, undisturbed, *settings):
+    code, result, err = raylway(*TRAIN, *settings, cwd=place)
+    assert code == 0, err
+    assert 0 < result["resumed_from_step"] < 4000
+    assert result["weights_sha256"] == undisturbed["weights_sha256"]
+    client, runs = tracked_runs(place)
+    assert [run.info.status for run in runs if run.info.run_id == result["run_id"]] == ["FINISHED"]
+    assert [run.info.run_name for run in runs].count(result["run_name"]) == 1
+    steps = [point.step for point in client.get_metric_history(result["run_id"], "loss")]
+    assert steps == list(range(10, 4001, 10))
+
+
+def test_kill_9_of_the_whole_command(place, undisturbed):
+    process = started([*TRAIN, *CPU_QUICK], place)
+    while not offset_sent(place):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert statuses(place) == ["RUNNING"]
+    assert raylway("train", "cnn", "train.steps=5", "name=next", "track.register=false", *CPU_QUICK, cwd=place)[0] == 0
+    assert statuses(place) == ["FINISHED", "KILLED"], "the next run closes what a killed one left open"
+    shutil.rmtree(place / "runs" / "cnn" / "next")
+    assert_went_on(place, undisturbed, *CPU_QUICK)
+
+
+def test_a_stopped_run_says_how_to_resume_and_is_killed_in_mlflow(place, undisturbed):
+    process = started([*TRAIN, *CPU_QUICK], place)
+    process.send_signal(signal.SIGTERM)
+    code, result, err = finish(process)
+    assert (code, result["status"]) == (130, "interrupted")
+    assert "resume with: raylway train cnn" in err
+    assert statuses(place) == ["KILLED"]
+    assert_went_on(place, undisturbed, *CPU_QUICK)
+
+
+@pytest.mark.slow
+def test_a_second_start_of_a_running_run_is_refused(place):
+    process = started([*TRAIN, *CPU_QUICK], place)
+    code, result, err = raylway(*TRAIN, *CPU_QUICK, cwd=place)
+    process.kill()
+    process.communicate()
+    assert (code, result["exit_code"]) == (12, 12)
+    assert f"has a driver already (process {process.pid})" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_the_driver_of_ray_workers_is_stopped(place, undisturbed, stop):
+    process = started([*TRAIN, "scale.threads=1"], place)
+    process.send_signal(stop)
+    process.communicate(timeout=60)
+    assert_went_on(place, undisturbed, "scale.threads=1")
