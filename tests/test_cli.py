@@ -72,7 +72,8 @@ def test_data_that_cannot_be_prepared_leaves_nothing_behind(images, tmp_path, se
     assert (code, result["exit_code"]) == (13, 13), err
     assert sentence in err
     assert "Traceback" not in err
-    assert not list((tmp_path / "runs" / "datasets").iterdir())
+    assert not list(tmp_path.glob("runs/datasets/*"))
+    assert not list(tmp_path.glob("runs/datasets/.*"))
 
 
 def test_a_bug_in_a_workload_shows_its_own_line(tmp_path):

@@ -85,14 +85,13 @@ def test_kill_9_of_the_whole_command(place, undisturbed):
     assert_went_on(place, undisturbed, *CPU_QUICK)
 
 
-def test_a_stopped_run_says_how_to_resume_and_is_killed_in_mlflow(place, undisturbed):
+def test_a_stopped_run_says_how_to_resume_and_is_killed_in_mlflow(place):
     process = started([*TRAIN, *CPU_QUICK], place)
     process.send_signal(signal.SIGTERM)
     code, result, err = finish(process)
     assert (code, result["status"]) == (130, "interrupted")
     assert "resume with: raylway train cnn" in err
     assert statuses(place) == ["KILLED"]
-    assert_went_on(place, undisturbed, *CPU_QUICK)
 
 
 @pytest.mark.slow

@@ -167,8 +167,8 @@ def _read_idx(path: Path, dimensions: int, start: int, stop: int) -> np.ndarray:
         row_bytes = prod(shape[1:])
         file.seek(start * row_bytes, 1)
         content = file.read((stop - start) * row_bytes)
-        if stop == shape[0]:
-            file.read(1)  # to the end, where gzip compares its checksum
+        if stop == shape[0] and file.read(1):  # reading to the end is also what makes gzip compare its checksum
+            raise DataError(f"{path.name}: goes on after the {shape[0]:,} rows that its header promises")
     if len(content) < (stop - start) * row_bytes:
         raise DataError(f"{path.name}: ends in row {start + len(content) // max(row_bytes, 1):,}, but its header promises {shape[0]:,}")
     return np.frombuffer(content, np.uint8).reshape(stop - start, *shape[1:])
