@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -12,14 +12,6 @@ import pytest
 
 hypothesis.settings.register_profile("raylway", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("raylway")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file go to one process, and all that use Ray to the same one: they share a cluster."""
-    for item in items:
-        group = "ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -34,16 +26,6 @@ def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     scratch = tmp_path_factory.mktemp("teams")
     return functools.cache(lambda recipe, world_size: teams.run(recipe, world_size, storage, scratch / f"{recipe}-{world_size}"))
-
-
-@pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One local Ray for all tests of the session: a run inside uses it and leaves it as it is."""
-    from cluster import session
-
-    with session.connect() as connected:
-        connected.ready()
-        yield
 
 
 @pytest.fixture(scope="session")

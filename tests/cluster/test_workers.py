@@ -1,14 +1,11 @@
-"""The worker group: what each worker gets, and how its end is told."""
+"""The worker group: what each worker gets."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-import torch
 
-from cluster.session import ALLOCATOR, ClusterError, Resources
-from cluster.workers import WorkersFailed, launch, run_here, share
+from cluster.session import ClusterError, Resources
+from cluster.workers import run_here, share
 
 
 @pytest.mark.parametrize(
@@ -33,43 +30,8 @@ def test_a_group_that_can_never_be_is_refused_with_the_arithmetic():
 
 
 def tell(payload, *, rank, world_size, device):
-    return {
-        "payload": payload,
-        "rank": rank,
-        "world_size": world_size,
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "allocator": {name: os.environ.get(name) for name in ALLOCATOR},
-        "niceness": os.nice(0),
-    }
-
-
-def fail(payload, *, rank, world_size, device):
-    raise LookupError(f"rank {rank} of {world_size} cannot find {payload}")
+    return payload, rank, world_size, device
 
 
 def test_without_workers_the_function_is_called_here():
-    told = run_here(tell, "x", gpus=None)
-    assert (told["payload"], told["rank"], told["world_size"]) == ("x", 0, 1)
-
-
-def test_a_ray_worker_has_its_threads_and_the_allocators_settings(ray_cluster, tmp_path):
-    told = launch(tell, "x", workers=1, cpus=2, gpus=0, scratch=tmp_path)
-    assert told == {
-        "payload": "x",
-        "rank": 0,
-        "world_size": 1,
-        "device": "cpu",
-        "threads": 2,
-        "allocator": ALLOCATOR,
-        "niceness": 0,
-    }
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_worker_raises_is_told_apart_from_its_death(ray_cluster, tmp_path):
-    with pytest.raises(WorkersFailed) as failed:
-        launch(fail, "x", workers=1, cpus=1, gpus=0, scratch=tmp_path)
-    assert failed.value.lost == {}
-    assert isinstance(failed.value.raised[0], LookupError)
-    assert str(failed.value.raised[0]) == "rank 0 of 1 cannot find x"
+    assert run_here(tell, "x", gpus=0) == ("x", 0, 1, "cpu")

@@ -1,4 +1,4 @@
-"""The whole path through real Ray and real MLflow, on the embedded digits; one local cluster for all."""
+"""All that needs Ray, on one local cluster: the worker group, Ray Data, and the whole path with real MLflow on the embedded digits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import time
 
 import psutil
 import pytest
+import torch
 
+from cluster import session
+from cluster.shards import each
+from cluster.workers import WorkersFailed, launch
 from pipelines import config
 from pipelines.folder import RunFolder
 from pipelines.screen import Screen
@@ -18,6 +22,14 @@ from pipelines.train import train
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SHORT = ("train.steps=40", "train.checkpoint_every=10", "train.log_every=1", "scale.threads=1")
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """One local Ray for all tests of the session, all of which stand in this file: a run inside uses it and leaves it as it is."""
+    with session.connect() as connected:
+        connected.ready()
+        yield
 
 
 def run(storage, *settings):
@@ -110,3 +122,55 @@ def test_a_worker_killed_in_mid_run_is_replaced_and_the_bits_are_the_same(tracke
     points = list(read(RunFolder(tracked / "cnn" / "long-killed").journal))
     assert [point.step for point in points if "loss" in point.metrics] == list(range(10, 3001, 10))
     assert losses(tracked, disturbed) == losses(tracked, undisturbed)
+
+
+def tell(payload, *, rank, world_size, device):
+    return {
+        "payload": payload,
+        "rank": rank,
+        "world_size": world_size,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "allocator": {name: os.environ.get(name) for name in session.ALLOCATOR},
+        "niceness": os.nice(0),
+    }
+
+
+def fail(payload, *, rank, world_size, device):
+    raise LookupError(f"rank {rank} of {world_size} cannot find {payload}")
+
+
+def test_a_ray_worker_has_its_threads_and_the_allocators_settings(tmp_path):
+    told = launch(tell, "x", workers=1, cpus=2, gpus=0, scratch=tmp_path)
+    assert told == {
+        "payload": "x",
+        "rank": 0,
+        "world_size": 1,
+        "device": "cpu",
+        "threads": 2,
+        "allocator": session.ALLOCATOR,
+        "niceness": 0,
+    }
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_worker_raises_is_told_apart_from_its_death(tmp_path):
+    with pytest.raises(WorkersFailed) as failed:
+        launch(fail, "x", workers=1, cpus=1, gpus=0, scratch=tmp_path)
+    assert failed.value.lost == {}
+    assert isinstance(failed.value.raised[0], LookupError)
+    assert str(failed.value.raised[0]) == "rank 0 of 1 cannot find x"
+
+
+def test_results_come_in_the_pieces_order_from_other_processes():
+    told = each(lambda piece: {"square": piece**2, "process": os.getpid()}, [3, 1, 2, 5, 4])
+    assert [result["square"] for result in told] == [9, 1, 4, 25, 16]
+    assert os.getpid() not in {result["process"] for result in told}
+
+
+def test_what_the_work_raises_is_raised_here_as_it_was():
+    def work(piece):
+        raise KeyError(f"piece {piece}")
+
+    with pytest.raises(KeyError, match="piece 7"):
+        each(work, [7])
