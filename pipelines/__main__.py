@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sys
 import time
+from collections.abc import Callable
+from typing import Annotated, Any
 
-_BEGAN = time.time()
+import typer
 
-import contextlib  # noqa: E402  (the clock starts first: `seconds.startup` counts from here)
-import os  # noqa: E402
-import signal  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from typing import Annotated, Any  # noqa: E402
-
-import typer  # noqa: E402
-
+_BEGAN = time.time()  # `seconds.startup` counts from here
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A recipe in; a judged, registered model out."
 )

@@ -51,7 +51,12 @@ def conclude(
         "register": time.time() - registering,
     }
     result = _result(run, tracker, outcome, metrics, model)
-    tags = {"stage": "finished", "weights_sha256": outcome.weights_sha256, "mlflow.note.content": _note(run, tracker.folder, result)}
+    tags = {
+        "stage": "finished",
+        "weights_sha256": outcome.weights_sha256,
+        "raylway.threads": str(outcome.threads),
+        "mlflow.note.content": _note(run, tracker.folder, result),
+    }
     tracker.close("FINISHED", tags)
     result["seconds"] = {"total": time.time() - began} | seconds
     write_atomically(tracker.folder.result, json.dumps(result, indent=1))

@@ -78,6 +78,7 @@ def test_mlflow_has_what_one_wants_to_see(one_worker, tracked):
     assert found.data.params["optim.lr"] == "0.001"
     assert not [name for name in found.data.params if name.startswith(("scale.", "storage", "track."))]
     assert found.data.tags["weights_sha256"] == one_worker["weights_sha256"]
+    assert found.data.tags["raylway.threads"] == "1"
     assert "test accuracy" in found.data.tags["mlflow.note.content"]
     [dataset] = found.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", found.data.tags["data.fingerprint"])

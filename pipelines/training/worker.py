@@ -48,7 +48,7 @@ class Outcome:
     refused_checkpoints: list[str]
     checkpoint: str
     weights_sha256: str
-    parameters: int
+    threads: int
     metrics: dict[str, float]
     outputs: dict[str, np.ndarray] = field(repr=False)
     samples_per_second: float | None
@@ -90,7 +90,7 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
         refused_checkpoints=refused,
         checkpoint=str(checkpoint.path_of(job.folder.checkpoints, steps)),
         weights_sha256=checkpoint.weights_sha256(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        threads=torch.get_num_threads(),
         metrics={f"test/{name}": value for name, value in metrics.items()},
         outputs=outputs,
         samples_per_second=timing.samples_per_second,
