@@ -101,13 +101,15 @@ class _Follower:
             self._print_lines()
 
     def _draw(self) -> None:
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(30), TextColumn("{task.fields[text]}")]
-        with Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True) as bar:
-            task = bar.add_task("starting", total=None, text="")
+        columns: list[ProgressColumn] = [BarColumn(10), TextColumn("{task.description}"), TimeRemainingColumn(compact=True)]
+        # rich would otherwise take what others print, and put it on the screen
+        shown = Progress(*columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        with shown as bar:
+            task = bar.add_task("starting", total=None)
             while not self._stop.wait(_POLL_SECONDS):
                 step = self._read()
                 if step:
-                    bar.update(task, description="training", total=self._steps, completed=step, text=self._line(step))
+                    bar.update(task, description=self._line(step), total=self._steps, completed=step)
 
     def _print_lines(self) -> None:
         told, printed = 0, time.monotonic()
