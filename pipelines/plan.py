@@ -42,7 +42,7 @@ def _batch(run: Run) -> dict[str, int]:
 def _resources(run: Run) -> dict[str, Any]:
     if session.address():
         return {"resources": {"cluster": session.address(), "workers": run.scale.workers}}
-    there = session.local_resources(gpus=run.scale.workers * (run.scale.gpus or 0))
+    there = session.local_resources()
     cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
     return {
         "resources": {

@@ -29,6 +29,7 @@ from pipelines.settings import Run
 from pipelines.tracking import mlflow
 
 R = TypeVar("R")
+_LAST_WORD_SECONDS = 3.0
 _UNTRACKED = ("scale.", "track.", "storage", "name", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep")
 
 
@@ -46,6 +47,8 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     check_writable(run.root)
     uri = mlflow.tracking_uri(run.root, run.track.uri)
     mlflow.check(uri)
+    if not cluster_session.address():  # what this machine has is known, so what it can never do is said before anything starts
+        workers.share(cluster_session.local_resources(), workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
     plan = preparing.plan(run)
     folder = _folder(run, plan, again=again)
     if folder.result.exists():
@@ -177,7 +180,7 @@ def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: fl
 
 def _close(tracker: mlflow.Tracker, status: str, tags: dict[str, str], screen: Screen) -> None:
     try:
-        tracker.close(status, tags)
+        tracker.close(status, tags, patience_seconds=_LAST_WORD_SECONDS)
     except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
         screen.say(str(error))
 

@@ -42,6 +42,7 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
         (["cnn", "optim.lrr=1"], 2, "optim.lrr: no such setting; did you mean optim.lr? (command line)"),
         (["cnn", "train.batch=many"], 2, "train.batch: input should be a valid integer"),
         (["cnn", "train.batch=5000"], 2, "train.batch=5000 is larger than the training rows of digits: 1,439 of 1,797"),
+        (["cnn", "scale.workers=2", "scale.cpus=999"], 12, "scale.workers=2 x 999 CPUs = 1998, but the cluster has"),
         (["cnn", "name=../x"], 2, "name: '../x' is not a name"),
         (["cnn", "name=/x"], 2, "name: '/x' is not a name"),
         (["cnn", "data.source=nowhere.gz"], 13, "nowhere.gz: no such file"),

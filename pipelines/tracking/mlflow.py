@@ -106,21 +106,21 @@ class Tracker:
         server = provenance.redact(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
         return f"{server}/#/experiments/{self._experiment_id}/runs/{self._run_id}?workflowType=machine_learning"
 
-    def flush(self) -> None:
-        """Send everything that is in the journal. Raises StorageError if MLflow cannot be reached for a minute."""
+    def flush(self, *, patience_seconds: float | None = None) -> None:
+        """Send everything that is in the journal. Raises StorageError if MLflow cannot be reached for so long (a minute)."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        deadline = time.monotonic() + _FLUSH_SECONDS
+        deadline = time.monotonic() + (_FLUSH_SECONDS if patience_seconds is None else patience_seconds)
         while not self._ship():
             if time.monotonic() > deadline:
                 raise StorageError(f"MLflow at {provenance.redact(self.uri)} cannot be reached ({self._trouble}); nothing is lost: "
                                    f"the journal in {self.folder.path} is sent when the same command is run again")  # fmt: skip
             time.sleep(2)
 
-    def close(self, status: str, tags: Mapping[str, str]) -> None:
+    def close(self, status: str, tags: Mapping[str, str], *, patience_seconds: float | None = None) -> None:
         """End the run as FINISHED, FAILED or KILLED, after sending what is left. Raises StorageError as `flush` does."""
-        self.flush()
+        self.flush(patience_seconds=patience_seconds)
         assert self._client
         for name, value in tags.items():
             self._client.set_tag(self._run_id, name, provenance.redact(value))
