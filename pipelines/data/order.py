@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 
+_POOL_BATCHES = 50
 
-@dataclass(frozen=True)
+
 class Order:
-    """The order of training: `rows` rows in global batches of `batch`, permuted anew for each epoch from `seed`."""
+    """The order of training: `rows` rows in global batches of `batch`, permuted anew for each epoch from `seed`.
 
-    rows: int
-    batch: int
-    seed: int
+    With `lengths` (one for each row) rows of about one length share a batch, so little of it is padding: out of every 50 batches'
+    worth of permuted rows, the shortest make a batch, the next ones another, and those batches are taken in a random order.
+    """
+
+    def __init__(self, rows: int, batch: int, seed: int, lengths: np.ndarray | None = None) -> None:
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self._lengths = lengths
+        self._of_epoch = functools.lru_cache(maxsize=2)(self._permutation)
 
     def of_step(self, step: int) -> np.ndarray:
         """Row numbers (int64, `batch` of them) of step `step`, counted from 0. A batch may straddle two epochs."""
         epoch, place = divmod(step * self.batch, self.rows)
-        index = _permutation(self.rows, self.seed, epoch)[place : place + self.batch]
+        index = self._of_epoch(epoch)[place : place + self.batch]
         while len(index) < self.batch:
             epoch += 1
-            index = np.concatenate([index, _permutation(self.rows, self.seed, epoch)[: self.batch - len(index)]])
+            index = np.concatenate([index, self._of_epoch(epoch)[: self.batch - len(index)]])
         return index
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        rows = rng.permutation(self.rows)
+        if self._lengths is None:
+            return rows
+        head = min(-epoch * self.rows % self.batch, self.rows)  # what the last batch of the epoch before still takes
+        whole = (self.rows - head) // self.batch * self.batch
+        pools = [
+            _by_length(pool, self._lengths, self.batch, rng) for pool in np.split(rows[head : head + whole], _pools(whole, self.batch))
+        ]
+        return np.concatenate([rows[:head], *pools, rows[head + whole :]])
 
 
 def micro_batches(batch: int, micro_batch: int, *, rank: int, world_size: int) -> list[tuple[int, slice]]:
@@ -36,6 +53,12 @@ def micro_batches(batch: int, micro_batch: int, *, rank: int, world_size: int) -
     return [(number, slice(number * micro_batch, min((number + 1) * micro_batch, batch))) for number in mine]
 
 
-@functools.lru_cache(maxsize=2)
-def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+def _pools(rows: int, batch: int) -> range:
+    """Where `rows` rows are cut into pools of _POOL_BATCHES batches."""
+    return range(_POOL_BATCHES * batch, rows, _POOL_BATCHES * batch)
+
+
+def _by_length(pool: np.ndarray, lengths: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
+    """The rows of `pool` in batches of about one length, the batches in a random order."""
+    sorted_rows = pool[np.argsort(lengths[pool], kind="stable")]
+    return rng.permutation(sorted_rows.reshape(-1, batch)).reshape(-1)

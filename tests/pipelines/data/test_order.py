@@ -61,3 +61,35 @@ def test_the_workers_micro_batches_partition_the_batch(batch: int, micro_batch: 
 def test_the_cut_is_the_same_for_any_number_of_workers(world_size: int) -> None:
     cut = [each for rank in range(world_size) for each in micro_batches(100, 9, rank=rank, world_size=world_size)]
     assert cut == micro_batches(100, 9, rank=0, world_size=1)
+
+
+LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60).map(np.array)
+
+
+@given(lengths=LENGTHS, batch=st.integers(1, 20), seed=st.integers(0, 2**62), epochs=st.integers(1, 4))
+def test_rows_of_about_one_length_share_a_batch_and_every_epoch_still_sees_each_row_once(
+    lengths: np.ndarray, batch: int, seed: int, epochs: int
+) -> None:
+    rows = len(lengths)
+    endless = stream(Order(rows, batch, seed, lengths), ceil(epochs * rows / batch))[: epochs * rows]
+    for epoch in endless.reshape(epochs, rows):
+        assert sorted(epoch.tolist()) == list(range(rows))
+
+
+def test_batches_by_length_hold_little_padding_in_every_epoch() -> None:
+    lengths = np.random.default_rng(0).integers(1, 100, 1003)
+    by_length, drawn = Order(1003, 16, 0, lengths), Order(1003, 16, 0)
+
+    def padded(order: Order, steps: range) -> float:
+        return float(np.mean([lengths[order.of_step(step)].max() for step in steps]))
+
+    for epoch in range(3):  # the rows are no multiple of the batch, so each epoch begins at another place in a batch
+        steps = range(epoch * 62 + epoch, (epoch + 1) * 62)
+        assert padded(by_length, steps) < 60 < 85 < padded(drawn, steps)
+
+
+def test_batches_by_length_come_in_no_order_of_length() -> None:
+    lengths = np.arange(800)
+    longest = [int(lengths[Order(800, 16, 0, lengths).of_step(step)].max()) for step in range(50)]
+    assert sorted(longest) == list(range(15, 800, 16))
+    assert longest != sorted(longest)

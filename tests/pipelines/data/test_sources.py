@@ -30,14 +30,14 @@ def refusal(source: Source | Path) -> str:
 
 def read_all(source: Source | Path) -> dict[str, np.ndarray]:
     source = open_source(str(source)) if isinstance(source, Path) else source
-    return dict(source.read(0, source.rows()))
+    return dict(source.read(0, source.rows(), source.columns()))
 
 
 @pytest.mark.parametrize("gz", [True, False])
 @pytest.mark.parametrize(("start", "stop"), [(0, 50), (0, 1), (49, 50), (7, 31), (5, 5)])
 def test_rows_are_read_as_they_were_written(tmp_path: Path, gz: bool, start: int, stop: int) -> None:
     source = open_source(str(written(tmp_path, gz)))
-    raw = source.read(start, stop)
+    raw = source.read(start, stop, source.columns())
     assert source.rows() == 50
     assert raw["image"].dtype == np.uint8
     np.testing.assert_array_equal(raw["image"], IMAGES[start:stop])

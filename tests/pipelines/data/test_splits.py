@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.splits import SPLITS, split_of
+from pipelines.data.splits import SPLITS, Consecutive, Drawn, split_of
 
 SHARES = (0.8, 0.1, 0.1)
 ROWS = st.integers(0, 5000)
@@ -46,3 +46,29 @@ def test_another_seed_is_another_split_and_the_same_seed_the_same() -> None:
 def test_two_blocks_are_not_cut_alike() -> None:
     first, second = split_of(0, 2000, shares=SHARES, seed=0).reshape(2, 1000)
     assert (first != second).any()
+
+
+@given(start=ROWS, length=st.integers(0, 3000), seed=st.integers(0, 2**32))
+def test_rows_that_are_drawn_belong_to_one_split_each(start: int, length: int, seed: int) -> None:
+    drawn = Drawn(SHARES, seed)
+    parts = [drawn.rows_of(split, start, start + length).tolist() for split in range(3)]
+    assert sorted(row for part in parts for row in part) == list(range(length))
+
+
+def test_ordered_rows_are_cut_into_consecutive_parts_that_look_back_on_their_context() -> None:
+    parts = Consecutive((10, 4, 3), context=2)
+    assert [parts.rows_of(split, 0, 20).tolist() for split in range(3)] == [list(range(10)), list(range(8, 14)), list(range(12, 17))]
+
+
+def test_shares_of_ordered_rows_use_them_all() -> None:
+    assert Consecutive.by_shares(17420, (0.6, 0.2, 0.2)).sizes == (10452, 3484, 3484)
+    assert sum(Consecutive.by_shares(101, (1 / 3, 1 / 3, 1 / 3)).sizes) == 101
+
+
+@given(sizes=st.tuples(*[st.integers(1, 40)] * 3), context=st.integers(0, 20), piece=st.integers(1, 30))
+def test_pieces_of_ordered_rows_give_what_the_whole_gives(sizes: tuple[int, int, int], context: int, piece: int) -> None:
+    parts, rows = Consecutive(sizes, context), sum(sizes) + 5
+    for split in range(3):
+        whole = parts.rows_of(split, 0, rows).tolist()
+        joined = [start + row for start in range(0, rows, piece) for row in parts.rows_of(split, start, min(start + piece, rows)).tolist()]
+        assert joined == whole

@@ -1,0 +1,140 @@
+"""Data that come with the installed packages, or are generated: every recipe trains without a download.
+
+Each is small, always the same for one version of its package, and named by that version.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.metadata
+import io
+import platform
+import sysconfig
+import tokenize
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from workloads.base import Arrays
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Rows that `make` gives, all at once; `version` of what they come from."""
+
+    label: str
+    make: Callable[[], Arrays]
+    origin: str
+
+    def identity(self) -> dict[str, str]:
+        version = platform.python_version() if self.origin == "python" else importlib.metadata.version(self.origin)
+        return {f"{self.label} of {self.origin}": version}
+
+    def columns(self) -> tuple[str, ...]:
+        return tuple(self.make())
+
+    def rows(self) -> int:
+        return len(next(iter(self.make().values())))
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Arrays:
+        made = self.make()
+        return {name: made[name][start:stop] for name in columns}
+
+
+@functools.cache
+def digits() -> Arrays:
+    """scikit-learn's digits: 1,797 images of 8x8 pixels in 17 shades (Alpaydin & Kaynak, 1998)."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return {"image": found.images.astype(np.uint8), "label": found.target}
+
+
+@functools.cache
+def breast_cancer() -> Arrays:
+    """scikit-learn's breast cancer: 569 tumours, 30 measurements each, malignant or benign (Wolberg et al., 1995)."""
+    from sklearn.datasets import load_breast_cancer
+
+    found = load_breast_cancer()
+    measured = {name.replace(" ", "_"): found.data[:, column] for column, name in enumerate(found.feature_names.tolist())}
+    return measured | {"label": np.array(found.target_names.tolist(), dtype=object)[found.target]}
+
+
+@functools.cache
+def seasons() -> Arrays:
+    """A generated hourly series of 40 weeks: a day's and a week's season, a trend and noise that lingers."""
+    hours = np.arange(40 * 7 * 24)
+    rng = np.random.default_rng(0)
+    noise = np.zeros(len(hours))
+    shocks = rng.normal(0, 0.25, len(hours))
+    for hour in range(1, len(hours)):
+        noise[hour] = 0.8 * noise[hour - 1] + shocks[hour]
+    day, week = 2 * np.pi * hours / 24, 2 * np.pi * hours / 168
+    demand = 10 + 3 * np.sin(day) + 1.2 * np.sin(2 * day + 1) + 1.5 * np.sin(week) + hours / len(hours) + noise
+    temperature = 15 + 6 * np.sin(day - 0.8) + 4 * np.sin(2 * np.pi * hours / len(hours)) + 0.5 * rng.normal(size=len(hours))
+    return {"hour": hours, "demand": demand, "temperature": temperature}
+
+
+@functools.cache
+def python_lines() -> Arrays:
+    """Lines of Python's standard library that are prose (docstrings and comments) or code: as many of each, none twice."""
+    prose: dict[str, None] = {}
+    code: dict[str, None] = {}
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::3]:
+        try:
+            source = path.read_text(encoding="utf-8")
+            comments = _prose_lines(source)
+        except (SyntaxError, UnicodeDecodeError, tokenize.TokenError):
+            continue
+        for number, line in enumerate(source.splitlines(), start=1):
+            stripped = line.strip().lstrip("#").strip()
+            if len(stripped.split()) >= _WORDS_OF_A_LINE and number in comments:
+                prose.setdefault(stripped)
+            elif len(stripped.split()) >= _WORDS_OF_A_LINE:
+                code.setdefault(stripped)
+    code = {line: None for line in code if line not in prose}
+    each = min(len(prose), len(code), _LINES_OF_A_KIND)
+    both = [(line, kind) for kind, lines in (("prose", prose), ("code", code)) for line in _spread(list(lines), each)]
+    drawn = np.random.default_rng(0).permutation(len(both))
+    return {
+        "text": np.array([both[row][0] for row in drawn], dtype=object),
+        "label": np.array([both[row][1] for row in drawn], dtype=object),
+    }
+
+
+@functools.cache
+def python_manual() -> Arrays:
+    """The language reference that `help()` shows, line by line: text to model."""
+    from pydoc_data.topics import topics
+
+    lines = [line for name in sorted(topics) for line in topics[name].splitlines(keepends=True)]
+    return {"text": np.array(lines, dtype=object)}
+
+
+_WORDS_OF_A_LINE, _LINES_OF_A_KIND = 4, 4000
+EMBEDDED = {
+    "digits": Embedded("digits", digits, "scikit-learn"),
+    "breast_cancer": Embedded("breast_cancer", breast_cancer, "scikit-learn"),
+    "seasons": Embedded("seasons", seasons, "numpy"),
+    "python_lines": Embedded("python_lines", python_lines, "python"),
+    "python_manual": Embedded("python_manual", python_manual, "python"),
+}
+
+
+def _prose_lines(source: str) -> set[int]:
+    """Numbers of the lines that are comments or lie in docstrings."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    lines = {token.start[0] for token in tokens if token.type == tokenize.COMMENT and token.line.strip().startswith("#")}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False):
+            docstring = node.body[0]
+            lines |= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
+    return lines
+
+
+def _spread(lines: list[str], count: int) -> list[str]:
+    """`count` of `lines`, evenly from all over them."""
+    return [lines[place * len(lines) // count] for place in range(count)]
