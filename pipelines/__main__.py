@@ -25,17 +25,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the las
 
 @app.command()
 def recipes(json: AsJson = False) -> None:
-    """What can be trained, one line each."""
-    from pipelines import config
-    from pipelines.screen import Screen
+    """What can be trained, one line each, and about how long it takes here."""
 
-    screen = Screen(as_json=json)
-    rows = []
-    for name in config.recipes():
-        run = config.load(name).run
-        rows.append({"recipe": name, "task": run.model.task, "workload": run.workload, "data": run.data.source})
-    screen.table("", ["recipe", "task", "workload", "data"], [list(row.values()) for row in rows])
-    screen.result({"recipes": rows})
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.recipes import recipes
+
+        return recipes(screen)
+
+    _tell(body, json, command=["recipes"])
 
 
 @app.command()

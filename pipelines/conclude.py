@@ -38,7 +38,9 @@ def conclude(
     """Finish the run of `tracker` and give back its result, which is also kept in its folder. `began` is when the command was given."""
     evaluating = time.time()
     encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
-    metrics = _record(run, tracker.folder, outcome, run.model.baseline(dataset.train, dataset.test, encoding))
+    test = run.model.examples(dataset.test, training=False)
+    baselines = run.model.baselines(run.model.examples(dataset.train, training=True), test, encoding)
+    metrics = _record(run, tracker.folder, outcome, baselines)
     tracker.flush()
     _draw(run, tracker, outcome, dataset, encoding)
     registering = time.time()
@@ -81,11 +83,15 @@ def what(run: Run) -> str:
     return f"{run.workload} on {run.data.source}, {length}, batch {run.train.batch}, {where}"
 
 
-def _record(run: Run, folder: RunFolder, outcome: Outcome, baseline: dict[str, float]) -> dict[str, float]:
+def _record(run: Run, folder: RunFolder, outcome: Outcome, baselines: dict[str, dict[str, float]]) -> dict[str, float]:
     """Journal the scores of the end; every metric's last value, and the best of the headline."""
-    headline = f"val/{run.model.headline.metric}"
+    metric = run.model.headline.metric
     best = max if run.model.headline.mode == "max" else min
-    scores = outcome.metrics | {f"baseline/{name}": value for name, value in baseline.items()}
+    strongest = best(baselines.values(), key=lambda scores: scores[metric])
+    scores = outcome.metrics | {f"baseline/{name}": value for name, value in strongest.items()}
+    if len(baselines) > 1:
+        scores |= {f"baseline/{answer}/{name}": value for answer, each in baselines.items() for name, value in each.items()}
+    headline = f"val/{metric}"
     scores[f"best/{headline}"] = best(point.metrics[headline] for point in read(folder.journal) if headline in point.metrics)
     journal = Journal(folder.journal)
     journal.write(0, scores)  # at step 0, MLflow draws a number as a bar beside other runs, and not as a curve of one point
@@ -95,10 +101,17 @@ def _record(run: Run, folder: RunFolder, outcome: Outcome, baseline: dict[str, f
 
 
 def _draw(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
+    import torch
+
     from pipelines.tracking.curves import curves
+    from pipelines.training import checkpoint
 
     tracker.log_figure("curves", curves(read(tracker.folder.journal)))
-    for name, figure in run.model.figures(outcome.outputs, dataset.test, encoding).items():
+    network = run.model.network(encoding).eval()
+    checkpoint.load_weights(Path(outcome.checkpoint), network)
+    with torch.no_grad():
+        figures = run.model.figures(network, outcome.outputs, run.model.examples(dataset.test, training=False), encoding)
+    for name, figure in figures.items():
         tracker.log_figure(name, figure)
 
 
@@ -155,8 +168,10 @@ def _note(run: Run, folder: RunFolder, result: dict[str, Any]) -> str:
 def _show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
     metrics, model = result["metrics"], result["model"]
     names = sorted({name.partition("/")[2] for name in metrics if name.startswith("test/")})
-    cells = [[name, *(_number(metrics.get(f"{kind}/{name}")) for kind in ("val", "test", "baseline"))] for name in names]
-    screen.table("", ["", "validation", "test", "naive baseline"], cells)
+    naive = {f"baseline/{answer}": answer.replace("_", " ") for answer in _answers(metrics)} or {"baseline": "naive baseline"}
+    kinds = {"val": "validation", "test": "test"} | naive
+    cells = [[name, *(_number(metrics.get(f"{kind}/{name}")) for kind in kinds)] for name in names]
+    screen.table("", ["", *kinds.values()], cells)
     rate = f", {result['samples_per_second']:,.0f} samples/s" if result["samples_per_second"] else ""
     resumed = f", resumed from step {result['resumed_from_step']:,}" if result["resumed_from_step"] else ""
     screen.say(f"{result['steps']:,} steps{rate}{resumed}")
@@ -168,6 +183,11 @@ def _show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
         screen.say(f"look     raylway ui --storage {folder.path.parent.parent}   then {result['run_url']}")
     else:
         screen.say(f"look     {result['run_url']}")
+
+
+def _answers(metrics: dict[str, float]) -> list[str]:
+    """Names of the naive answers, where there are several."""
+    return list(dict.fromkeys(name.split("/")[1] for name in metrics if name.startswith("baseline/") and name.count("/") == 2))
 
 
 def _number(value: float | None) -> str:

@@ -38,6 +38,8 @@ class Loaded:
 
     run: Run
     origins: Mapping[str, str]
+    about: Mapping[str, Any]
+    """What the recipe says of itself (`about:`): parameters, and seconds on the machine it was measured on."""
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting: {dotted key: {"value", "origin"}}."""
@@ -60,33 +62,34 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     """
     path = _find(recipe)
     values, places, problems = _read(path)
+    presets = _presets(values)
+    about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
-    for override in overrides:
+    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
         key, equals, text = override.partition("=")
+        if key == "preset":
+            if text not in presets:
+                problems.append(f"preset: {path.name} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
+            for name, value in presets.get(text, {}).items():
+                _set(name, {name: value}, f"preset {text}", values, origins)
+            continue
         if not equals or not all(key.split(".")):
             problems.append(f"{override}: an override is written key.path=value")
             continue
         if key == "recipe":
             problems.append("recipe: the recipe is the command's first word, not a setting")
             continue
-        for covered in [known for known in values if f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.")]:
-            del values[covered]
-            del origins[covered]
-        if (other := _OTHER_LENGTH.get(key)) in values:  # the later of two ways to say how long wins
-            del values[other]
-            del origins[other]
         try:
             value = yaml.safe_load(text)
         except _YAML_ERRORS:
             value = text
         given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
-        values |= given
-        origins |= dict.fromkeys(given, "command line")
+        _set(key, given, "command line", values, origins)
         places |= dict.fromkeys(given, "command line")
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
-    return Loaded(run, origins)
+    return Loaded(run, origins, about)
 
 
 @functools.cache
@@ -101,7 +104,7 @@ def workload_class(name: str) -> type[Workload]:
     except ModuleNotFoundError as error:
         if error.name != dotted and not dotted.startswith(f"{error.name}."):
             raise
-        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "layers", "served"}]
+        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "served"}]
         raise RecipeError(f"workload: there is no workloads/{module}.py{_nearest(module, families)}") from None
     classes = {
         name: value
@@ -164,6 +167,27 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
 
     walk(root, tree, "")
     return values, places, problems
+
+
+def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Take the recipe's presets (`presets.NAME.key`) out of its values: name -> settings."""
+    presets: dict[str, dict[str, Any]] = {}
+    for key in [key for key in values if key.startswith("presets.")]:
+        _, name, *setting = key.split(".")
+        presets.setdefault(name, {})[".".join(setting)] = values.pop(key)
+    return presets
+
+
+def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Put `given`, the settings at and below `key`, in the place of what stands there."""
+    for covered in [known for known in values if f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.")]:
+        del values[covered]
+        del origins[covered]
+    if (other := _OTHER_LENGTH.get(key)) in values:  # the later of two ways to say how long wins
+        del values[other]
+        del origins[other]
+    values.update(given)
+    origins.update(dict.fromkeys(given, origin))
 
 
 def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], problems: list[str]) -> Run | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -27,9 +28,26 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def code_sha256(*files: str) -> str:
-    """One hash over several source files, in the order given."""
-    return hashlib.sha256(b"\0".join(Path(file).read_bytes() for file in files)).hexdigest()
+def code_sha256(files: Iterable[Path]) -> str:
+    """One hash over several source files, whatever the order they are given in."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def imported(file: Path, *, nested: bool) -> set[Path]:
+    """A Python file and the files that it imports relatively, and these in turn; `nested`: also those imported inside functions."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree) if nested else tree.body:
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+                waiting += [folder.with_suffix(".py"), *(folder / f"{alias.name}.py" for alias in node.names)]
+    return found
 
 
 def mismatch(folder: Path, files: Mapping[str, File], *, content: bool = True) -> str | None:

@@ -65,7 +65,7 @@ def _data(run: Run) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "memory": {"weights_gradients_and_optimizer_bytes": (2 + states) * _FLOAT_BYTES * parameters},
-        "steps": run.steps(rows["train"]),
+        "steps": run.train.steps or (rows["train"] and run.steps(rows["train"])),
         "data": {
             "source": run.data.source,
             "fingerprint": found.fingerprint,
@@ -101,11 +101,11 @@ def _show(result: dict[str, Any], screen: Screen) -> None:
     )
     if "data" in result:
         data = result["data"]
-        screen.say(f"data       {data['source']}: " + ", ".join(f"{count:,} {split}" for split, count in data["rows"].items())
-                   + f"; dataset {data['fingerprint']} is {'prepared' if data['prepared'] else 'not prepared yet'}")  # fmt: skip
+        counts = ", ".join(f"{'?' if count is None else f'{count:,}'} {split}" for split, count in data["rows"].items())
+        screen.say(f"data       {data['source']}: {counts}; dataset {data['fingerprint']} is {'' if data['prepared'] else 'not '}prepared")
         state = result["memory"]["weights_gradients_and_optimizer_bytes"]
         screen.say(f"network    {result['parameters']:,} parameters; {state / 2**20:,.1f} MiB with gradients and optimizer state")
-        screen.say(f"length     {result['steps']:,} steps")
+        screen.say(f"length     {result['steps']:,} steps" if result["steps"] else "length     known when the data are prepared")
     if "resources" in result:
         screen.say("resources  " + ", ".join(f"{name} {value}" for name, value in result["resources"].items()))
     if "storage" in result:

@@ -7,22 +7,24 @@ import hashlib
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.data import prepared, sources, splits
+import numpy as np
+
+from pipelines.data import prepared, sources
 from pipelines.data.prepared import Dataset
 from pipelines.data.sources import Source
+from pipelines.data.splits import SPLITS, Consecutive, Drawn, Splitting
 from pipelines.errors import RecipeError
-from pipelines.integrity import code_sha256
+from pipelines.integrity import code_sha256, imported
 from pipelines.settings import Run
-from workloads import base
 from workloads.base import Arrays, DataError, Encoding, Workload
 
 _PIECE_ROWS = 8192
-_SAMPLE_ROWS = 8
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 """How pieces are worked: `each(work, pieces)` gives the results in order (a loop here, or cluster.shards on Ray Data)."""
@@ -30,9 +32,11 @@ Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be prepared: from where, under which name."""
+    """What would be prepared: from where, cut how, under which name."""
 
     source: Source
+    columns: tuple[str, ...]
+    splitting: Splitting
     identity: dict[str, str]
     fingerprint: str
     folder: Path
@@ -44,35 +48,52 @@ class Plan:
 
 def plan(run: Run) -> Plan:
     """Find the source and name the dataset, reading no more than is needed to hash it. Raises DataError, RecipeError."""
-    source = sources.open_source(run.data.source)
+    source = sources.open_source(run.data.source, run.data.columns)
+    try:
+        columns = run.model.choose(source.columns())
+    except DataError as error:
+        raise DataError(f"{run.data.source}: {error}") from None
     rows, identity = source.rows(), source.identity()
-    training = int((_split(run, 0, rows) == 0).sum())
-    if run.train.batch > training:
-        raise RecipeError(f"train.batch={run.train.batch} is larger than the training rows of {run.data.source}: {training:,} of {rows:,}")
+    splitting = _splitting(run, rows)
+    _check_batch(run, _examples_of_rows(run, splitting, rows)["train"])
     made_of = {
         "source": identity,
+        "columns": columns,
         "splits": run.data.splits.model_dump(mode="json"),
         "seed": run.data.seed,
         "task": run.model.task_settings(),
         "code": _code_version(type(run.model)),
     }
     fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    return Plan(source, identity, fingerprint, run.root / "datasets" / fingerprint)
+    return Plan(source, columns, splitting, identity, fingerprint, run.root / "datasets" / fingerprint)
 
 
 def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
-    """The prepared dataset, made now unless it is there already. Raises DataError; a failed attempt leaves nothing behind."""
-    if plan.ready:
-        return Dataset.open(plan.folder)
+    """The prepared dataset, made now unless it is there already. Raises DataError; a failed attempt leaves nothing behind.
+
+    Raises RecipeError if a batch is larger than what there is to train on.
+    """
+    dataset = Dataset.open(plan.folder) if plan.ready else _make(run, plan, each)
+    _check_batch(run, examples(run, dataset)["train"])
+    return dataset
+
+
+def examples(run: Run, dataset: Dataset) -> dict[str, int]:
+    """How many examples each split holds. Raises DataError if one holds none."""
+    found = {}
+    for split in SPLITS:
+        with _naming(f"{run.data.source}, {split} split"):
+            found[split] = len(run.model.examples(getattr(dataset, split), training=split == "train"))
+    return found
+
+
+def _make(run: Run, plan: Plan, each: Each) -> Dataset:
     partial = prepared.partial_folder(plan.folder)
     try:
         rows = plan.source.rows()
         pieces = [(number, start, min(start + _PIECE_ROWS, rows)) for number, start in enumerate(range(0, rows, _PIECE_ROWS))]
-        training = _training_rows(run, plan.source, pieces)
-        first = next(training, {})
-        sample = {name: column[:_SAMPLE_ROWS] for name, column in first.items()}
-        encoding = run.model.fit(_again(first, training))
-        work = functools.partial(_encode, source=plan.source, workload=run.model, encoding=encoding, run=run, partial=partial)
+        encoding, sample = _fit(run.model, plan, pieces)
+        work = functools.partial(_encode, plan=plan, workload=run.model, encoding=encoding, partial=partial)
         problems = [problem for problem in each(work, pieces) if problem]
         if problems:
             raise DataError("\n".join(problems))
@@ -98,49 +119,100 @@ def peek(run: Run, plan: Plan) -> Encoding:
     """The encoding of a prepared dataset, else one learnt from the first piece: enough to build and count the network."""
     if plan.ready:
         return run.model.encoding_type.model_validate(Dataset.open(plan.folder, verify=False).manifest.encoding)
-    return run.model.fit(iter([plan.source.read(0, min(_PIECE_ROWS, plan.source.rows()))]))
+    return run.model.fit(iter([plan.source.read(0, min(_PIECE_ROWS, plan.source.rows()), plan.columns)]))
 
 
-def count(run: Run, plan: Plan) -> dict[str, int]:
-    """Rows of each split, without reading them."""
-    belongs = _split(run, 0, plan.source.rows())
-    return {split: int((belongs == index).sum()) for index, split in enumerate(splits.SPLITS)}
+def count(run: Run, plan: Plan) -> Mapping[str, int | None]:
+    """Examples of each split, from the prepared dataset or from numbers of rows; None where these cannot tell. Raises DataError."""
+    if plan.ready:
+        return examples(run, Dataset.open(plan.folder, verify=False))
+    return _examples_of_rows(run, plan.splitting, plan.source.rows())
 
 
-def _again(first: Arrays, rest: Iterator[Arrays]) -> Iterator[Arrays]:
-    if first:
-        yield first
-    yield from rest
-
-
-def _split(run: Run, start: int, stop: int) -> Any:
+def _splitting(run: Run, rows: int) -> Splitting:
     shares = run.data.splits
-    return splits.split_of(start, stop, shares=(shares.train, shares.validation, shares.test), seed=run.data.seed)
+    if not run.model.ordered:
+        if shares.are_rows:
+            raise RecipeError("data.splits: numbers of rows are for data that have an order; rows without one are drawn by shares")
+        return Drawn(shares.sizes, run.data.seed)
+    if not shares.are_rows:
+        return Consecutive.by_shares(rows, shares.sizes, run.model.context)
+    if sum(shares.sizes) > rows:
+        raise DataError(f"data.splits asks for {sum(shares.sizes):,.0f} rows, but {run.data.source} has {rows:,}")
+    return Consecutive((int(shares.train), int(shares.validation), int(shares.test)), run.model.context)
 
 
-def _training_rows(run: Run, source: Source, pieces: Sequence[tuple[int, int, int]]) -> Iterator[Arrays]:
-    for _, start, stop in pieces:
-        chosen = _split(run, start, stop) == 0
-        if chosen.any():
-            yield {name: column[chosen] for name, column in source.read(start, stop).items()}
+def _examples_of_rows(run: Run, splitting: Splitting, rows: int) -> dict[str, int | None]:
+    """What can be told from numbers of rows alone, before any is read."""
+    found = {}
+    for number, split in enumerate(SPLITS):
+        with _naming(f"{run.data.source}, {split} split"):
+            found[split] = run.model.count(len(splitting.rows_of(number, 0, rows)), training=split == "train")
+    return found
 
 
-def _encode(piece: tuple[int, int, int], *, source: Source, workload: Workload, encoding: Encoding, run: Run, partial: Path) -> str | None:
+def _check_batch(run: Run, examples: int | None) -> None:
+    if examples is not None and run.train.batch > examples:
+        raise RecipeError(f"train.batch={run.train.batch} is larger than the {examples:,} training examples of {run.data.source}")
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Put where it was before the sentence of a DataError."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{place}: {error}", error.row) from None
+
+
+def _fit(workload: Workload, plan: Plan, pieces: Sequence[tuple[int, int, int]]) -> tuple[Encoding, Arrays]:
+    """The encoding, learnt from the training rows, and a few of these as they are."""
+    sample: dict[str, np.ndarray] = {}
+    given = np.empty(0, np.int64)  # the row numbers of the batch that is being learnt from
+
+    def training() -> Iterator[Arrays]:
+        nonlocal given
+        for _, start, stop in pieces:
+            chosen = plan.splitting.rows_of(0, start, stop)
+            if len(chosen):
+                given = start + chosen
+                raw = {name: column[chosen] for name, column in plan.source.read(start, stop, plan.columns).items()}
+                sample.update({} if sample else {name: _storable(column[: workload.sample_rows]) for name, column in raw.items()})
+                yield raw
+
+    try:
+        return workload.fit(training()), sample
+    except DataError as error:
+        raise DataError(_placed(plan.source, error, given)) from None
+
+
+def _placed(source: Source, error: DataError, rows: np.ndarray) -> str:
+    """The sentence of a problem that was met in `rows` of the source."""
+    return f"{source.label}, row {rows[error.row]:,}: {error}" if error.row is not None else f"{source.label}: {error}"
+
+
+def _storable(column: np.ndarray) -> np.ndarray:
+    """Strings as numpy keeps them without pickling."""
+    return np.array([str(value) for value in column]) if column.dtype == object else column
+
+
+def _encode(piece: tuple[int, int, int], *, plan: Plan, workload: Workload, encoding: Encoding, partial: Path) -> str | None:
     """Encode one piece and write its parts; the problem as a sentence if its rows cannot be used."""
     number, start, stop = piece
+    chosen = np.empty(0, np.int64)
     try:
-        arrays = workload.encode(source.read(start, stop), encoding)
+        raw = plan.source.read(start, stop, plan.columns)
+        for index, split in enumerate(SPLITS):
+            chosen = plan.splitting.rows_of(index, start, stop)
+            if len(chosen):
+                arrays = workload.encode({name: column[chosen] for name, column in raw.items()}, encoding)
+                prepared.write_part(partial, split, number, arrays)
     except DataError as error:
-        return f"{source.label}, row {start + error.row:,}: {error}" if error.row is not None else f"{source.label}: {error}"
-    belongs = _split(run, start, stop)
-    for index, split in enumerate(splits.SPLITS):
-        chosen = belongs == index
-        if chosen.any():
-            prepared.write_part(partial, split, number, {name: column[chosen] for name, column in arrays.items()})
+        return _placed(plan.source, error, start + chosen)
     return None
 
 
 def _code_version(workload: type[Workload]) -> str:
-    """Hash of the code that decides what is in a dataset: the task, the reading, the splitting, the writing."""
-    task = inspect.getfile(workload.__mro__[1])
-    return code_sha256(task, *(inspect.getfile(module) for module in (base, sources, splits, prepared)))
+    """Hash of the code that decides what is in a dataset: the task and what it imports, the reading, the splitting, the writing."""
+    task = {file for method in (workload.fit, workload.encode) for file in imported(Path(inspect.getfile(method)), nested=False)}
+    return code_sha256({*task, *Path(sources.__file__).parent.glob("*.py"), Path(__file__)})

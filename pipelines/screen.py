@@ -20,6 +20,7 @@ from pipelines.tracking import journal
 
 _LOG_LINE_SECONDS = 15.0
 _POLL_SECONDS = 0.25
+_LOG_WIDTH = 160
 
 
 class Screen:
@@ -28,6 +29,8 @@ class Screen:
     def __init__(self, *, as_json: bool = False) -> None:
         self._json = as_json
         self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        if not self._console.is_terminal:
+            self._console.width = _LOG_WIDTH  # of a file or a pipe rich would think 80, and cut tables to it
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False)

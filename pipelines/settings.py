@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from pipelines.integrity import code_sha256
+from pipelines.integrity import code_sha256, imported
 from workloads.base import Workload
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -39,23 +39,36 @@ class Settings(BaseModel):
 
 
 class Splits(Settings):
-    train: float = Field(0.8, gt=0, lt=1)
+    """Shares that sum to one; or, for data that have an order, whole numbers of rows, of which the last need not be all there are."""
+
+    train: float = Field(0.8, gt=0)
     """Share of rows trained on."""
-    validation: float = Field(0.1, gt=0, lt=1)
+    validation: float = Field(0.1, gt=0)
     """Share of rows looked at while training."""
-    test: float = Field(0.1, gt=0, lt=1)
+    test: float = Field(0.1, gt=0)
     """Share of rows looked at once, at the end."""
 
     @model_validator(mode="after")
-    def _sum_to_one(self) -> Splits:
-        if abs(self.train + self.validation + self.test - 1) > 1e-9:
-            raise ValueError(f"train + validation + test must be 1, not {self.train + self.validation + self.test:g}")
+    def _shares_or_rows(self) -> Splits:
+        if not self.are_rows and abs(sum(self.sizes) - 1) > 1e-9:
+            raise ValueError(f"train + validation + test must be 1 (or all be whole numbers of rows), not {sum(self.sizes):g}")
         return self
+
+    @property
+    def sizes(self) -> tuple[float, float, float]:
+        return self.train, self.validation, self.test
+
+    @property
+    def are_rows(self) -> bool:
+        """Whether these are numbers of rows and not shares."""
+        return all(size >= 1 and size == int(size) for size in self.sizes)
 
 
 class Data(Settings):
     source: str
-    """The name of an embedded data set (digits) or the path of an IDX image file (.gz or not; its labels beside it)."""
+    """An embedded data set (digits, breast_cancer, seasons, python_lines, python_manual) or a file: CSV, TSV, Parquet, text, IDX images."""
+    columns: dict[str, str] = {}
+    """The source's names of the columns that the task asks for: data.columns.text=review."""
     splits: Splits = Splits()
     """Shares of the three splits."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -183,7 +196,7 @@ class Run(Settings):
         return Path(self.storage).expanduser().resolve()
 
     def steps(self, rows: int) -> int:
-        """Optimizer steps of the whole run over `rows` training rows."""
+        """Optimizer steps of the whole run over `rows` training examples."""
         return self.train.steps or -(-(self.train.epochs or 0) * rows // self.train.batch)
 
     def steps_per_epoch(self, rows: int) -> int:
@@ -195,9 +208,10 @@ class Run(Settings):
         The network's own code is in it: who edits it and gives the command again wants a new run. (The task's code is in `fingerprint`.)
         """
         network = Path(inspect.getfile(type(self.model)))
+        layers = {file for file in imported(network, nested=True) if file.parent.name == "layers"}
         decides = {
             "workload": self.workload,
-            "code": code_sha256(str(network), str(Path(inspect.getfile(Workload)).with_name("layers.py"))),
+            "code": code_sha256({network, *layers}),
             "model": self.model.model_dump(mode="json"),
             "data": fingerprint,
             "optim": self.optim.model_dump(mode="json"),

@@ -82,7 +82,7 @@ def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tupl
     threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
     job = Job(run, tracker.folder, plan.folder, tracker.folder.identity.read_text(), threads)
     with screen.progress(tracker.folder.journal, run.model.headline.metric) as progress:
-        progress.expect(run.steps(len(dataset.train)), run.train.batch)
+        progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
         return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
 
 
@@ -102,7 +102,7 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
             session.ready()
             tracker.start()
             dataset, seconds = _timed(lambda: preparing.prepare(run, plan, shards.each))
-            progress.expect(run.steps(len(dataset.train)), run.train.batch)
+            progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
             return dataset, training.result(), seconds
         except BaseException:
             folder.abandoned.touch()

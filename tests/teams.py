@@ -14,10 +14,10 @@ from pipelines.training.worker import Job, Outcome, work
 from tests import runs, spawn
 
 STEPS, RESUMED_FROM = 12, 4
-MICRO_BATCH = 20  # 7 of them in a batch of 128: divided evenly by neither 2 nor 3 workers
+BATCH, MICRO_BATCH = 33, 5  # 7 micro-batches: divided evenly by neither 2 nor 3 workers
 OVERRIDES = (
     f"train.steps={STEPS}",
-    "train.batch=128",
+    f"train.batch={BATCH}",
     f"train.micro_batch={MICRO_BATCH}",
     f"train.checkpoint_every={RESUMED_FROM}",
     "train.keep=10",

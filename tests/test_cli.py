@@ -41,7 +41,7 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
         (["cnnn"], 2, "cnnn: no such recipe; did you mean cnn?"),
         (["cnn", "optim.lrr=1"], 2, "optim.lrr: no such setting; did you mean optim.lr? (command line)"),
         (["cnn", "train.batch=many"], 2, "train.batch: input should be a valid integer"),
-        (["cnn", "train.batch=5000"], 2, "train.batch=5000 is larger than the training rows of digits: 1,439 of 1,797"),
+        (["cnn", "train.batch=5000"], 2, "train.batch=5000 is larger than the 1,439 training examples of digits"),
         (["cnn", "scale.workers=2", "scale.cpus=999"], 12, "scale.workers=2 x 999 CPUs = 1998, but the cluster has"),
         (["cnn", "name=../x"], 2, "name: '../x' is not a name"),
         (["cnn", "name=/x"], 2, "name: '/x' is not a name"),
@@ -64,7 +64,7 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
     ("settings", "cut", "sentence"),
     [
         ([], 40_000, "t-images-idx3-ubyte.gz: a truncated or damaged gzip file"),
-        (["model.classes=[0,1]"], 0, "label 2 is outside the classes 0, 1"),
+        (["model.classes=[0,1]"], 0, "column label: 2 is outside the classes 0, 1"),
     ],
 )
 def test_data_that_cannot_be_prepared_leaves_nothing_behind(images, tmp_path, settings, cut, sentence):

@@ -83,7 +83,7 @@ def test_nouns_import_of_workloads_only_the_contract():
 
 
 def test_nouns_import_no_verb_and_no_cluster():
-    verbs = {f"pipelines.{name}" for name in ("__main__", "train", "prepare", "plan", "conclude", "config", "screen")}
+    verbs = {f"pipelines.{name}" for name in ("__main__", "train", "prepare", "plan", "recipes", "conclude", "config", "screen")}
     for module in (name for name in MODULES if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking."))):
         assert not IMPORTS[module] & verbs, module
         assert not {name for name in IMPORTS[module] if name.startswith("cluster")}, module

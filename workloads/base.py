@@ -6,6 +6,7 @@ parameters; its methods are the behaviour. It inherits from one task, which know
 
 from __future__ import annotations
 
+import difflib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,16 +71,32 @@ class Encoding(BaseModel):
 
 
 class Workload(BaseModel):
-    """What is trained. Subclasses are tasks (how rows become arrays and scores) and, below them, networks."""
+    """What is trained. Subclasses are tasks (how rows become arrays and scores) and, below them, networks.
+
+    *Stored rows* are what `encode` makes and a prepared dataset holds; *examples* are what a step is given, made from them by `examples`:
+    the rows themselves, or windows over a series that is stored once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
     task: ClassVar[str]
     """The task's name, as shown by `raylway recipes`."""
     columns: ClassVar[tuple[str, ...]]
-    """Columns a source must have."""
+    """Columns that a source must have."""
+    ordered: ClassVar[bool] = False
+    """Whether rows follow one another, as in a series or a text: then the splits are consecutive parts, else they are drawn."""
+    length_column: ClassVar[str | None] = None
+    """Stored column that says how long a row is, where rows differ: rows of about one length are put into one batch."""
     headline: ClassVar[Headline]
     encoding_type: ClassVar[type[Encoding]]
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Packages that a registered model needs besides torch, numpy, pandas, pydantic and safetensors."""
+
+    # ---- from raw rows to examples
+
+    def choose(self, available: Sequence[str]) -> tuple[str, ...]:
+        """The columns to read, out of those that a source has. Raises DataError."""
+        return choose_columns(self.columns, available)
 
     @abstractmethod
     def fit(self, batches: Iterable[Arrays]) -> Encoding:
@@ -87,11 +104,33 @@ class Workload(BaseModel):
 
     @abstractmethod
     def encode(self, raw: Arrays, encoding: Any) -> dict[str, np.ndarray]:
-        """Raw rows to fixed-shape arrays; the same code for preparing and for serving. Raises DataError."""
+        """Raw rows of a source to stored rows. Raises DataError."""
+
+    @property
+    def context(self) -> int:
+        """How many rows before its own an ordered split keeps, for its first examples to look back on."""
+        return 0
+
+    def examples(self, stored: Rows, *, training: bool) -> Rows:
+        """The examples that stored rows hold, for training or for scoring. Raises DataError if there are none."""
+        return stored
+
+    def count(self, rows: int, *, training: bool) -> int | None:
+        """How many examples `rows` raw rows (the context included) will give; None where only encoding them can tell."""
+        return rows
+
+    def collate(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch of examples as a network is given it: where rows differ in length, cut to the longest."""
+        return batch
+
+    # ---- the network, what it is scored by, what it says
 
     @abstractmethod
     def network(self, encoding: Any) -> nn.Module:
         """The network, weights drawn from torch's global generator."""
+
+    def initialize(self, model: nn.Module) -> None:
+        """Put pretrained weights into a fresh network; called once, before the first step of a run."""
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
@@ -99,29 +138,56 @@ class Workload(BaseModel):
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model says of each row, as arrays with rows first."""
+        """What the model says of each example, as arrays with examples first."""
+
+    @abstractmethod
+    def baselines(self, train: Rows, test: Rows, encoding: Any) -> dict[str, dict[str, float]]:
+        """Naive answers by name, each with its metrics on the test examples, so that a score can be judged."""
+
+    @abstractmethod
+    def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: Any) -> dict[str, Figure]:
+        """Pictures for the run page, by name; `outputs` is what `predict` said of the test examples."""
+
+    def sample(self, model: nn.Module, encoding: Any) -> str | None:
+        """Something to read at each evaluation, such as generated text."""
+        return None
+
+    # ---- a registered model: raw input in, readable columns out
+
+    @property
+    def sample_rows(self) -> int:
+        """How many raw training rows `model_input` needs to make an example of a registered model's input."""
+        return 8
+
+    @abstractmethod
+    def model_input(self, raw: Arrays) -> Any:
+        """Raw rows as a caller of the registered model would give them (an array or a DataFrame; no labels)."""
+
+    @abstractmethod
+    def inputs(self, given: Any, encoding: Any) -> dict[str, np.ndarray]:
+        """What a registered model was given, encoded by the code that encodes for training. Raises DataError."""
+
+    def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a registered model computes for `inputs`: `predict`, where a task needs nothing else."""
+        return self.predict(model, batch)
 
     @abstractmethod
     def decode(self, outputs: Arrays, encoding: Any) -> dict[str, list]:
-        """Outputs of `predict` as columns that a person reads."""
-
-    @abstractmethod
-    def baseline(self, train: Rows, test: Rows, encoding: Any) -> dict[str, float]:
-        """Test metrics of the naive answer, so that a score can be judged."""
-
-    @abstractmethod
-    def figures(self, outputs: Arrays, rows: Rows, encoding: Any) -> dict[str, Figure]:
-        """Pictures of `predict`'s outputs on `rows` for the run page: name -> figure."""
-
-    @abstractmethod
-    def model_input(self, raw: Arrays) -> np.ndarray:
-        """The part of raw rows that a registered model is given (no labels)."""
-
-    @abstractmethod
-    def raw_from_input(self, given: Any) -> Arrays:
-        """Raw rows from what a registered model was given. Raises DataError."""
+        """Outputs of `respond` as columns that a person reads."""
 
     def task_settings(self) -> dict[str, Any]:
-        """The settings that the task itself defines: only these can change how rows are encoded."""
+        """The settings that can change how rows are encoded: those that the task itself defines."""
         fields = {name for base in type(self).__mro__[1:] if issubclass(base, Workload) for name in base.model_fields}
         return self.model_dump(mode="json", include=fields)
+
+
+def choose_columns(wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
+    """`wanted`, if all of them are available; else a DataError that lists those there are and the nearest names."""
+    problems = []
+    for name in wanted:
+        if name not in available:
+            near = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
+            problems.append(f"there is no column {name!r}" + (f"; did you mean data.columns.{name}={near[0]}?" if near else ""))
+    if problems:
+        raise DataError("; ".join(problems) + f"; columns: {', '.join(available)}")
+    return tuple(wanted)

@@ -29,7 +29,7 @@ class CNN(ImageClassification):
         """uint8 images (B, C, H, W) to logits (B, K)."""
         from torch import nn
 
-        from .layers import Standardize
+        from .layers.images import Standardize
 
         channels, height, width = encoding.shape
         pooled = max(0, (height - self.kernel + 1) // 2) * max(0, (width - self.kernel + 1) // 2)

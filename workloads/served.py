@@ -34,13 +34,14 @@ class Served:
         import pandas as pd
         import torch
 
-        encoded = self.workload.encode(self.workload.raw_from_input(model_input), self.encoding)
+        encoded = self.workload.inputs(model_input, self.encoding)
         rows = len(next(iter(encoded.values())))
         outputs: dict[str, list[np.ndarray]] = {}
         with torch.inference_mode():
             for start in range(0, max(rows, 1), _BATCH_ROWS):
-                batch = {name: torch.from_numpy(column[start : start + _BATCH_ROWS]) for name, column in encoded.items()}
-                for name, output in self.workload.predict(self.network, batch).items():
+                batch = self.workload.collate({name: column[start : start + _BATCH_ROWS] for name, column in encoded.items()})
+                tensors = {name: torch.from_numpy(column) for name, column in batch.items()}
+                for name, output in self.workload.respond(self.network, tensors).items():
                     outputs.setdefault(name, []).append(output.numpy())
         return pd.DataFrame(self.workload.decode({name: np.concatenate(parts) for name, parts in outputs.items()}, self.encoding))
 

@@ -1,4 +1,4 @@
-"""The write-ahead journal of a run: one JSON line for each point of its curves, appended before anything is sent anywhere.
+"""The write-ahead journal of a run: one JSON line for each point of its curves and each text it showed, before anything is sent anywhere.
 
 Appending costs microseconds and cannot fail because a server is down. Timestamps are fixed here, so sending a line twice adds
 nothing (MLflow drops exact duplicates). A resumed run replays the steps since its checkpoint; their points are here already, so
@@ -11,18 +11,21 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+_NO_TEXTS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
 class Point:
-    """Values of some metrics at a step; `time` in milliseconds since 1970."""
+    """Values of some metrics, and texts, at a step; `time` in milliseconds since 1970."""
 
     step: int
     time: int
     metrics: Mapping[str, float]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 class Journal:
@@ -35,18 +38,19 @@ class Journal:
         self._file.truncate(whole.rfind(b"\n") + 1)
         self._last: dict[str, int] = {}
         for point in read(path):
-            for name in point.metrics:
+            for name in (*point.metrics, *point.texts):
                 self._last[name] = max(point.step, self._last.get(name, -1))
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a point; metrics that have one at this step or a later one are left out."""
+    def write(self, step: int, metrics: Mapping[str, float], texts: Mapping[str, str] = _NO_TEXTS) -> None:
+        """Append a point; metrics and texts that have one at this step or a later one are left out."""
         new = {name: float(value) for name, value in metrics.items() if step > self._last.get(name, -1)}
-        if not new:
+        new_texts = {name: text for name, text in texts.items() if step > self._last.get(name, -1)}
+        if not new and not new_texts:
             return
-        self._last.update(dict.fromkeys(new, step))
+        self._last.update(dict.fromkeys((*new, *new_texts), step))
         values = {name: value if abs(value) < float("inf") else str(value) for name, value in new.items()}  # JSON has no NaN
-        line = json.dumps({"step": step, "time": time.time_ns() // 1_000_000, "metrics": values}) + "\n"
-        self._file.write(line.encode())
+        entry = {"step": step, "time": time.time_ns() // 1_000_000, "metrics": values}
+        self._file.write((json.dumps(entry | ({"texts": new_texts} if new_texts else {})) + "\n").encode())
         self._file.flush()
 
     def sync(self) -> None:
@@ -74,4 +78,5 @@ def read_from(path: Path, offset: int) -> Iterator[tuple[Point, int]]:
                 return
             offset += len(line)
             entry: dict[str, Any] = json.loads(line)
-            yield Point(entry["step"], entry["time"], {name: float(value) for name, value in entry["metrics"].items()}), offset
+            metrics = {name: float(value) for name, value in entry["metrics"].items()}
+            yield Point(entry["step"], entry["time"], metrics, entry.get("texts", {})), offset

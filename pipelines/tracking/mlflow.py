@@ -144,12 +144,23 @@ class Tracker:
 
                 metrics = [Metric(name, value, point.time, point.step) for point, _ in batch for name, value in point.metrics.items()]
                 client.log_batch(self._run_id, metrics=metrics)
+                if any(point.texts for point, _ in batch):
+                    self._send_texts(client)
                 self._offset = batch[-1][1]
                 self._remember()
         except Exception as error:  # whatever a server, a network or a database may throw must not end the training
             self._trouble = provenance.redact(str(error)).strip().partition("\n")[0]
             return False
         return True
+
+    def _send_texts(self, client: MlflowClient) -> None:
+        """All texts of each name so far as one artifact, the newest first."""
+        told: dict[str, list[str]] = {}
+        for point in journal.read(self.folder.journal):
+            for name, text in point.texts.items():
+                told.setdefault(name, []).append(f"---- step {point.step:,}\n{text}\n")
+        for name, texts in told.items():
+            client.log_text(self._run_id, "\n".join(reversed(texts)), f"{name}.txt")
 
     def _next_batch(self) -> list[tuple[journal.Point, int]]:
         batch: list[tuple[journal.Point, int]] = []

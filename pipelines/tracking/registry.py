@@ -78,7 +78,9 @@ def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, e
         code_paths=[str(package)],
         signature=infer_signature(example, answer),
         input_example=example,
-        pip_requirements=[_requirement(name) for name in _REQUIRED],  # inferring them would start a process and take 4 s
+        pip_requirements=[
+            _requirement(name) for name in (*_REQUIRED, *workload.requires)
+        ],  # inferring them would start a process and take 4 s
     )
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     return logged.model_id

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.data.order import Order, micro_batches
-from pipelines.data.prepared import MANIFEST, Dataset, MappedRows
+from pipelines.data.prepared import MANIFEST, Dataset
 from pipelines.errors import Diverged, WorkerFailed, describe
 from pipelines.folder import RunFolder
 from pipelines.settings import Run
@@ -23,7 +24,7 @@ from pipelines.training import checkpoint, loop
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.timing import Timing
-from workloads.base import DataError
+from workloads.base import DataError, Encoding, Rows, Workload
 
 _WRITER_WAIT_SECONDS = 60.0
 
@@ -69,7 +70,9 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
     torch.manual_seed(loop.mix(run.train.seed, -1))
     model = workload.network(encoding).to(group.device)
     optimizer = make_optimizer(model, run.optim)
-    steps = run.steps(len(data.train))
+    examples = workload.examples(data.train, training=True)
+    validation, test = (workload.examples(rows, training=False) for rows in (data.validation, data.test))
+    steps = run.steps(len(examples))
     with ExitStack() as stack:
         journal = None
         if rank == 0:
@@ -80,10 +83,13 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
         start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
         if start >= 0:
             checkpoint.restore(checkpoint.path_of(job.folder.checkpoints, start), model, optimizer)
+        else:
+            workload.initialize(model)
         start = max(start, 0)
-        timing = _train(job, group, data, model, optimizer, journal, first=start, last=steps)
+        look = functools.partial(_look, job, group, validation, encoding, journal)
+        timing = _train(job, group, examples, model, optimizer, journal, look, first=start, last=steps)
     trained = time.time()
-    metrics, outputs = _score(job, group, data.test, model)
+    metrics, outputs = _score(job, group, test, model)
     return Outcome(
         steps=steps,
         resumed_from_step=start,
@@ -112,25 +118,26 @@ def guarded_work(job: Job, *, rank: int, world_size: int, device: str) -> Outcom
 def _train(
     job: Job,
     group: Group,
-    data: Dataset,
+    examples: Rows,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     journal: Journal | None,
+    look: Callable[[nn.Module, int], None],
     *,
     first: int,
     last: int,
 ) -> Timing:
     run, settings = job.run, job.run.train
-    order = Order(len(data.train), settings.batch, settings.seed)
+    order = Order(len(examples), settings.batch, settings.seed, _lengths(run.model, examples))
     share = micro_batches(settings.batch, run.micro_batch, rank=group.rank, world_size=group.world_size)
 
     def batches(step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
         index = order.of_step(step)
         for number, rows in share:
-            yield number, _to_device(data.train.take(index[rows]), group.device)
+            yield number, _batch(run.model, examples, index[rows], group.device)
 
     forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
-    eval_every = settings.eval_every or run.steps_per_epoch(len(data.train))
+    eval_every = settings.eval_every or run.steps_per_epoch(len(examples))
     timing = Timing(settings.batch)
     began = time.perf_counter()
     for step in loop.train(
@@ -153,9 +160,7 @@ def _train(
         if scores:
             _log(journal, step, scores, timing)
         if final or step.number % eval_every == 0:
-            validation = _evaluate(job, group, data.validation, forward)
-            if journal:
-                journal.write(step.number, {f"val/{name}": value for name, value in validation.items()})
+            look(forward, step.number)
         if final or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         began = time.perf_counter()
@@ -189,12 +194,20 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
         )
 
 
-def _evaluate(job: Job, group: Group, rows: MappedRows, model: nn.Module) -> dict[str, float]:
+def _look(job: Job, group: Group, validation: Rows, encoding: Encoding, journal: Journal | None, model: nn.Module, step: int) -> None:
+    """Score the validation examples, and let the workload show what it can do."""
+    scores = _evaluate(job, group, validation, model)
+    if journal:
+        sample = job.run.model.sample(model, encoding)
+        journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})
+
+
+def _evaluate(job: Job, group: Group, rows: Rows, model: nn.Module) -> dict[str, float]:
     return loop.evaluate(model, job.run.model.step, _strided(job, group, rows), group=group, bf16=job.run.train.precision == "bf16")
 
 
 @torch.no_grad()
-def _score(job: Job, group: Group, rows: MappedRows, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
+def _score(job: Job, group: Group, rows: Rows, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics of every row, each counted once, and what the model says of each row, in the rows' order."""
     metrics = _evaluate(job, group, rows, model)
     model.eval()
@@ -203,15 +216,21 @@ def _score(job: Job, group: Group, rows: MappedRows, model: nn.Module) -> tuple[
     return metrics, {name: group.gather_strided(mine, len(rows)).cpu().numpy() for name, mine in joined.items()}
 
 
-def _strided(job: Job, group: Group, rows: MappedRows) -> Iterator[dict[str, Tensor]]:
+def _strided(job: Job, group: Group, rows: Rows) -> Iterator[dict[str, Tensor]]:
     """This worker's rows (rank, rank + world_size, …) in batches; one empty batch where it has none."""
     mine = np.arange(group.rank, len(rows), group.world_size)
     for start in range(0, max(len(mine), 1), job.run.micro_batch):
-        yield _to_device(rows.take(mine[start : start + job.run.micro_batch]), group.device)
+        yield _batch(job.run.model, rows, mine[start : start + job.run.micro_batch], group.device)
 
 
-def _to_device(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+def _batch(workload: Workload, rows: Rows, index: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+    batch = workload.collate(rows.take(index))
+    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in batch.items()}
+
+
+def _lengths(workload: Workload, rows: Rows) -> np.ndarray | None:
+    column = workload.length_column
+    return rows.take(np.arange(len(rows)), [column])[column] if column else None
 
 
 def _wait_for(folder: Path, abandoned: Path) -> Dataset:

@@ -288,3 +288,21 @@ def test_any_file_loads_or_is_refused(tmp_path_factory: pytest.TempPathFactory, 
 def test_every_recipe_of_the_repository_loads() -> None:
     assert config.recipes()
     assert all(load(name).run.recipe == name for name in config.recipes())
+
+
+PRESETS = SOUND + "presets:\n  large:\n    model: {filters: 64}\n    train: {epochs: 3}\n  tiny:\n    model: {filters: 2}\n"
+
+
+def test_a_preset_sets_what_it_states_and_the_command_line_has_the_last_word(recipe: Path) -> None:
+    recipe.write_text(PRESETS)
+    loaded = load(str(recipe), ["model.hidden=7", "model.filters=5", "preset=large"])
+    assert (loaded.run.model.model_dump()["filters"], loaded.run.train.epochs, loaded.run.train.steps) == (5, 3, None)
+    origins = {key: row["origin"] for key, row in loaded.settings().items()}
+    assert (origins["train.epochs"], origins["model.filters"]) == ("preset large", "command line")
+    assert load(str(recipe), ["preset=tiny"]).run.model.model_dump()["filters"] == 2
+    assert load(str(recipe), []).run.train.epochs != 3
+
+
+def test_an_unknown_preset_is_told_with_the_nearest(recipe: Path) -> None:
+    recipe.write_text(PRESETS)
+    assert only_problem(recipe, "preset=larg") == "preset: mine.yaml has no preset 'larg'; did you mean large?; it has: large, tiny"

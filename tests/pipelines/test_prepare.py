@@ -114,7 +114,7 @@ def test_a_label_outside_the_classes_names_its_row(tmp_path: Path, images: Path,
     labels[2345] = 9
     write_idx(images.parent, pixels, labels)
     sentence = refusal(load(tmp_path, images, "model.classes=['0', '1', '2']"))
-    assert sentence == "t-images-idx3-ubyte, row 2,345: label 9 is outside the classes 0, 1, 2"
+    assert sentence == "t-images-idx3-ubyte, row 2,345: column label: 9 is outside the classes 0, 1, 2"
 
 
 def test_a_class_that_only_the_test_rows_have_names_its_row(tmp_path: Path, images: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_class_that_only_the_test_rows_have_names_its_row(tmp_path: Path, imag
     row = int(np.flatnonzero(split_of(0, ROWS, shares=(0.8, 0.1, 0.1), seed=0) == 2)[5])
     labels[row] = 9
     write_idx(images.parent, pixels, labels)
-    assert refusal(load(tmp_path, images)) == f"t-images-idx3-ubyte, row {row:,}: label 9 is outside the classes 0, 1, 2"
+    assert refusal(load(tmp_path, images)) == f"t-images-idx3-ubyte, row {row:,}: column label: 9 is outside the classes 0, 1, 2"
 
 
 def test_data_of_one_class_are_refused(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_split_without_rows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [0, 1, 15])
 def test_a_batch_larger_than_the_training_rows_is_refused(tmp_path: Path, rows: int) -> None:
     images = write_idx(tmp_path / "source", *pictures(rows))
-    with pytest.raises(RecipeError, match=r"train\.batch=16 is larger than the training rows"):
+    with pytest.raises(RecipeError, match=r"train\.batch=16 is larger than the \d+ training examples"):
         prepare.plan(load(tmp_path, images))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from workloads.cnn import CNN
-from workloads.layers import Standardize
+from workloads.layers.images import Standardize
 from workloads.tasks.image_classification import ImageEncoding
 
 

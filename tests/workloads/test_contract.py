@@ -45,10 +45,12 @@ def network(recipe: str, storage: Path) -> tuple[Run, nn.Module]:
 
 
 def batch(recipe: str, storage: Path, index: np.ndarray) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(column) for name, column in made(recipe, storage)[1].train.take(index).items()}
+    run, dataset, _ = made(recipe, storage)
+    taken = run.model.collate(run.model.examples(dataset.train, training=True).take(index))
+    return {name: torch.from_numpy(column) for name, column in taken.items()}
 
 
-def curve(recipe: str, storage: Path, steps: int, micro_batch: int = ROWS) -> list[float]:
+def curve(recipe: str, storage: Path, steps: int, micro_batch: int = ROWS, bf16: bool = False) -> list[float]:
     """The losses of training on one batch again and again."""
     run, model = network(recipe, storage)
 
@@ -58,7 +60,7 @@ def curve(recipe: str, storage: Path, steps: int, micro_batch: int = ROWS) -> li
 
     optimizer = make_optimizer(model, run.optim)
     trained = loop.train(
-        model, optimizer, run.model.step, batches=batches, lr=lambda step: run.optim.lr, group=ALONE, first=0, last=steps, seed=0
+        model, optimizer, run.model.step, batches=batches, lr=lambda step: run.optim.lr, group=ALONE, first=0, last=steps, seed=0, bf16=bf16
     )
     return [step.means["loss"].value for step in trained]
 
@@ -69,7 +71,8 @@ def test_the_first_loss_is_finite_and_every_weight_gets_a_gradient(recipe: str, 
     assert math.isfinite(scores["loss"].value)
     assert run.model.headline.metric in scores
     scores["loss"].total.backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)
     assert loop.finite(model)
 
 
@@ -119,11 +122,11 @@ def test_the_settings_survive_json(recipe: str, storage: Path) -> None:
 def test_raw_rows_are_answered_with_one_readable_value_a_row(recipe: str, storage: Path) -> None:
     run, model = network(recipe, storage)
     _, dataset, encoding = made(recipe, storage)
-    raw = run.model.raw_from_input(run.model.model_input(dataset.sample))
-    rows = len(next(iter(raw.values())))
-    encoded = {name: torch.from_numpy(column) for name, column in run.model.encode(raw, encoding).items()}
+    given = run.model.model_input(dataset.sample)
+    rows = len(given)
+    encoded = {name: torch.from_numpy(column) for name, column in run.model.collate(run.model.inputs(given, encoding)).items()}
     with torch.no_grad():
-        outputs = {name: output.numpy() for name, output in run.model.predict(model.eval(), encoded).items()}
+        outputs = {name: output.numpy() for name, output in run.model.respond(model.eval(), encoded).items()}
     decoded = run.model.decode(outputs, encoding)
     assert rows > 0
     assert {len(column) for column in [*encoded.values(), *outputs.values(), *decoded.values()]} == {rows}
@@ -141,8 +144,28 @@ def test_raw_rows_are_encoded_as_the_prepared_ones(recipe: str, storage: Path) -
 
 def test_the_naive_answer_is_scored_by_the_headline(recipe: str, storage: Path) -> None:
     run, dataset, encoding = made(recipe, storage)
-    score = run.model.baseline(dataset.train, dataset.test, encoding)[run.model.headline.metric]
-    assert math.isfinite(score)
+    train, test = run.model.examples(dataset.train, training=True), run.model.examples(dataset.test, training=False)
+    answers = run.model.baselines(train, test, encoding)
+    assert answers
+    for scores in answers.values():
+        assert math.isfinite(scores[run.model.headline.metric])
+
+
+def test_what_the_recipe_says_of_itself_is_true(recipe: str, storage: Path) -> None:
+    _, model = network(recipe, storage)
+    about = config.load(recipe).about
+    assert about["parameters"] == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert about["seconds"] > 0
+
+
+def test_the_recipe_has_a_preset_for_gpus(recipe: str) -> None:
+    assert config.load(recipe, ["preset=gpu"]).run.model != config.load(recipe).run.model
+
+
+def test_bf16_follows_fp32(recipe: str, storage: Path) -> None:
+    exact, rounded = curve(recipe, storage, 8), curve(recipe, storage, 8, bf16=True)
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.05, abs=0.02)
 
 
 def test_every_setting_is_described(recipe: str) -> None:

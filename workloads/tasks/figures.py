@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,4 +24,79 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: Sequence
     display = ConfusionMatrixDisplay(counts, display_labels=classes)
     display.plot(ax=figure.subplots(), cmap="Blues", colorbar=False, values_format="d", xticks_rotation="vertical")
     display.ax_.set_title(f"{np.trace(counts)} of {counts.sum()} rows right")
+    return figure
+
+
+def roc_curves(truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """True against false positives at every threshold: of the second class where there are two, else of each against the rest."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import RocCurveDisplay
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    for k in range(1 if len(classes) == 2 else 0, len(classes)):
+        if 0 < (truth_N == k).sum() < len(truth_N):  # else there is no curve
+            RocCurveDisplay.from_predictions(truth_N == k, p_NK[:, k], name=classes[k], ax=axes)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.set(title="ROC; dotted: by chance", xlabel="false positive rate", ylabel="true positive rate")
+    return figure
+
+
+def worst_images(images_NCHW: np.ndarray, truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Images that were classified wrongly, each with its true class and what was said instead."""
+    from matplotlib.figure import Figure
+
+    columns = 4
+    rows = max(1, -(-len(images_NCHW) // columns))
+    figure = Figure(figsize=(2.2 * columns, 2.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, image_CHW, truth, p_K in zip(grid, images_NCHW, truth_N, p_NK, strict=False):
+        image = image_CHW.transpose(1, 2, 0) if len(image_CHW) == 3 else image_CHW[0]
+        axes.imshow(image, cmap="gray")
+        said = int(p_K.argmax())
+        axes.set_title(f"{classes[truth]}, said {classes[said]} ({p_K[said]:.2f})", fontsize=9)
+    figure.suptitle("The surest mistakes" if len(images_NCHW) else "No mistakes")
+    return figure
+
+
+def worst_texts(texts: Sequence[str], truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Texts that were classified wrongly, each with its true class and what was said instead."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1 + 0.6 * max(1, len(texts))), layout="constrained")
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.set_title("The surest mistakes" if texts else "No mistakes", loc="left")
+    for row, (text, truth, p_K) in enumerate(zip(texts, truth_N, p_NK, strict=True)):
+        said = int(p_K.argmax())
+        height = 1 - (row + 0.5) / len(texts)
+        axes.text(0, height, f"{classes[truth]}, said {classes[said]} ({p_K[said]:.2f})", fontsize=9, weight="bold", va="center")
+        shown = textwrap.shorten(text, 220, placeholder=" …").replace("$", r"\$")
+        axes.text(0.27, height, textwrap.fill(shown, 110), fontsize=9, va="center")
+    return figure
+
+
+def attention_map(weights_HTT: np.ndarray, names: Sequence[str]) -> Figure:
+    """Where each of H heads looks in one text: a row for each token that looks, dark where it looks."""
+    from matplotlib.figure import Figure
+
+    heads, count = len(weights_HTT), len(names)
+    columns = min(4, heads)
+    rows = -(-heads // columns)
+    size = 1.2 + 0.14 * count
+    figure = Figure(figsize=(1.2 + size * columns, 1.6 + size * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    shown = [name.replace("$", r"\$") for name in names]
+    for axes in grid.ravel():
+        axes.axis("off")
+    for head, weights_TT in enumerate(weights_HTT):
+        axes = grid[head // columns, head % columns]
+        axes.axis("on")
+        axes.imshow(weights_TT, cmap="Blues", vmin=0)
+        axes.set_title(f"head {head + 1}, up to {weights_TT.max():.2f}", fontsize=9)
+        axes.set_xticks(range(count), shown if head + columns >= heads else [], rotation=90, fontsize=7)
+        axes.set_yticks(range(count), shown if head % columns == 0 else [], fontsize=7)
+    figure.suptitle("Each row is a token; what it heeds is dark")
     return figure

@@ -6,9 +6,19 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from pydantic import field_validator
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
+from .classes import (
+    Classes,
+    class_index,
+    class_names,
+    labels_in,
+    labels_of,
+    majority_class,
+    readable,
+    softmax_scores,
+    worst_mistakes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,114 +44,101 @@ class ImageClassification(Workload):
     headline: ClassVar[Headline] = Headline("accuracy", "max")
     encoding_type: ClassVar[type[Encoding]] = ImageEncoding
 
-    classes: tuple[str, ...] = ()
+    classes: Classes = ()
     """Class names in index order; empty: the labels found in the training rows."""
-
-    @field_validator("classes")
-    @classmethod
-    def _no_class_twice(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(classes)) < len(classes):
-            raise ValueError(f"a class is stated twice: {', '.join(classes)}")
-        return classes
 
     def fit(self, batches: Iterable[Arrays]) -> ImageEncoding:
         shape, labels, count = None, set(), 0
         total = square = np.zeros(1)
         for raw in batches:
-            x_NCHW = _channels_first(raw["image"])
+            x_NCHW = _pixels(raw["image"])
             if shape not in (None, x_NCHW.shape[1:]):
-                raise DataError(f"images of two sizes: {_size(shape)} and {_size(x_NCHW.shape[1:])}; all must be of one")
+                raise DataError(f"images are {_kind(shape)} before, but {_kind(x_NCHW.shape[1:])} from here; all must be of one kind", 0)
             shape = x_NCHW.shape[1:]
-            labels.update(np.unique(raw["label"]).tolist())
+            labels.update(labels_in(raw["label"]))
             count += x_NCHW.size // shape[0]
             total = total + x_NCHW.sum(axis=(0, 2, 3), dtype=np.float64)
             square = square + np.square(x_NCHW, dtype=np.float64).sum(axis=(0, 2, 3))
         if shape is None:
             raise DataError("there are no training rows")
-        classes = self.classes or tuple(str(label) for label in sorted(labels))
-        if len(classes) < 2:
-            raise DataError(f"a classifier needs two classes, but every training row is labelled {classes[0]!r}")
+        classes = class_names(self.classes, labels)
         mean = total / count
         deviation = np.sqrt(np.maximum(square / count - mean**2, 1e-12))
         return ImageEncoding(classes=classes, shape=shape, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
 
     def encode(self, raw: Arrays, encoding: ImageEncoding) -> dict[str, np.ndarray]:
-        x_NCHW = _channels_first(raw["image"])
+        x_NCHW = _pixels(raw["image"])
         if x_NCHW.shape[1:] != encoding.shape:
-            raise DataError(f"images are {_size(x_NCHW.shape[1:])}, but the encoding was made for {_size(encoding.shape)}")
+            raise DataError(f"images are {_kind(x_NCHW.shape[1:])}, but those trained on are {_kind(encoding.shape)}")
         encoded = {"image": np.ascontiguousarray(x_NCHW)}
         if "label" in raw:
-            encoded["label"] = _class_index(raw["label"], encoding.classes)
+            encoded["label"] = class_index(raw["label"], encoding.classes)
         return encoded
 
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
-        from torch.nn.functional import cross_entropy
-
-        logits_BK, label_B = model(batch["image"]), batch["label"]
-        correct = (logits_BK.argmax(1) == label_B).sum()
-        loss = cross_entropy(logits_BK.float(), label_B, reduction="sum")
-        return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
+        return softmax_scores(model(batch["image"]), batch["label"])
 
     def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"probabilities": model(batch["image"]).float().softmax(1)}
 
     def decode(self, outputs: Arrays, encoding: ImageEncoding) -> dict[str, list]:
-        p_BK = outputs["probabilities"]
-        best_B = p_BK.argmax(1)
+        return readable(outputs["probabilities"], encoding.classes)
+
+    def baselines(self, train: Rows, test: Rows, encoding: ImageEncoding) -> dict[str, dict[str, float]]:
+        return {"majority_class": majority_class(train, test)}
+
+    def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: ImageEncoding) -> dict[str, Figure]:
+        from .figures import confusion_matrix, worst_images
+
+        truth_N, p_NK = labels_of(test), outputs["probabilities"]
+        worst = worst_mistakes(truth_N, p_NK, 16)
         return {
-            "label": [encoding.classes[k] for k in best_B],
-            "probability": p_BK[np.arange(len(p_BK)), best_B].astype(float).tolist(),
-            "probabilities": p_BK.astype(float).tolist(),
+            "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
+            "worst_mistakes": worst_images(test.take(worst, ["image"])["image"], truth_N[worst], p_NK[worst], encoding.classes),
         }
-
-    def baseline(self, train: Rows, test: Rows, encoding: ImageEncoding) -> dict[str, float]:
-        """Always answering the training rows' commonest class."""
-        commonest = np.bincount(_labels(train), minlength=len(encoding.classes)).argmax()
-        return {"accuracy": float((_labels(test) == commonest).mean())}
-
-    def figures(self, outputs: Arrays, rows: Rows, encoding: ImageEncoding) -> dict[str, Figure]:
-        from .figures import confusion_matrix
-
-        predicted_N = outputs["probabilities"].argmax(1)
-        return {"confusion_matrix": confusion_matrix(_labels(rows), predicted_N, encoding.classes)}
 
     def model_input(self, raw: Arrays) -> np.ndarray:
         return raw["image"]
 
-    def raw_from_input(self, given: Any) -> Arrays:
-        try:
-            images = np.asarray(given)
-            whole = images.dtype == np.uint8 or np.array_equal(images, images.astype(np.uint8))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"images must be an array of whole numbers from 0 to 255 (uint8): {error}") from None
-        if not whole:
-            raise DataError(f"images must be whole numbers from 0 to 255 (uint8), not {images.dtype}")
-        return {"image": images.astype(np.uint8)}
+    def inputs(self, given: Any, encoding: ImageEncoding) -> dict[str, np.ndarray]:
+        """An array (rows, height, width) or (rows, height, width, channels), or lists of that shape, of whole numbers of any type."""
+        return self.encode({"image": given}, encoding)
 
 
-def _labels(rows: Rows) -> np.ndarray:
-    return rows.take(np.arange(len(rows)), ["label"])["label"]
+def _pixels(given: Any) -> np.ndarray:
+    """uint8 (N, C, H, W): a view where `given` is an array of bytes. Raises DataError."""
+    try:
+        images = np.asarray(given)
+    except ValueError:  # lists of several lengths
+        raise DataError("images differ in height or width; all must be of one size", _odd_one(given)) from None
+    if images.ndim not in (3, 4):
+        alone = "; one image alone is given as image[None]" if images.ndim == 2 else ""
+        found = images.shape or type(given).__name__
+        raise DataError(f"images must be (rows, height, width) or (rows, height, width, channels), not {found}{alone}")
+    if images.dtype != np.uint8:
+        images = _whole(images)
+    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
 
 
-def _channels_first(images: np.ndarray) -> np.ndarray:
-    """(N, H, W) or (N, H, W, C) to (N, C, H, W), a view."""
-    if images.ndim == 3:
-        return images[:, None]
-    if images.ndim == 4:
-        return images.transpose(0, 3, 1, 2)
-    raise DataError(f"images must be (rows, height, width) or (rows, height, width, channels), not {images.shape}")
+def _whole(images: np.ndarray) -> np.ndarray:
+    if images.dtype.kind not in "biuf":
+        raise DataError(f"images must be whole numbers from 0 to 255, not {images.dtype}")
+    right = (images >= 0) & (images <= 255) & (images == np.floor(images))
+    if not right.all():
+        place = np.unravel_index(np.argmin(right), images.shape)
+        raise DataError(f"images must be whole numbers from 0 to 255, but a pixel is {images[place]:g}", int(place[0]))
+    return images.astype(np.uint8)
 
 
-def _class_index(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    known = {name: index for index, name in enumerate(classes)}
-    values, inverse = np.unique(labels, return_inverse=True)
-    index = np.array([known.get(str(value), -1) for value in values.tolist()], dtype=np.int64)[inverse]
-    if (index < 0).any():
-        row = int(np.argmin(index))
-        raise DataError(f"label {labels[row].item()!r} is outside the classes {', '.join(classes)}", row)
-    return index
+def _odd_one(given: Any) -> int | None:
+    """The first row of `given` that is not shaped like the one before, if the rows themselves are arrays."""
+    try:
+        shapes = [np.shape(image) for image in given]
+    except ValueError:
+        return None
+    return next((row for row in range(1, len(shapes)) if shapes[row] != shapes[row - 1]), None)
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _kind(shape: tuple[int, ...]) -> str:
     channels, height, width = shape
-    return f"{height}x{width}" + (f"x{channels}" if channels > 1 else "")
+    return f"{height}x{width} " + {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")

@@ -107,3 +107,18 @@ def test_a_point_keeps_the_time_it_was_first_written(path: Path) -> None:
     assert list(read(path)) == [first]
     assert isinstance(first, Point)
     assert first.time > 1_500_000_000_000  # milliseconds
+
+
+def test_a_text_is_kept_once_for_each_step(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write(10, {"val/loss": 2.0}, {"sample": "first"})
+    journal.close()
+    again = Journal(tmp_path / "journal.jsonl")
+    again.write(10, {"val/loss": 9.0}, {"sample": "replayed"})
+    again.write(20, {}, {"sample": "second\nline"})
+    again.close()
+    points = list(read(tmp_path / "journal.jsonl"))
+    assert [(point.step, dict(point.metrics), dict(point.texts)) for point in points] == [
+        (10, {"val/loss": 2.0}, {"sample": "first"}),
+        (20, {}, {"sample": "second\nline"}),
+    ]

@@ -52,8 +52,8 @@ def two_versions(tmp_path_factory, empty_database):
     shutil.copy(empty_database, storage / "mlflow.db")
     for room in ("workloads", "pipelines", "cluster"):
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
-    task = copy / "workloads" / "tasks" / "image_classification.py"
-    task.write_text(task.read_text().replace("[encoding.classes[k] for k", '["digit " + encoding.classes[k] for k'))
+    task = copy / "workloads" / "tasks" / "classes.py"
+    task.write_text(task.read_text().replace("[classes[k] for k", '["digit " + classes[k] for k'))
     train = ("train", "cnn", "train.steps=60", f"storage={storage}", *CPU_QUICK, "--json")
     first = raylway(*train, "name=first", cwd=storage)
     second = raylway(*train, "name=second", cwd=copy, PYTHONPATH=str(copy))

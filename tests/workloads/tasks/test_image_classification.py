@@ -100,7 +100,7 @@ def test_a_class_stated_twice_is_refused() -> None:
 
 
 def test_a_label_outside_the_classes_names_its_row() -> None:
-    with pytest.raises(DataError, match="label 2 is outside the classes 0, 1") as error:
+    with pytest.raises(DataError, match="column label: 2 is outside the classes 0, 1") as error:
         TASK.encode({"image": GREY, "label": LABELS}, fitted(labels=[0, 1] * 15))
     assert error.value.row == 2
 
@@ -110,8 +110,8 @@ def test_a_label_outside_the_classes_names_its_row() -> None:
     [
         ([], "there are no training rows"),
         ([{"image": GREY, "label": np.zeros(30, int)}], "every training row is labelled '0'"),
-        ([{"image": GREY, "label": LABELS}, {"image": GREY[:, 1:], "label": LABELS}], "images of two sizes: 6x5 and 5x5"),
-        ([{"image": GREY, "label": LABELS}, {"image": COLOUR, "label": LABELS}], "images of two sizes: 6x5 and 6x5x3"),
+        ([{"image": GREY, "label": LABELS}, {"image": GREY[:, 1:], "label": LABELS}], "images are 6x5 grey before, but 5x5 grey from here"),
+        ([{"image": GREY, "label": LABELS}, {"image": COLOUR, "label": LABELS}], "images are 6x5 grey before, but 6x5 in colour from here"),
         ([{"image": GREY.reshape(30, -1), "label": LABELS}], "images must be (rows, height, width)"),
     ],
 )
@@ -121,9 +121,45 @@ def test_rows_that_nothing_can_be_learnt_from_are_refused(batches: list[dict[str
     assert sentence in str(error.value)
 
 
-def test_images_of_another_size_than_the_encodings_are_refused() -> None:
-    with pytest.raises(DataError, match="images are 5x5, but the encoding was made for 6x5"):
-        TASK.encode({"image": GREY[:, 1:]}, fitted())
+@pytest.mark.parametrize(
+    ("given", "learnt", "sentence"),
+    [
+        (GREY[:, 1:], GREY, "images are 5x5 grey, but those trained on are 6x5 grey"),
+        (COLOUR, GREY, "images are 6x5 in colour, but those trained on are 6x5 grey"),
+        (GREY, COLOUR, "images are 6x5 grey, but those trained on are 6x5 in colour"),
+        (np.zeros((1, 6, 5, 4), np.uint8), COLOUR, "images are 6x5 of 4 channels, but those trained on are 6x5 in colour"),
+    ],
+    ids=["size", "colour for grey", "grey for colour", "transparency"],
+)
+def test_images_of_another_size_or_mode_are_refused_when_preparing_and_when_serving(
+    given: np.ndarray, learnt: np.ndarray, sentence: str
+) -> None:
+    for use in (lambda: TASK.encode({"image": given}, fitted(learnt)), lambda: TASK.inputs(given, fitted(learnt))):
+        with pytest.raises(DataError) as error:
+            use()
+        assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("pixel", [0.5, -1.0, 256.0, math.nan, math.inf])
+def test_a_pixel_that_is_no_byte_is_refused_by_value_and_row(pixel: float) -> None:
+    images = GREY.astype(float)
+    images[3, 2, 1] = pixel
+    for use in (lambda: TASK.fit([{"image": images, "label": LABELS}]), lambda: TASK.inputs(images, fitted())):
+        with pytest.raises(DataError, match=f"whole numbers from 0 to 255, but a pixel is {pixel:g}$") as error:
+            use()
+        assert error.value.row == 3
+
+
+def test_lists_of_several_sizes_are_refused_by_the_first_row_that_differs() -> None:
+    with pytest.raises(DataError, match="images differ in height or width") as error:
+        TASK.inputs([*GREY[:4], GREY[4, 1:]], fitted())
+    assert error.value.row == 4
+
+
+def test_an_image_without_the_axis_of_rows_is_told_how_to_get_one() -> None:
+    with pytest.raises(DataError, match=r"not \(6, 5\); one image alone is given as image\[None\]"):
+        TASK.inputs(GREY[0], fitted())
+    assert len(TASK.inputs(GREY[0][None], fitted())["image"]) == 1
 
 
 class Says(nn.Module):
@@ -170,13 +206,14 @@ def test_outputs_are_decoded_to_labels_and_probabilities() -> None:
 
 def test_the_baseline_is_the_share_of_the_training_rows_commonest_class() -> None:
     train, test = Columns(label=np.array([1, 1, 2, 0, 1])), Columns(label=np.array([0, 1, 1, 2, 2, 2, 2, 2]))
-    assert TASK.baseline(train, test, fitted()) == {"accuracy": 0.25}
+    assert TASK.baselines(train, test, fitted()) == {"majority_class": {"accuracy": 0.25}}
 
 
 def test_the_confusion_matrix_counts_true_against_predicted() -> None:
     truth, said = [0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 0, 2]
     outputs = {"probabilities": np.eye(3)[said]}
-    figure = TASK.figures(outputs, Columns(label=np.array(truth)), fitted())["confusion_matrix"]
+    test = Columns(label=np.array(truth), image=GREY[:6, None])
+    figure = TASK.figures(nn.Identity(), outputs, test, fitted())["confusion_matrix"]
     (axes,) = figure.axes
     counts = {(round(text.get_position()[1]), round(text.get_position()[0])): int(text.get_text()) for text in axes.texts}
     assert counts == {(t, p): sum((a, b) == (t, p) for a, b in zip(truth, said, strict=True)) for t in range(3) for p in range(3)}
@@ -186,9 +223,9 @@ def test_the_confusion_matrix_counts_true_against_predicted() -> None:
 
 @pytest.mark.parametrize("given", [GREY, GREY.tolist(), GREY.astype(float), GREY.astype(np.int64)])
 def test_whole_numbers_of_any_type_are_images(given: Any) -> None:
-    raw = TASK.raw_from_input(given)
+    raw = TASK.inputs(given, fitted())
     assert raw["image"].dtype == np.uint8
-    np.testing.assert_array_equal(raw["image"], GREY)
+    np.testing.assert_array_equal(raw["image"][:, 0], GREY)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +246,13 @@ def test_whole_numbers_of_any_type_are_images(given: Any) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_is_no_image_is_refused(given: Any) -> None:
     with pytest.raises(DataError):
-        TASK.encode(TASK.raw_from_input(given), fitted())
+        TASK.inputs(given, fitted())
 
 
 def test_a_model_is_given_the_images_without_their_labels() -> None:
     raw = {"image": GREY, "label": LABELS}
-    np.testing.assert_array_equal(TASK.raw_from_input(TASK.model_input(raw))["image"], GREY)
-    assert "label" not in TASK.raw_from_input(TASK.model_input(raw))
+    np.testing.assert_array_equal(TASK.inputs(TASK.model_input(raw), fitted())["image"][:, 0], GREY)
+    assert "label" not in TASK.inputs(TASK.model_input(raw), fitted())
 
 
 def test_only_what_the_task_defines_can_change_how_rows_are_encoded() -> None:

@@ -1,0 +1,137 @@
+"""Labels, scores and mistakes of any classifier, each worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from workloads.base import DataError
+from workloads.tasks.classes import (
+    class_index,
+    class_names,
+    labels_in,
+    labels_of,
+    majority_class,
+    readable,
+    softmax_scores,
+    worst_mistakes,
+)
+
+
+class Labels:
+    """Prepared rows that have nothing but a label."""
+
+    def __init__(self, *label: int) -> None:
+        self.label = np.array(label, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        return {"label": self.label[index]}
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (np.array([3, 1, 3], np.uint8), {1, 3}),
+        (np.array(["b", "a", "b"]), {"a", "b"}),
+        (np.array(["b", "a", ""], dtype=object), {"", "a", "b"}),
+        (np.array([True, False]), {True, False}),
+        (np.array([2.0, 1.0]), {1.0, 2.0}),
+    ],
+    ids=["numbers", "strings", "objects", "bool", "floats"],
+)
+def test_labels_are_found_as_plain_values(labels: np.ndarray, found: set) -> None:
+    assert labels_in(labels) == found
+    assert {type(label) for label in labels_in(labels)} == {type(label) for label in found}
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.array(["a", "b", None], dtype=object), np.array([0.0, 1.0, np.nan]), np.array(["a", "b", np.nan], dtype=object)],
+    ids=["None", "nan", "nan among strings"],
+)
+def test_a_missing_label_is_refused_by_row_when_learning_and_when_encoding(labels: np.ndarray) -> None:
+    for use in (labels_in, lambda labels: class_index(labels, ("a", "b"))):
+        with pytest.raises(DataError, match="column label: is missing") as error:
+            use(labels)
+        assert error.value.row == 2
+
+
+def test_classes_are_in_the_order_of_the_labels_and_numbers_in_that_of_numbers() -> None:
+    assert class_names((), {10, 9, 2}) == ("2", "9", "10")
+    assert class_names((), {"b", "a"}) == ("a", "b")
+    assert class_names(("z", "a"), {"a", "b"}) == ("z", "a")
+
+
+@pytest.mark.parametrize(("stated", "found"), [((), {"only"}), (("only",), {"a", "b"})])
+def test_one_class_is_none_to_choose_from(stated: tuple[str, ...], found: set) -> None:
+    with pytest.raises(DataError, match=r"two classes.*'only'"):
+        class_names(stated, found)
+
+
+@pytest.mark.parametrize("labels", [np.array([9, 10, 2, 9]), np.array(["9", "10", "2", "9"], dtype=object)], ids=["numbers", "strings"])
+def test_a_label_is_its_place_among_the_classes(labels: np.ndarray) -> None:
+    index = class_index(labels, ("2", "9", "10"))
+    assert index.tolist() == [1, 2, 0, 1]
+    assert index.dtype == np.int64
+
+
+def test_no_labels_have_no_places() -> None:
+    assert class_index(np.array([], dtype=object), ("a", "b")).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [(np.array(["a", "b", "c", "b"]), "'c'"), (np.array(["a", "b", "c"], dtype=object), "'c'"), (np.array([0, 1, 7]), "7")],
+)
+def test_a_label_outside_the_classes_is_refused_by_value_and_row(labels: np.ndarray, shown: str) -> None:
+    with pytest.raises(DataError, match=rf"column label: .*{shown} is outside the classes") as error:
+        class_index(labels, ("a", "b", "0", "1"))
+    assert error.value.row == 2
+
+
+def test_of_many_classes_only_the_first_are_listed() -> None:
+    with pytest.raises(DataError) as error:
+        class_index(np.array(["new"]), tuple(f"class{each}" for each in range(1000)))
+    assert "class19, …" in str(error.value)
+    assert "class20" not in str(error.value)
+
+
+def test_softmax_scores_are_sums_over_rows() -> None:
+    scores = softmax_scores(torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(7)]]), torch.tensor([0, 1, 1]))
+    assert scores["loss"].total.item() == pytest.approx(math.log(2) + math.log(4) + math.log(8 / 7))
+    assert (int(scores["accuracy"].total), scores["accuracy"].count, scores["loss"].count) == (2, 3, 3)
+
+
+def test_answers_name_the_likeliest_class_and_the_probability_of_each() -> None:
+    answers = readable(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), ("cat", "dog"))
+    assert answers == {"label": ["dog", "cat"], "probability": [0.75, 0.5], "probabilities": [[0.25, 0.75], [0.5, 0.5]]}
+
+
+def test_the_majority_is_that_of_the_training_rows() -> None:
+    train, test = Labels(0, 2, 2, 1, 2), Labels(0, 0, 0, 2, 1)
+    assert labels_of(train).tolist() == [0, 2, 2, 1, 2]
+    assert majority_class(train, test) == {"accuracy": 0.2}
+
+
+def test_the_worst_mistakes_are_wrong_rows_and_the_surest_come_first() -> None:
+    truth = np.array([0, 1, 0, 2, 1, 0])
+    p = np.array(
+        [
+            [0.1, 0.6, 0.3],  # wrong, 0.6 sure
+            [0.2, 0.7, 0.1],  # right
+            [0.4, 0.5, 0.1],  # wrong, 0.5
+            [0.8, 0.0, 0.2],  # wrong, 0.8
+            [0.0, 1.0, 0.0],  # right
+            [0.0, 0.4, 0.6],  # wrong, 0.6 again: the earlier row first, though this gave the truth less
+        ]
+    )
+    assert worst_mistakes(truth, p, 10).tolist() == [3, 0, 5, 2]
+    assert worst_mistakes(truth, p, 2).tolist() == [3, 0]
+    assert worst_mistakes(truth[[1, 4]], p[[1, 4]], 5).tolist() == []

@@ -1,0 +1,96 @@
+"""What every classifier does with labels, whatever it classifies: names to indices, scores, readable answers, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator
+
+from ..base import DataError, Mean, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# N rows, B rows of a batch, K classes
+
+
+def _no_class_twice(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"a class is stated twice: {', '.join(classes)}")
+    return classes
+
+
+Classes = Annotated[tuple[str, ...], AfterValidator(_no_class_twice)]
+"""Class names in index order; empty: those found in the training rows."""
+
+
+def labels_in(labels: np.ndarray) -> set[Any]:
+    """The different labels of a batch of raw rows. Raises DataError where one is missing."""
+    _check_present(labels)
+    return set(np.unique(labels).tolist())
+
+
+def class_names(stated: tuple[str, ...], found: Iterable[Any]) -> tuple[str, ...]:
+    """The stated names, or the labels found in the training rows, in their order. Raises DataError if there are fewer than two."""
+    names = stated or tuple(str(label) for label in sorted(found))
+    if len(names) < 2:
+        raise DataError(f"column label: a classifier needs two classes, but every training row is labelled {names[0]!r}")
+    return names
+
+
+def class_index(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """int64 (N,): where each label stands in `classes`. Raises DataError for one that does not."""
+    _check_present(labels)
+    known = {name: index for index, name in enumerate(classes)}
+    values, inverse = np.unique(labels, return_inverse=True)
+    index = np.array([known.get(str(value), -1) for value in values.tolist()], dtype=np.int64)[inverse]
+    if (index < 0).any():
+        row = int(np.argmin(index))
+        label = labels[row].item() if isinstance(labels[row], np.generic) else labels[row]
+        stated = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+        raise DataError(f"column label: {label!r} is outside the classes {stated}", row)
+    return index
+
+
+def softmax_scores(logits_BK: Tensor, label_B: Tensor) -> dict[str, Mean]:
+    """Cross-entropy (a sum) and accuracy of logits."""
+    from torch.nn.functional import cross_entropy
+
+    correct = (logits_BK.argmax(1) == label_B).sum()
+    loss = cross_entropy(logits_BK.float(), label_B, reduction="sum")
+    return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
+
+
+def readable(p_BK: np.ndarray, classes: tuple[str, ...]) -> dict[str, list]:
+    """The likeliest class of each row, its probability, and all probabilities in the order of the classes."""
+    best_B = p_BK.argmax(1)
+    return {
+        "label": [classes[k] for k in best_B],
+        "probability": p_BK[np.arange(len(p_BK)), best_B].astype(float).tolist(),
+        "probabilities": p_BK.astype(float).tolist(),
+    }
+
+
+def labels_of(rows: Rows) -> np.ndarray:
+    """int64 (N,): the class index of every prepared row."""
+    return rows.take(np.arange(len(rows)), ["label"])["label"]
+
+
+def majority_class(train: Rows, test: Rows) -> dict[str, float]:
+    """Scores on `test` of always answering the class that is commonest in `train`."""
+    commonest = np.bincount(labels_of(train)).argmax()
+    return {"accuracy": float((labels_of(test) == commonest).mean())}
+
+
+def worst_mistakes(truth_N: np.ndarray, p_NK: np.ndarray, count: int) -> np.ndarray:
+    """Up to `count` rows that are wrong, the surest first."""
+    wrong = np.flatnonzero(p_NK.argmax(1) != truth_N)
+    return wrong[np.argsort(-p_NK[wrong].max(1), kind="stable")][:count]
+
+
+def _check_present(labels: np.ndarray) -> None:
+    missing = np.array([label is None or label != label for label in labels.tolist()], dtype=bool)  # NaN alone differs from itself
+    if missing.any():
+        raise DataError("column label: is missing", int(np.argmax(missing)))
