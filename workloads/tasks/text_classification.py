@@ -1,0 +1,163 @@
+"""One label for each text, out of a fixed set of classes (softmax)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
+from . import tokens
+from .classes import (
+    Classes,
+    class_index,
+    class_names,
+    labels_in,
+    labels_of,
+    majority_class,
+    readable,
+    softmax_scores,
+    worst_mistakes,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+# N rows, B rows of a batch, T tokens of the longest text, K classes
+
+
+class TextEncoding(Encoding):
+    """Class names in index order, and the tokenizer as its own JSON."""
+
+    classes: tuple[str, ...]
+    tokenizer: str
+
+
+class TextClassification(Workload):
+    """Raw rows: `text` (N,), strings; `label` (N,), integers or strings.
+
+    Networks are called with tokens int32 (B, T), padded behind each text's end, and length int64 (B,), and answer with logits (B, K).
+    A text that is longer than `length` is cut, an unknown word counts as [UNK], an empty text is its [CLS] alone; a missing one is refused.
+    """
+
+    task: ClassVar[str] = "text classification"
+    columns: ClassVar[tuple[str, ...]] = ("text", "label")
+    length_column: ClassVar[str | None] = "length"
+    headline: ClassVar[Headline] = Headline("accuracy", "max")
+    encoding_type: ClassVar[type[Encoding]] = TextEncoding
+    requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    classes: Classes = ()
+    """Class names in index order; empty: the labels found in the training rows."""
+    tokens: Literal["words", "wordpiece"] = "words"
+    """What a text is cut into: whole words, or pieces of them as in BERT."""
+    vocabulary: int = Field(20_000, ge=8)
+    """Most tokens that are told apart, the commonest ones."""
+    frequency: int = Field(2, gt=0)
+    """How often a token must occur in the training rows to be known."""
+    length: int = Field(64, ge=3)
+    """Longest text, in tokens with its [CLS]; the rest is cut."""
+
+    def fit(self, batches: Iterable[Arrays]) -> TextEncoding:
+        labels: set[Any] = set()
+
+        def texts() -> Iterator[list[str]]:
+            for raw in batches:
+                labels.update(labels_in(raw["label"]))
+                yield texts_in(raw["text"])
+
+        reading = texts()
+        tokenizer = self.learn(reading)
+        for _ in reading:  # a tokenizer that is not learnt leaves them unread, but their labels count
+            pass
+        if not labels:
+            raise DataError("there are no training rows")
+        return TextEncoding(classes=class_names(self.classes, labels), tokenizer=tokenizer)
+
+    def learn(self, texts: Iterator[list[str]]) -> str:
+        """The tokenizer (its JSON) for batches of training texts."""
+        return tokens.learn(self.tokens, texts, vocabulary=self.vocabulary, frequency=self.frequency)
+
+    def encode(self, raw: Arrays, encoding: TextEncoding) -> dict[str, np.ndarray]:
+        tokens_NT, length_N = tokens.numbers(encoding.tokenizer, texts_in(raw["text"]), length=self.length)
+        encoded = {"tokens": tokens_NT, "length": length_N}
+        if "label" in raw:
+            encoded["label"] = class_index(raw["label"], encoding.classes)
+        return encoded
+
+    def collate(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return tokens.cut(batch)
+
+    def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
+        return softmax_scores(model(batch["tokens"], batch["length"]), batch["label"])
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"probabilities": model(batch["tokens"], batch["length"]).float().softmax(1)}
+
+    def decode(self, outputs: Arrays, encoding: TextEncoding) -> dict[str, list]:
+        return readable(outputs["probabilities"], encoding.classes)
+
+    def baselines(self, train: Rows, test: Rows, encoding: TextEncoding) -> dict[str, dict[str, float]]:
+        return {"majority_class": majority_class(train, test)}
+
+    def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TextEncoding) -> dict[str, Figure]:
+        from .figures import confusion_matrix, worst_texts
+
+        truth_N, p_NK = labels_of(test), outputs["probabilities"]
+        worst = worst_mistakes(truth_N, p_NK, 12)
+        framing = tokens.numbers(encoding.tokenizer, [""], length=self.length)[0]  # [CLS] and the like, which are in every text
+        texts = [tokens.text(encoding.tokenizer, row_T[~np.isin(row_T, framing)]) for row_T in test.take(worst, ["tokens"])["tokens"]]
+        return {
+            "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
+            "worst_mistakes": worst_texts(texts, truth_N[worst], p_NK[worst], encoding.classes),
+        }
+
+    def model_input(self, raw: Arrays) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({"text": texts_in(raw["text"])})
+
+    def inputs(self, given: Any, encoding: TextEncoding) -> dict[str, np.ndarray]:
+        """A DataFrame with a column `text`, or what makes one (a list of dicts, a dict of lists); or texts alone, in a list or an array."""
+        return self.encode({"text": _text_column(given)}, encoding)
+
+
+def texts_in(column: np.ndarray) -> list[str]:
+    """The texts of a column of raw rows. Raises DataError where one is missing, or is no text."""
+    texts = column.tolist()
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            missing = text is None or (isinstance(text, float) and np.isnan(text))
+            raise DataError(f"column text: {'is missing' if missing else f'{text!r} is not a text'}; give a string, even an empty one", row)
+        if not text.isascii():
+            _check_whole(text, row)
+    return texts
+
+
+def _check_whole(text: str, row: int) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"column text: holds half a character, {text[error.start]!r}, at place {error.start}", row) from None
+
+
+def _text_column(given: Any) -> np.ndarray:
+    """Column `text` of what a registered model was given: objects (N,), None where a text is missing."""
+    import pandas as pd
+
+    try:
+        if isinstance(given, str):
+            raise ValueError("one string is a list of letters")
+        table = pd.DataFrame(given).rename(columns=str)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a table with a column text, or a list of texts, was expected, not {type(given).__name__}: {error}") from None
+    alone = not isinstance(given, (pd.DataFrame, Mapping)) and list(table.columns) == ["0"]
+    names = list(table.columns) if alone else [name for name in table.columns if name == "text"]
+    if len(names) != 1:
+        found = "was given more than once" if names else f"is not there; columns given: {', '.join(table.columns) or 'none'}"
+        raise DataError(f"column text: {found}")
+    return table[names[0]].to_numpy(object, na_value=None)
