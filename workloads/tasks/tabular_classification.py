@@ -1,0 +1,229 @@
+"""One label for each row of a table of numbers, out of a fixed set of classes: a sigmoid for two of them, softmax for more."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import AfterValidator
+
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
+from .classes import (
+    Classes,
+    class_index,
+    class_names,
+    labels_in,
+    labels_of,
+    majority_class,
+    readable,
+    softmax_scores,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+# N rows, B rows of a batch, F features, K classes
+
+_LARGEST = float(np.finfo(np.float32).max)
+_ROUNDING = 1e-12
+
+
+def _usable(features: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(features)) < len(features) or "label" in features:
+        raise ValueError(f"a feature is stated once, and is not the label: {', '.join(features)}")
+    return features
+
+
+class TableEncoding(Encoding):
+    """Class names in index order; names of the features in order, and their means and deviations over the training rows."""
+
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
+class TabularClassification(Workload):
+    """Raw rows: `label` (N,), integers or strings; each feature (N,), numbers. A missing number (NaN, None) counts as the training mean."""
+
+    task: ClassVar[str] = "tabular classification"
+    columns: ClassVar[tuple[str, ...]] = ("label",)
+    headline: ClassVar[Headline] = Headline("accuracy", "max")
+    encoding_type: ClassVar[type[Encoding]] = TableEncoding
+
+    classes: Classes = ()
+    """Class names in index order; empty: the labels found in the training rows."""
+    features: Annotated[tuple[str, ...], AfterValidator(_usable)] = ()
+    """Columns that the label is told from, in order; empty: every column but the label."""
+
+    def choose(self, available: Sequence[str]) -> tuple[str, ...]:
+        features = self.features or tuple(name for name in available if name != "label")
+        if not features:
+            raise DataError("there is no column but label; a classifier needs features")
+        return choose_columns(("label", *features), available)
+
+    def fit(self, batches: Iterable[Arrays]) -> TableEncoding:
+        features: tuple[str, ...] = ()
+        labels: set[Any] = set()
+        moments = _Moments(np.zeros(1), np.zeros(1), np.zeros(1))
+        for raw in batches:
+            features = tuple(name for name in raw if name != "label")
+            labels |= labels_in(raw["label"])
+            moments = moments.with_rows(_matrix(raw, features))
+        if not features:
+            raise DataError("there are no training rows")
+        if empty := [name for name, count in zip(features, moments.count_F, strict=True) if not count]:
+            raise DataError(f"column {empty[0]}: is missing in every training row")
+        return TableEncoding(
+            classes=class_names(self.classes, labels),
+            features=features,
+            mean=tuple(moments.mean_F.tolist()),
+            deviation=tuple(moments.deviation_F().tolist()),
+        )
+
+    def encode(self, raw: Arrays, encoding: TableEncoding) -> dict[str, np.ndarray]:
+        x_NF = _matrix(raw, encoding.features)
+        encoded = {"features": np.where(np.isnan(x_NF), np.array(encoding.mean), x_NF)}
+        if "label" in raw:
+            encoded["label"] = class_index(raw["label"], encoding.classes)
+        return encoded
+
+    def outputs(self, encoding: TableEncoding) -> int:
+        """How many numbers the network says of a row: one for two classes, the logit of the second; else a logit for each class."""
+        return 1 if len(encoding.classes) == 2 else len(encoding.classes)
+
+    def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
+        logits, label_B = model(batch["features"]), batch["label"]
+        return sigmoid_scores(logits.squeeze(1), label_B) if logits.shape[1] == 1 else softmax_scores(logits, label_B)
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        import torch
+
+        logits = model(batch["features"]).float()
+        if logits.shape[1] == 1:
+            return {"probabilities": torch.cat([-logits, logits], 1).sigmoid()}
+        return {"probabilities": logits.softmax(1)}
+
+    def decode(self, outputs: Arrays, encoding: TableEncoding) -> dict[str, list]:
+        return readable(outputs["probabilities"], encoding.classes)
+
+    def baselines(self, train: Rows, test: Rows, encoding: TableEncoding) -> dict[str, dict[str, float]]:
+        return {"majority_class": majority_class(train, test)}
+
+    def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TableEncoding) -> dict[str, Figure]:
+        from .figures import confusion_matrix, roc_curves
+
+        truth_N, p_NK = labels_of(test), outputs["probabilities"]
+        return {
+            "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
+            "roc_curves": roc_curves(truth_N, p_NK, encoding.classes),
+        }
+
+    def model_input(self, raw: Arrays) -> pd.DataFrame:
+        import pandas as pd
+
+        # all as floats: whoever calls the registered model may then leave out any number
+        return pd.DataFrame({name: _numbers(name, column) for name, column in raw.items() if name != "label"})
+
+    def inputs(self, given: Any, encoding: TableEncoding) -> dict[str, np.ndarray]:
+        """A table: a DataFrame, or what makes one (a list of dicts, a dict of lists). Columns that are no features are passed over."""
+        import pandas as pd
+
+        try:
+            table = pd.DataFrame(given).rename(columns=str)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"a table was expected (a DataFrame, a list of dicts, a dict of lists), not {type(given).__name__}: {error}"
+            ) from None
+        _check_columns(encoding.features, list(table.columns))
+        return self.encode({name: _column(table[name]) for name in encoding.features}, encoding)
+
+
+class _Moments(NamedTuple):
+    """How many numbers there are of each feature, their mean, and the sum of their squared distances from it.
+
+    Batches are merged by these (Chan, Golub & LeVeque, 1979): sums of squares would cancel where the mean is large.
+    """
+
+    count_F: np.ndarray
+    mean_F: np.ndarray
+    square_F: np.ndarray
+
+    def with_rows(self, x_NF: np.ndarray) -> _Moments:
+        there_NF = ~np.isnan(x_NF)
+        count_F = self.count_F + there_NF.sum(0)
+        share_F = there_NF.sum(0) / np.maximum(count_F, 1)
+        mean_F = np.where(there_NF, x_NF, 0).sum(0) / np.maximum(there_NF.sum(0), 1)
+        square_F = (np.where(there_NF, x_NF - mean_F, 0) ** 2).sum(0)
+        apart_F = mean_F - self.mean_F
+        return _Moments(count_F, self.mean_F + apart_F * share_F, self.square_F + square_F + apart_F**2 * self.count_F * share_F)
+
+    def deviation_F(self) -> np.ndarray:
+        """Zero for a constant feature, which would otherwise seem to vary by rounding."""
+        deviation_F = np.sqrt(self.square_F / self.count_F)
+        return np.where(deviation_F > np.maximum(_ROUNDING * np.abs(self.mean_F), np.finfo(np.float64).tiny), deviation_F, 0.0)
+
+
+def sigmoid_scores(logit_B: Tensor, label_B: Tensor) -> dict[str, Mean]:
+    """Binary cross-entropy (a sum) and accuracy of the second class's logits."""
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    correct = ((logit_B > 0) == (label_B == 1)).sum()
+    loss = binary_cross_entropy_with_logits(logit_B.float(), label_B.float(), reduction="sum")
+    return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
+
+
+def _matrix(raw: Arrays, features: Sequence[str]) -> np.ndarray:
+    """float64 (N, F), NaN where a number is missing. Raises DataError naming column and row."""
+    return np.column_stack([_numbers(name, raw[name]) for name in features])
+
+
+def _numbers(name: str, column: np.ndarray) -> np.ndarray:
+    """float64 (N,), NaN where a number is missing."""
+    if column.ndim != 1:
+        raise DataError(f"column {name}: a value of it is an array of {column.shape[1:]}, not a number")
+    if column.dtype.kind not in "biuf":
+        values = (column if column.dtype == object else column.astype(str)).tolist()
+        odd = [row for row, value in enumerate(values) if not (value is None or isinstance(value, (Real, Decimal)))]
+        if odd:  # one "?" makes text of a whole column; then it is the "?" that is named
+            row = next((row for row in odd if not _reads_as_number(values[row])), odd[0])
+            raise DataError(f"column {name}: {values[row]!r} is not a number; model.features names the columns that are used", row)
+    x_N = column.astype(np.float64)
+    if (large := np.abs(x_N) > _LARGEST).any():
+        row = int(np.argmax(large))
+        raise DataError(f"column {name}: {x_N[row]:g} is too large, the largest is {_LARGEST:.1e}; leave a missing number empty", row)
+    return x_N
+
+
+def _reads_as_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _column(series: pd.Series) -> np.ndarray:
+    """A column of a DataFrame: numbers with NaN, or objects with None, where a value is missing."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_complex_dtype(series):
+        return series.to_numpy(np.float64, na_value=np.nan)
+    return series.to_numpy(object, na_value=None)
+
+
+def _check_columns(features: Sequence[str], given: Sequence[str]) -> None:
+    missing = [name for name in features if name not in given]
+    if missing:
+        near = {name: difflib.get_close_matches(name, given, n=1, cutoff=0.5) for name in missing[:5]}
+        sentences = [f"there is no column {name!r}" + (f", but {found[0]!r}" if found else "") for name, found in near.items()]
+        more = f"; and {len(missing) - 5} more are missing" if len(missing) > 5 else ""
+        raise DataError("; ".join(sentences) + f"{more}; columns given: {', '.join(given) or 'none'}")
+    if twice := [name for name in features if list(given).count(name) > 1]:
+        raise DataError(f"column {twice[0]}: was given more than once")
