@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Encoding, Workload
+from .base import DataError, Encoding, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,10 @@ class Served:
         import pandas as pd
         import torch
 
-        encoded = self.workload.inputs(model_input, self.encoding)
+        try:
+            encoded = self.workload.inputs(model_input, self.encoding)
+        except DataError as error:
+            raise DataError(f"row {error.row}: {error}" if error.row is not None else str(error), error.row) from None
         rows = len(next(iter(encoded.values())))
         outputs: dict[str, list[np.ndarray]] = {}
         with torch.inference_mode():

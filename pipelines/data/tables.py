@@ -88,7 +88,16 @@ def _parsed(path: Path, modified: int, size: int) -> pa.Table:
         raise DataError(f"{path.name}: cannot be read as a table: {str(error).splitlines()[0]}") from None
     if twice := {name for name in table.column_names if table.column_names.count(name) > 1}:
         raise DataError(f"{path.name}: has the column {min(twice)!r} more than once")
-    return table
+    return table.cast(pa.schema([_plain(field) for field in table.schema]))
+
+
+def _plain(field: pa.Field) -> pa.Field:
+    """Booleans and decimals as plain numbers: with gaps they would come as Python objects."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(field.type):
+        return field.with_type(pa.int8())
+    return field.with_type(pa.float64()) if pa.types.is_decimal(field.type) else field
 
 
 @functools.lru_cache(maxsize=2)

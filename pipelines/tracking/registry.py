@@ -11,11 +11,12 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.integrity import sha256
 from pipelines.tracking.mlflow import connect
@@ -24,6 +25,7 @@ from workloads.base import Arrays, Encoding, Workload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
 
 _REQUIRED = ("torch", "numpy", "pandas", "pydantic", "safetensors")
 
@@ -59,7 +61,6 @@ def register(
 def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays) -> str:
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import infer_signature
 
     model, package = scratch / "model", scratch / f"raylway_workloads_{code_version()}"
     model.mkdir()
@@ -76,14 +77,32 @@ def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, e
         loader_module=f"{package.name}.served",
         data_path=str(model),
         code_paths=[str(package)],
-        signature=infer_signature(example, answer),
+        signature=_signature(example, answer),
         input_example=example,
         pip_requirements=[
             _requirement(name) for name in (*_REQUIRED, *workload.requires)
         ],  # inferring them would start a process and take 4 s
     )
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
+        del sys.modules[name]  # MLflow imported it from `scratch`, which goes; loading the model here must find it in the model
     return logged.model_id
+
+
+def _signature(example: Any, answer: Any) -> ModelSignature:
+    """MLflow's description of input and output. A table's numbers may be of any type there: MLflow would refuse whole ones for a column
+    of fractions (3.17), and what they must be is for the workload to say."""
+    import pandas as pd
+    from mlflow.models import infer_signature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    signature = infer_signature(example, answer)
+    if isinstance(example, pd.DataFrame):
+        numeric = set(example.select_dtypes("number"))
+        columns = zip(signature.inputs.inputs, example.columns, strict=True)
+        signature.inputs = Schema([ColSpec(AnyType(), name) if name in numeric else column for column, name in columns])
+    return signature
 
 
 def code_version() -> str:

@@ -150,6 +150,8 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
+# A state comes back contiguous whatever the parameter's memory format is. Before a network is laid out otherwise (channels_last), this
+# must follow it: fused AdamW pairs elements by their place in memory (torch 2.13), and a resumed run would go wrong without a word.
 def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     states: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

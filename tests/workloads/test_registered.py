@@ -87,3 +87,18 @@ def test_the_answers_are_those_given_here(recipe: str, answers: tuple[dict, dict
             assert here[name].tolist() == there[name]
         else:
             np.testing.assert_allclose(np.array(here[name].tolist()), np.array(there[name]), rtol=1e-5, atol=1e-6)
+
+
+def test_whole_numbers_and_gaps_are_answered_too(answers: tuple[dict, dict, list], tmp_path: Path) -> None:
+    """MLflow itself would refuse them for columns that held fractions when the model was registered."""
+    import mlflow
+
+    model = mlflow.pyfunc.load_model("models:/mlp_binary/1")
+    table = model.input_example
+    whole = table.round().astype({name: "int64" for name in table.columns[:5]})
+    assert len(model.predict(whole)) == len(table)
+    gaps = table.copy()
+    gaps.iloc[0, 0] = None
+    assert len(model.predict(gaps)) == len(table)
+    with pytest.raises(Exception, match="mean_radius"):
+        model.predict(table.drop(columns="mean_radius"))

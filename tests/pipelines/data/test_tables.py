@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ def test_a_text_is_its_lines_with_their_ends(tmp_path: Path) -> None:
     lines = source.read(0, source.rows(), ["text"])["text"]
     assert "".join(lines) == content
     assert len(lines) == 4
+
+
+def test_booleans_and_decimals_with_gaps_come_as_numbers(tmp_path: Path) -> None:
+    table = pd.DataFrame({"flag": [True, None, False], "price": [Decimal("1.5"), None, Decimal("2.25")]})
+    table.to_parquet(tmp_path / "t.parquet")
+    raw = open_source(str(tmp_path / "t.parquet")).read(0, 3, ["flag", "price"])
+    np.testing.assert_array_equal(raw["flag"], [1, np.nan, 0])
+    np.testing.assert_array_equal(raw["price"], [1.5, np.nan, 2.25])
 
 
 def test_numbers_with_gaps_come_as_floats_with_nan(tmp_path: Path) -> None:
