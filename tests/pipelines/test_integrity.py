@@ -9,7 +9,7 @@ import pytest
 from pipelines.integrity import code_sha256, imported
 
 FILES = {
-    "network.py": "from .base import A\nfrom .tasks.images import B\ndef network():\n  from .layers import dense\n  from .layers.conv import C\n",
+    "network.py": "from .base import A\nfrom .tasks.images import B\ndef f():\n  from .layers import dense\n  from .layers.conv import C\n",
     "base.py": "import json\n",
     "tasks/images.py": "from ..base import A\nfrom . import helper\n\n\ndef figures():\n    from .pictures import D\n",
     "tasks/helper.py": "from .images import B\n",

@@ -95,7 +95,7 @@ def test_whole_numbers_and_gaps_are_answered_too(answers: tuple[dict, dict, list
 
     model = mlflow.pyfunc.load_model("models:/mlp_binary/1")
     table = model.input_example
-    whole = table.round().astype({name: "int64" for name in table.columns[:5]})
+    whole = table.round().astype(dict.fromkeys(table.columns[:5], "int64"))
     assert len(model.predict(whole)) == len(table)
     gaps = table.copy()
     gaps.iloc[0, 0] = None
