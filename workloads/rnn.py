@@ -1,0 +1,48 @@
+"""Recurrent networks: the plain RNN, the LSTM and the GRU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from .tasks.forecasting import Forecasting, SeriesEncoding
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Forecaster(Forecasting):
+    """Recurrent forecaster in the shape of the guide's Keras example: layers of cells, then a dense layer on the last one's answer."""
+
+    cell: Literal["rnn", "lstm", "gru"] = "lstm"
+    """The plain RNN (Elman, 1990), the LSTM (Hochreiter & Schmidhuber, 1997) or the GRU (Cho et al., 2014)."""
+    layers: int = Field(2, gt=0)
+    """Layers of cells, one upon another."""
+    width: int = Field(50, gt=0)
+    """Units of a layer, in each direction."""
+    bidirectional: bool = False
+    """Whether each layer reads the window from its end, too."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of each layer's answers silenced at each training step."""
+    residual: bool = False
+    """Whether differences to a window's last row are read and forecast, so that the level of a series does not matter."""
+
+    def network(self, encoding: SeriesEncoding) -> nn.Module:
+        """float32 windows (B, T, S), standardised, to forecasts (B, H, K)."""
+        from .layers.recurrent import Recurrent, WindowToHorizon
+
+        return WindowToHorizon(
+            Recurrent(
+                self.cell,
+                len(encoding.names),
+                self.width,
+                layers=self.layers,
+                bidirectional=self.bidirectional,
+                dropout=self.dropout,
+            ),
+            horizon=self.horizon,
+            targets=len(self.targets or encoding.names),
+            dropout=self.dropout,
+            residual=self.residual,
+        )
