@@ -1,0 +1,282 @@
+"""The next token of a text, after those before it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
+from . import tokens
+from .texts import text_column, texts_in
+from .windows import Windows
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from torch import Tensor, nn
+
+# B rows, T tokens to predict (the window), S = T + 1 with the one before them, P tokens of the longest prompt, V vocabulary
+
+_BYTES = 256
+_IGNORED = -100  # a target that torch's cross_entropy leaves out
+_COUNTED_ROWS, _WRITTEN_ROWS = 4096, 16
+_POSITIONS = 25
+_PICTURED_TOKENS, _LINE_CHARACTERS, _DARKEST, _WHITE_BELOW = 512, 85, 1e-3, 0.03
+
+
+class LanguageEncoding(Encoding):
+    """The tokenizer as its own JSON."""
+
+    tokenizer: str
+
+
+class LanguageModeling(Workload):
+    """Raw rows: `text` (N,), strings that follow one another: lines, each with its line end.
+
+    Each line is cut into tokens by itself, and the tokens of all lines are stored as one long row. Networks are called with token numbers
+    (B, T) and answer with logits (B, T, V) of the token after each, without looking ahead; called with places (B,) too, with those after
+    that token of each row alone (B, V). While scoring, windows lie end to end, so every token of a split but its first is predicted once.
+    """
+
+    task: ClassVar[str] = "language modelling"
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    ordered: ClassVar[bool] = True
+    headline: ClassVar[Headline] = Headline("loss", "min")
+    encoding_type: ClassVar[type[Encoding]] = LanguageEncoding
+    requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
+
+    tokens: Literal["characters", "bpe"] = "characters"
+    """What the text is cut into: characters, or pairs of bytes merged again and again as in GPT-2."""
+    vocabulary: int = Field(512, gt=1)
+    """Most tokens that are told apart, the commonest ones; byte pairs need 256 at least."""
+    window: int = Field(64, gt=0)
+    """Tokens that a prediction looks back on, at most."""
+    stride: int | None = Field(None, gt=0)
+    """Tokens between the beginnings of two training windows; default: the window, so that an epoch holds each token once."""
+    prompt: str = Field("\n", min_length=1)
+    """Text that samples begin with, and answers to an empty prompt."""
+    sample_tokens: int = Field(200, gt=0)
+    """Tokens of a sample, and of a registered model's answer."""
+    temperature: float = Field(0.8, ge=0)
+    """How freely samples and answers are drawn: 1 as the network says, less keeps to what is likely, 0 always takes the likeliest."""
+    top_k: int | None = Field(None, gt=0)
+    """Only so many of the likeliest tokens are drawn from; default: all."""
+
+    @model_validator(mode="after")
+    def _room_for_every_byte(self) -> LanguageModeling:
+        if self.tokens == "bpe" and self.vocabulary < _BYTES:
+            raise ValueError(f"model.vocabulary={self.vocabulary} is too small for byte pairs, which begin with {_BYTES} bytes")
+        return self
+
+    def fit(self, batches: Iterable[Arrays]) -> LanguageEncoding:
+        rows = 0
+
+        def texts() -> Iterator[list[str]]:
+            nonlocal rows
+            for raw in batches:
+                rows += len(raw["text"])
+                yield texts_in(raw["text"])
+
+        tokenizer = tokens.learn(self.tokens, texts(), vocabulary=self.vocabulary)
+        if not rows:
+            raise DataError("there are no training rows")
+        return LanguageEncoding(tokenizer=tokenizer)
+
+    def encode(self, raw: Arrays, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
+        """`token` int32: not as many as rows were given."""
+        return {"token": tokens.stream(encoding.tokenizer, texts_in(raw["text"]))}
+
+    def examples(self, stored: Rows, *, training: bool) -> Rows:
+        if len(stored) <= self.window:
+            raise DataError(f"{len(stored):,} tokens are too few: model.window={self.window} takes {self.window + 1} at least")
+        return Windows(stored, length=self.window + 1, stride=self.stride or self.window) if training else EndToEnd(stored, self.window)
+
+    def count(self, rows: int, *, training: bool) -> int | None:
+        return None
+
+    def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
+        """Cross-entropy in nats (a sum over tokens) and accuracy of the next token."""
+        from torch.nn.functional import cross_entropy
+
+        token_BS = batch["token"].long()
+        logits_BTV, target_BT = model(token_BS[:, :-1]), token_BS[:, 1:]
+        count: int | Tensor = target_BT.numel()
+        if "fresh" in batch:
+            target_BT = target_BT.where(batch["fresh"], _IGNORED)
+            count = batch["fresh"].sum()
+        correct = (logits_BTV.argmax(2) == target_BT).sum()
+        loss = cross_entropy(logits_BTV.flatten(0, 1).float(), target_BT.flatten(), reduction="sum", ignore_index=_IGNORED)
+        return {"loss": Mean(loss, count), "accuracy": Mean(correct, count)}
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`nll` (B, T): minus the logarithm of the probability that each token was given."""
+        from torch.nn.functional import cross_entropy
+
+        token_BS = batch["token"].long()
+        logits_BTV = model(token_BS[:, :-1]).float()
+        return {"nll": cross_entropy(logits_BTV.transpose(1, 2), token_BS[:, 1:], reduction="none")}
+
+    def baselines(self, train: Rows, test: Rows, encoding: LanguageEncoding) -> dict[str, dict[str, float]]:
+        """Always the same probabilities: how often each token was predicted in training, and once more."""
+        size = tokens.size(encoding.tokenizer)
+        seen_V, asked_V = _targets(train, size) + 1, _targets(test, size)
+        loss = -(asked_V * np.log(seen_V / seen_V.sum())).sum() / asked_V.sum()
+        return {"unigram": {"loss": float(loss), "accuracy": float(asked_V[seen_V.argmax()] / asked_V.sum())}}
+
+    def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: LanguageEncoding) -> dict[str, Figure]:
+        nll_BT = outputs["nll"]
+        shown = test.take(np.arange(min(len(test), -(-_PICTURED_TOKENS // self.window))))
+        token_N, nll_N = shown["token"][:, 1:][shown["fresh"]], nll_BT[: len(shown["fresh"])][shown["fresh"]]
+        pieces = [tokens.text(encoding.tokenizer, [token]) for token in token_N[:_PICTURED_TOKENS].tolist()]
+        return {"loss_by_position": _loss_by_position(nll_BT), "passage": _passage(pieces, np.exp(-nll_N[:_PICTURED_TOKENS]))}
+
+    def sample(self, model: nn.Module, encoding: LanguageEncoding) -> str:
+        """The prompt and what the network goes on with."""
+        import torch
+
+        begun_BP, length_B = self._begin([self.prompt], encoding)
+        device = next(model.parameters()).device
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            written_BN = self._write(model, torch.from_numpy(begun_BP).to(device), torch.from_numpy(length_B).to(device))
+        model.train(training)
+        return self.prompt + tokens.text(encoding.tokenizer, written_BN[0].tolist())
+
+    @property
+    def sample_rows(self) -> int:
+        return 4
+
+    def model_input(self, raw: Arrays) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({"prompt": raw["text"].tolist()})
+
+    def inputs(self, given: Any, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
+        """A DataFrame with a column `prompt`, or what makes one; or a list of strings.
+
+        Of a long prompt the last `window` tokens count, an empty one is `model.prompt`, a character never met in training is [UNK].
+        """
+        token_BP, length_B = self._begin(texts_in(text_column(given, "prompt"), "prompt"), encoding)
+        return {"token": token_BP, "length": length_B}
+
+    def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`token` (B, sample_tokens): how each prompt goes on. The same for the same prompt, whatever other prompts stand beside it."""
+        import torch
+
+        parts = zip(batch["token"].split(_WRITTEN_ROWS), batch["length"].split(_WRITTEN_ROWS), strict=True)
+        return {"token": torch.cat([self._write(model, *part) for part in parts])}
+
+    def decode(self, outputs: Arrays, encoding: LanguageEncoding) -> dict[str, list]:
+        return {"text": [tokens.text(encoding.tokenizer, row) for row in outputs["token"].tolist()]}
+
+    def task_settings(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", include={"tokens", "vocabulary"})  # no other changes what is stored
+
+    def _begin(self, prompts: Sequence[str], encoding: LanguageEncoding) -> tuple[np.ndarray, np.ndarray]:
+        """(the last tokens of each prompt, at most the window, int32 (B, P); how many they are, int64 (B,))."""
+        # a prompt is cut into tokens line by line, as the training text was
+        begun = [tokens.stream(encoding.tokenizer, re.findall(r".*\n|.+", prompt or self.prompt))[-self.window :] for prompt in prompts]
+        length_B = np.array([len(row) for row in begun], np.int64)
+        token_BP = np.zeros((len(begun), length_B.max(initial=1)), np.int32)
+        for row, its in enumerate(begun):
+            token_BP[row, : len(its)] = its
+        return token_BP, length_B
+
+    def _write(self, model: nn.Module, token_BP: Tensor, length_B: Tensor) -> Tensor:
+        from ..layers.decoder import write
+
+        return write(
+            model,
+            token_BP,
+            length_B,
+            tokens=self.sample_tokens,
+            window=self.window,
+            temperature=self.temperature,
+            top_k=self.top_k,
+        )
+
+
+class EndToEnd:
+    """Rows (workloads.base.Rows) that are windows of tokens to predict, each with the token before it, one beginning where another ends.
+
+    `token` (B, S). The last window reaches back, so that it is as long as the others; `fresh` (B, T) is False where a token of it was
+    predicted in the window before.
+    """
+
+    def __init__(self, stored: Rows, window: int) -> None:
+        self._stored, self._window = stored, window
+
+    def __len__(self) -> int:
+        return -(-(len(self._stored) - 1) // self._window)
+
+    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        begin_B = np.asarray(index, np.int64) * self._window
+        last = len(self._stored) - 1 - self._window
+        places_BS = np.minimum(begin_B, last)[:, None] + np.arange(self._window + 1)
+        token_BS = self._stored.take(places_BS.reshape(-1), ["token"])["token"].reshape(places_BS.shape)
+        taken = {"token": token_BS, "fresh": places_BS[:, 1:] > begin_B[:, None]}
+        return {name: taken[name] for name in columns or taken}
+
+
+def _targets(windows: Rows, size: int) -> np.ndarray:
+    """int64 (V,): how often each of `size` tokens is predicted."""
+    count_V = np.zeros(size, np.int64)
+    for start in range(0, len(windows), _COUNTED_ROWS):
+        taken = windows.take(np.arange(start, min(start + _COUNTED_ROWS, len(windows))))
+        target_BT = taken["token"][:, 1:]
+        count_V += np.bincount(target_BT[taken["fresh"]] if "fresh" in taken else target_BT.reshape(-1), minlength=size)
+    return count_V
+
+
+def _loss_by_position(nll_BT: np.ndarray) -> Figure:
+    """Whether more context helps: the loss at each place of the window, of places further on several together, with its standard error."""
+    from matplotlib.figure import Figure
+
+    window = nll_BT.shape[1]
+    edges = np.unique(np.geomspace(1, window + 1, _POSITIONS).round().astype(int))
+    groups = [nll_BT[:, first - 1 : after - 1] for first, after in itertools.pairwise(edges.tolist())]
+    context, mean = (edges[:-1] + edges[1:] - 1) / 2, np.array([group.mean() for group in groups])
+    error = np.array([group.std() / np.sqrt(group.size) for group in groups])
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(context, mean - error, mean + error, alpha=0.25, linewidth=0, label="standard error")
+    axes.plot(context, mean, marker=".", label="test loss")
+    axes.axhline(nll_BT.mean(), color="grey", linestyle=":", label=f"mean {nll_BT.mean():.3f}")
+    axes.set(title="Does more context help?", xlabel="tokens that the prediction looks back on", ylabel="nats a token", xscale="log")
+    powers = 2 ** np.arange(window.bit_length())
+    axes.set_xticks(powers, [str(power) for power in powers])
+    axes.minorticks_off()
+    axes.legend()
+    return figure
+
+
+def _passage(pieces: Sequence[str], p_N: np.ndarray) -> Figure:
+    """A text whose characters stand on the colour of the probability that their token was given."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+    cells, row, column = [], 0, 0
+    for piece, p in zip(pieces, p_N.tolist(), strict=True):
+        for character in piece:
+            shown = "↵" if character == "\n" else character if character.isprintable() else "·"
+            cells.append((row, column, shown, p))
+            row, column = (row + 1, 0) if character == "\n" or column + 1 == _LINE_CHARACTERS else (row, column + 1)
+    p_RC = np.full((cells[-1][0] + 1, 1 + max(column for _, column, _, _ in cells)), np.nan)
+    for row, column, _, p in cells:
+        p_RC[row, column] = p
+    figure = Figure(figsize=(2 + 0.12 * p_RC.shape[1], 1.2 + 0.25 * p_RC.shape[0]), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(p_RC, cmap="Oranges_r", norm=LogNorm(_DARKEST, 1, clip=True), aspect="auto")
+    for row, column, character, p in cells:
+        colour = "white" if p < _WHITE_BELOW else "black"
+        axes.text(column, row, character, family="monospace", fontsize=9, color=colour, ha="center", va="center", parse_math=False)
+    axes.axis("off")
+    axes.set_title("The first test tokens, on the colour of the probability that each was given", loc="left")
+    figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, format="{x:g}")
+    return figure
