@@ -84,7 +84,7 @@ def test_mlflow_has_what_one_wants_to_see(one_worker, tracked):
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", found.data.tags["data.fingerprint"])
     assert {"config.yaml", "versions.json", "figures"} <= {file.path for file in client.list_artifacts(one_worker["run_id"])}
     figures = {file.path for file in client.list_artifacts(one_worker["run_id"], "figures")}
-    assert figures == {"figures/curves.png", "figures/confusion_matrix.png"}
+    assert figures == {f"figures/{name}.png" for name in ("curves", "confusion_matrix", "worst_mistakes")}
     history = client.get_metric_history(one_worker["run_id"], "loss")
     assert [point.step for point in history] == list(range(1, 41))
     assert [point.value for point in history] == losses(tracked, one_worker)

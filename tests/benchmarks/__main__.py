@@ -9,10 +9,16 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import delivery, startup, throughput, tracking
+from tests.benchmarks import delivery, figures, startup, throughput, tracking
 from tests.benchmarks.rows import Row
 
-BENCHMARKS = {"throughput": throughput.measure, "delivery": delivery.measure, "tracking": tracking.measure, "startup": startup.measure}
+BENCHMARKS = {
+    "throughput": throughput.measure,
+    "delivery": delivery.measure,
+    "tracking": tracking.measure,
+    "startup": startup.measure,
+    "figures": figures.measure,
+}
 _WIDTH = 140
 
 

@@ -15,18 +15,19 @@ from pipelines import prepare
 from pipelines.config import load
 from pipelines.data.order import Order
 from pipelines.data.prepared import Dataset, MappedRows
-from tests.benchmarks import mnist
 from tests.benchmarks.rows import Row, interleave, ratio_at_least
+from tests.benchmarks.shared_data import MNIST, present
 
+_BATCH = 128
 _EPOCHS = 20  # a round: long enough to time, and more epochs than Order remembers
 
 
 def measure(*, pairs: int = 15) -> list[Row]:
-    if not mnist.present("delivery"):
+    if not present("delivery", MNIST):
         return []
     with tempfile.TemporaryDirectory() as storage:
         rows = _prepared(Path(storage)).train
-        order = Order(len(rows), mnist.BATCH, seed=0)
+        order = Order(len(rows), _BATCH, seed=0)
         arrays = rows.take(np.arange(len(rows)))
         images, labels = arrays["image"], arrays["label"]
         rates = interleave(
@@ -38,7 +39,7 @@ def measure(*, pairs: int = 15) -> list[Row]:
 
 
 def _prepared(storage: Path) -> Dataset:
-    run = load("cnn", mnist.overrides(storage)).run
+    run = load("cnn", [f"data.source={MNIST}", f"storage={storage}", f"train.batch={_BATCH}"]).run
     return prepare.prepare(run, prepare.plan(run), prepare.in_process)
 
 

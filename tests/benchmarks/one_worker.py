@@ -1,6 +1,6 @@
 """What a Ray worker does, without Ray: `pipelines.training.worker.work` on a prepared dataset, in this process.
 
-`python -m tests.benchmarks.one_worker key=value…` prints samples per second as JSON.
+`python -m tests.benchmarks.one_worker RECIPE key=value…` prints samples per second as JSON.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from pipelines import prepare
 from pipelines.config import load
 from pipelines.folder import RunFolder
 from pipelines.training.worker import Job, work
-from tests.benchmarks.mnist import THREADS
 
 
-def main(overrides: Sequence[str]) -> None:
-    run = load("cnn", overrides).run
+def main(recipe: str, overrides: Sequence[str]) -> None:
+    run = load(recipe, overrides).run
     plan = prepare.plan(run)
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(run, RunFolder(Path(folder)), plan.folder, run.identity(plan.fingerprint), THREADS)
+        job = Job(run, RunFolder(Path(folder)), plan.folder, run.identity(plan.fingerprint), run.scale.threads or 1)
         outcome = work(job, rank=0, world_size=1, device="cpu")
     print(json.dumps({"samples_per_second": outcome.samples_per_second}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

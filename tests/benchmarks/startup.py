@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import tempfile
 
-from tests.benchmarks import mnist
 from tests.benchmarks.processes import run_module
 from tests.benchmarks.rows import Row, ratio_at_most
+from tests.benchmarks.shared_data import MNIST, present
 
 
 def measure(*, rounds: int = 3) -> list[Row]:
     floor, cold, warm, plain = [], [], [], []
-    images = mnist.present("startup of the plain loop")
+    images = present("startup of the plain loop", MNIST)
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as storage:
             floor.append(_floor(storage))
@@ -43,5 +43,4 @@ def _ours(storage: str, *, lr: float) -> float:
 
 
 def _plain() -> float:
-    arguments = (str(mnist.IMAGES), "1", str(mnist.BATCH), str(mnist.THREADS))
-    return run_module("tests.benchmarks.plain_loop", *arguments)["first_step_seconds"]
+    return run_module("tests.benchmarks.plain_loop", str(MNIST), "1", "128", "2")["first_step_seconds"]
