@@ -43,7 +43,7 @@ LSTM = Case(
     (
         "data.splits={train: 8640, validation: 2880, test: 2880}",
         *("model.time=date", "model.series=[OT]", "model.targets=[OT]", "model.window=96", "model.horizon=24"),
-        *("train.epochs=2", "train.batch=128", "train.eval_every=10000"),
+        *("train.epochs=2", "train.batch=128", "train.micro_batch=64", "train.eval_every=10000"),
     ),
     "plain_lstm",
     (str(ETTH1), "2", "128"),
@@ -53,8 +53,8 @@ GPT = Case(
     "gpt",
     SHAKESPEARE,
     (
-        *("data.splits={train: 0.9, validation: 0.05, test: 0.05}", "model.stride=1", "train.steps=300", "train.batch=12"),
-        *("optim.clip=1.0", "train.eval_every=10000"),
+        *("data.splits={train: 0.9, validation: 0.05, test: 0.05}", "model.tokens=characters", "model.vocabulary=512"),
+        *("model.layers=4", "model.stride=1", "model.activation=gelu_tanh", "train.steps=300", "train.batch=12", "train.eval_every=10000"),
     ),
     "plain_gpt",
     (str(SHAKESPEARE), "300", "12"),
