@@ -86,7 +86,7 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
         else:
             workload.initialize(model)
         start = max(start, 0)
-        look = functools.partial(_look, job, group, validation, encoding, journal)
+        look = functools.partial(_look, job, group, validation, encoding, journal, model)
         timing = _train(job, group, examples, model, optimizer, journal, look, first=start, last=steps)
     trained = time.time()
     metrics, outputs = _score(job, group, test, model)
@@ -194,9 +194,18 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
         )
 
 
-def _look(job: Job, group: Group, validation: Rows, encoding: Encoding, journal: Journal | None, model: nn.Module, step: int) -> None:
-    """Score the validation examples, and let the workload show what it can do."""
-    scores = _evaluate(job, group, validation, model)
+def _look(
+    job: Job,
+    group: Group,
+    validation: Rows,
+    encoding: Encoding,
+    journal: Journal | None,
+    model: nn.Module,
+    compiled: nn.Module,
+    step: int,
+) -> None:
+    """Score the validation examples, and let the workload show what it can do (uncompiled: text that grows would compile at each length)."""
+    scores = _evaluate(job, group, validation, compiled)
     if journal:
         sample = job.run.model.sample(model, encoding)
         journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})

@@ -21,6 +21,7 @@ from .classes import (
     softmax_scores,
     worst_mistakes,
 )
+from .texts import text_column, texts_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,41 +124,4 @@ class TextClassification(Workload):
 
     def inputs(self, given: Any, encoding: TextEncoding) -> dict[str, np.ndarray]:
         """A DataFrame with a column `text`, or what makes one (a list of dicts, a dict of lists); or texts alone, in a list or an array."""
-        return self.encode({"text": _text_column(given)}, encoding)
-
-
-def texts_in(column: np.ndarray) -> list[str]:
-    """The texts of a column of raw rows. Raises DataError where one is missing, or is no text."""
-    texts = column.tolist()
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            missing = text is None or (isinstance(text, float) and np.isnan(text))
-            raise DataError(f"column text: {'is missing' if missing else f'{text!r} is not a text'}; give a string, even an empty one", row)
-        if not text.isascii():
-            _check_whole(text, row)
-    return texts
-
-
-def _check_whole(text: str, row: int) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"column text: holds half a character, {text[error.start]!r}, at place {error.start}", row) from None
-
-
-def _text_column(given: Any) -> np.ndarray:
-    """Column `text` of what a registered model was given: objects (N,), None where a text is missing."""
-    import pandas as pd
-
-    try:
-        if isinstance(given, str):
-            raise ValueError("one string is a list of letters")
-        table = pd.DataFrame(given).rename(columns=str)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"a table with a column text, or a list of texts, was expected, not {type(given).__name__}: {error}") from None
-    alone = not isinstance(given, (pd.DataFrame, Mapping)) and list(table.columns) == ["0"]
-    names = list(table.columns) if alone else [name for name in table.columns if name == "text"]
-    if len(names) != 1:
-        found = "was given more than once" if names else f"is not there; columns given: {', '.join(table.columns) or 'none'}"
-        raise DataError(f"column text: {found}")
-    return table[names[0]].to_numpy(object, na_value=None)
+        return self.encode({"text": text_column(given)}, encoding)
