@@ -204,7 +204,7 @@ def _look(
     compiled: nn.Module,
     step: int,
 ) -> None:
-    """Score the validation examples, and let the workload show what it can do (uncompiled: text that grows would compile at each length)."""
+    """Score the validation examples, and let the workload show what it can do; the last uncompiled, for a text grows at every token."""
     scores = _evaluate(job, group, validation, compiled)
     if journal:
         sample = job.run.model.sample(model, encoding)
