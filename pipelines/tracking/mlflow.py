@@ -223,7 +223,12 @@ def connect(uri: str) -> MlflowClient:
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     import mlflow
 
-    mlflow.set_tracking_uri(uri)
+    theirs = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)  # writes the environment too, where the next run of this process would take it for the user's wish
+    if theirs is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = theirs
     return mlflow.MlflowClient(uri)
 
 

@@ -151,3 +151,12 @@ def test_a_bad_address_is_refused_before_anything_starts(uri, sentence):
     with pytest.raises(StorageError, match=sentence) as raised:
         mlflow.check(uri)
     assert SECRET not in str(raised.value)
+
+
+def test_connecting_does_not_decide_where_the_next_run_of_this_process_is_tracked(place, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.connect(f"sqlite:///{place}/mlflow.db")
+    assert mlflow.tracking_uri(place / "elsewhere", None) == f"sqlite:///{place}/elsewhere/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///theirs.db")
+    mlflow.connect(f"sqlite:///{place}/mlflow.db")
+    assert mlflow.tracking_uri(place, None) == "sqlite:///theirs.db"
