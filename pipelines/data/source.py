@@ -1,0 +1,206 @@
+"""What a source of raw rows is, whatever its format: numbered rows, read in ranges by any process, a few thousand at a time.
+
+A *reader* is one file. A *source* is all that a recipe names: its files one after another, under the columns' names of the task.
+All are frozen and picklable. Row numbers count the rows that can be read; those a reader itself left out (data.on_bad_row=skip) are
+told apart by `skipped`.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipelines.data.files import File, identity
+from workloads.base import Arrays, DataError
+
+BATCH_ROWS = 8192
+"""Most rows that a reader gives at once."""
+_TOLD = 10
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Rows that were left out: how many, and the first ten as sentences (file, row, what was wrong)."""
+
+    count: int = 0
+    examples: tuple[str, ...] = ()
+
+    def __add__(self, other: Skipped) -> Skipped:
+        return Skipped(self.count + other.count, (*self.examples, *other.examples)[:_TOLD])
+
+
+class Reader(Protocol):
+    def columns(self) -> tuple[str, ...]:
+        """The names of its columns. Raises DataError."""
+        ...
+
+    def rows(self) -> int:
+        """How many rows can be read. Raises DataError."""
+        ...
+
+    def starts(self) -> Sequence[int]:
+        """Row numbers, 0 first, at which reading can begin without reading what lies before: work is divided there."""
+        ...
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        """Rows [start, stop) of `columns` in order, at most BATCH_ROWS at a time. Raises DataError, its row counted within the batch.
+
+        Numbers; Python strings or bytes (dtype object), None where one is missing; a value that could not be read is a DataError.
+        """
+        ...
+
+    def skipped(self) -> Skipped:
+        """What the reader itself left out."""
+        ...
+
+    def place(self, row: int) -> str:
+        """Where a row is, for people: file and row as the file counts them, from 0."""
+        ...
+
+
+class Source(Reader, Protocol):
+    @property
+    def label(self) -> str:
+        """A short name, for run names and people."""
+        ...
+
+    def identity(self) -> dict[str, str]:
+        """What the content is: file -> hash, or package -> version. Equal identities mean equal rows. Cheap the second time."""
+        ...
+
+
+class Chain:
+    """Readers one after another, as one."""
+
+    readers: Sequence[Reader]
+
+    def rows(self) -> int:
+        return self._edges[-1]
+
+    def starts(self) -> list[int]:
+        return [edge + start for edge, reader in zip(self._edges, self.readers, strict=False) if reader.rows() for start in reader.starts()]
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        for edge, reader in zip(self._edges, self.readers, strict=False):
+            low, high = max(start - edge, 0), min(stop - edge, reader.rows())
+            if low < high:
+                yield from reader.read(low, high, columns)
+
+    def skipped(self) -> Skipped:
+        return sum((reader.skipped() for reader in self.readers), Skipped())
+
+    def place(self, row: int) -> str:
+        number = bisect.bisect_right(self._edges, row) - 1
+        return self.readers[number].place(row - self._edges[number])
+
+    @property
+    def sizes(self) -> list[int]:
+        return [reader.rows() for reader in self.readers]
+
+    @cached_property
+    def _edges(self) -> list[int]:
+        """The row at which each reader begins, and the row behind the last."""
+        return list(itertools.accumulate(self.sizes, initial=0))
+
+
+@dataclass(frozen=True)
+class Files(Chain):
+    """The rows of several readers; `files` are what these read, `scratch` a folder for what is remembered of them."""
+
+    label: str
+    readers: tuple[Reader, ...]
+    files: tuple[File, ...]
+    scratch: Path
+
+    def identity(self) -> dict[str, str]:
+        return identity(self.files, self.scratch)
+
+    def columns(self) -> tuple[str, ...]:
+        first = self.readers[0].columns()
+        for reader, file in zip(self.readers[1:], self.files[1:], strict=False):
+            if odd := set(reader.columns()) ^ set(first):
+                raise DataError(f"{file.name}: its columns are not those of {self.files[0].name}: {min(odd)!r} is in one of them only")
+        return first
+
+
+@dataclass(frozen=True)
+class Together(Chain):
+    """Several sources: the splits that a recipe gives as sources of their own."""
+
+    names: tuple[str, ...]
+    readers: tuple[Source, ...]
+
+    @property
+    def label(self) -> str:
+        return self.readers[0].label
+
+    def identity(self) -> dict[str, str]:
+        parts = zip(self.names, self.readers, strict=True)
+        return {f"{split}: {name}": content for split, source in parts for name, content in source.identity().items()}
+
+    def columns(self) -> tuple[str, ...]:
+        """Those that all have, in the order of the first."""
+        others = [set(source.columns()) for source in self.readers[1:]]
+        return tuple(name for name in self.readers[0].columns() if all(name in there for there in others))
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A source under other column names: `names` maps those that the task asks for to the source's own."""
+
+    source: Source
+    names: tuple[tuple[str, str], ...]
+
+    @property
+    def label(self) -> str:
+        return self.source.label
+
+    def identity(self) -> dict[str, str]:
+        return self.source.identity() | {f"column {ours}": theirs for ours, theirs in self.names}
+
+    def columns(self) -> tuple[str, ...]:
+        ours = {theirs: ours for ours, theirs in self.names}
+        there = self.source.columns()
+        if missing := [theirs for theirs in ours if theirs not in there]:
+            raise DataError(f"data.columns: there is no column {missing[0]!r}; columns: {', '.join(there)}")
+        return tuple(ours.get(name, name) for name in there)
+
+    def rows(self) -> int:
+        return self.source.rows()
+
+    def starts(self) -> Sequence[int]:
+        return self.source.starts()
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        theirs = dict(self.names)
+        for raw in self.source.read(start, stop, [theirs.get(name, name) for name in columns]):
+            yield {name: raw[theirs.get(name, name)] for name in columns}
+
+    def skipped(self) -> Skipped:
+        return self.source.skipped()
+
+    def place(self, row: int) -> str:
+        return self.source.place(row)
+
+
+def batches_of(columns: Arrays, start: int, stop: int) -> Iterator[Arrays]:
+    """Rows [start, stop) of columns that are in memory (or mapped into it), BATCH_ROWS at a time."""
+    for low in range(start, stop, BATCH_ROWS):
+        yield {name: column[low : min(low + BATCH_ROWS, stop)] for name, column in columns.items()}
+
+
+def even_starts(rows: int) -> range:
+    """Where reading may begin if it can begin anywhere."""
+    return range(0, max(rows, 1), BATCH_ROWS)
+
+
+def joined(batches: Sequence[Arrays]) -> Arrays:
+    """Several batches as one."""
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} if batches else {}
