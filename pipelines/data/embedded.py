@@ -12,12 +12,13 @@ import io
 import platform
 import sysconfig
 import tokenize
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipelines.data.source import Skipped, batches_of, even_starts
 from workloads.base import Arrays
 
 
@@ -39,9 +40,18 @@ class Embedded:
     def rows(self) -> int:
         return len(next(iter(self.make().values())))
 
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Arrays:
+    def starts(self) -> Sequence[int]:
+        return even_starts(self.rows())
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         made = self.make()
-        return {name: made[name][start:stop] for name in columns}
+        return batches_of({name: made[name] for name in columns}, start, stop)
+
+    def skipped(self) -> Skipped:
+        return Skipped()
+
+    def place(self, row: int) -> str:
+        return f"{self.label}, row {row:,}"
 
 
 @functools.cache

@@ -1,93 +1,128 @@
-"""Raw rows: what a source holds and how a range of them is read. Each source is frozen and picklable; any process can read any range."""
+"""Which reader reads what a recipe names: an embedded data set, files of any format anywhere, a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
+from pipelines.data import files
 from pipelines.data.embedded import EMBEDDED
-from pipelines.data.idx import Idx
-from pipelines.data.tables import Table, Text
-from workloads.base import Arrays, DataError
+from pipelines.data.files import File
+from pipelines.data.readers import idx
+from pipelines.data.readers.arrays import Npy, Npz
+from pipelines.data.readers.columnar import Arrow, Parquet
+from pipelines.data.readers.delimited import Delimited
+from pipelines.data.readers.hub import Hub, is_saved
+from pipelines.data.readers.image_folder import ImageFolder, pictures_in
+from pipelines.data.readers.jsonlines import JsonLines
+from pipelines.data.readers.opened import Opened
+from pipelines.data.readers.plain_text import PlainText
+from pipelines.data.source import Files, Reader, Renamed, Source, Together
+from pipelines.data.splits import SPELLINGS, SPLITS
+from workloads.base import DataError
 
-_TABLES = (".csv", ".tsv", ".parquet")
-_TEXTS = (".txt", ".md")
-_NO_NAMES: Mapping[str, str] = {}
-
-
-class Source(Protocol):
-    @property
-    def label(self) -> str:
-        """A short name, for run names and people."""
-        ...
-
-    def identity(self) -> dict[str, str]:
-        """What the content is: file -> sha256, or package -> version. Equal identities mean equal rows."""
-        ...
-
-    def columns(self) -> tuple[str, ...]:
-        """The names of its columns. Raises DataError."""
-        ...
-
-    def rows(self) -> int:
-        """How many rows there are. Raises DataError."""
-        ...
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Arrays:
-        """Rows [start, stop) of `columns`: numbers, or Python strings with None where one is missing. Raises DataError."""
-        ...
+_HUB = "hf://"
+_ENTERED: Mapping[str, Callable[[File], Reader]] = {
+    ".parquet": Parquet,
+    ".arrow": Arrow,
+    ".feather": Arrow,
+    ".ipc": Arrow,
+    ".npy": Npy,
+    ".npz": Npz,
+}
+_PARSED: Mapping[str, Callable[[File, Path, bool], Reader]] = {
+    ".csv": Delimited,
+    ".tsv": Delimited,
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".json": JsonLines,
+    ".txt": PlainText,
+    ".md": PlainText,
+}
 
 
 @dataclass(frozen=True)
-class Renamed:
-    """A source under other column names: `names` maps those that the task asks for to the source's own."""
+class Reading:
+    """How what a recipe names is to be read."""
 
-    source: Source
-    names: tuple[tuple[str, str], ...]
-
-    @property
-    def label(self) -> str:
-        return self.source.label
-
-    def identity(self) -> dict[str, str]:
-        return self.source.identity() | {f"column {ours}": theirs for ours, theirs in self.names}
-
-    def columns(self) -> tuple[str, ...]:
-        ours = {theirs: ours for ours, theirs in self.names}
-        there = self.source.columns()
-        if missing := [theirs for theirs in ours if theirs not in there]:
-            raise DataError(f"data.columns: there is no column {missing[0]!r}; columns: {', '.join(there)}")
-        return tuple(ours.get(name, name) for name in there)
-
-    def rows(self) -> int:
-        return self.source.rows()
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Arrays:
-        theirs = dict(self.names)
-        raw = self.source.read(start, stop, [theirs.get(name, name) for name in columns])
-        return {name: raw[theirs.get(name, name)] for name in columns}
+    scratch: Path
+    """A folder for what may be remembered of it."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Columns that the task asks for -> the source's own names of them."""
+    paths: tuple[str, ...] = ()
+    """Columns that may hold paths of files, of which the content is given."""
+    skip: bool = False
+    """Leave rows out that cannot even be read."""
 
 
-def open_source(text: str, names: Mapping[str, str] = _NO_NAMES) -> Source:
-    """What `data.source` names, its columns renamed as `names` (ours -> theirs) says. Raises DataError."""
-    source = _open(text)
-    return Renamed(source, tuple(sorted(names.items()))) if names else source
+def open_source(text: str, how: Reading) -> Source:
+    """What `text` names: an embedded data set, a path, a glob, a URI, or hf://name[:config]. Raises DataError.
 
-
-def _open(text: str) -> Source:
+    A data set of the hub that has a training split and others is Together, as if each had been given.
+    """
     if text in EMBEDDED:
-        return EMBEDDED[text]
-    if "://" in text:
-        raise DataError(f"{text}: only local files and embedded data ({', '.join(EMBEDDED)}) are read yet")
+        return _renamed(EMBEDDED[text], how)
+    if text.startswith(_HUB):
+        return _of_hub(text, how)
+    if "://" not in text and files.is_folder(text) and is_saved(Path(text).expanduser()):
+        return _of_hub(f"{_HUB}{Path(text).expanduser().absolute()}", how)
+    found = _renamed(_of_files(text, how), how)
+    if set(how.paths) & set(found.columns()):
+        return Opened(found, how.paths, _folder_of(text))
+    return found
+
+
+def open_together(texts: Mapping[str, str], how: Reading) -> Together:
+    """Splits that are sources of their own, by name; of a data set of the hub that has several, the one of that name. Raises DataError."""
+    found = {}
+    for split, text in texts.items():
+        source = open_source(text, how)
+        found[split] = dict(zip(source.names, source.readers, strict=True)).get(split, source) if isinstance(source, Together) else source
+    return Together(tuple(found), tuple(found.values()))
+
+
+def _renamed(source: Source, how: Reading) -> Source:
+    return Renamed(source, tuple(sorted(how.names.items()))) if how.names else source
+
+
+def _of_hub(text: str, how: Reading) -> Source:
+    there = {SPELLINGS[name.lower()]: name for name in Hub(text, None, how.scratch).splits() if name.lower() in SPELLINGS}
+    if 0 not in there or len(there) == 1:
+        return _renamed(Hub(text, there.get(0), how.scratch), how)
+    splits = {SPLITS[number]: _renamed(Hub(text, there[number], how.scratch), how) for number in sorted(there)}
+    return Together(tuple(splits), tuple(splits.values()))
+
+
+def _folder_of(text: str) -> str:
+    """What the paths in a table are relative to: the folder given, else that of the file, or of all that a glob can find."""
+    if "://" not in text:
+        place = Path(text).expanduser()
+        return str(place if files.is_folder(text) else Path(re.split(r"[*?\[]", str(place))[0] + "_").parent)
+    parts = urlsplit(text)  # behind a question mark stand options, which hold for the files as well
+    path = parts.path if files.is_folder(text) else re.split(r"[*\[]", parts.path)[0].rpartition("/")[0]
+    return parts._replace(path=path).geturl()
+
+
+def _of_files(text: str, how: Reading) -> Files:
     try:
-        path = Path(text).expanduser().absolute()  # not resolve(): labels lie beside the name given, not beside what a link points to
-        there = path.is_file()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise DataError(f"{text[:100]!r} can be no path: {error}") from None
-    if not there:
-        raise DataError(f"{text}: no such file, nor an embedded data set ({', '.join(EMBEDDED)})")
-    if path.suffix in _TABLES:
-        return Table(path)
-    return Text(path) if path.suffix in _TEXTS else Idx.beside(path)
+        found = files.find(text)
+    except DataError as error:
+        raise DataError(str(error) if "/" in text else f"{error}, nor an embedded data set ({', '.join(EMBEDDED)})") from None
+    label = PurePosixPath(found[0].name if len(found) == 1 else re.split(r"/[^/]*[*?\[]", text.rstrip("/"))[0]).name.split(".")[0]
+    kinds = {file.suffix for file in found}
+    if pictures := pictures_in(found):
+        return Files(label, (ImageFolder(pictures),), pictures, how.scratch)
+    if len(found) == 1 and not kinds & {*_ENTERED, *_PARSED}:
+        pair = idx.beside(found[0])
+        return Files(label, (pair,), (pair.images, pair.labels), how.scratch)
+    data = tuple(file for file in found if file.suffix in {*_ENTERED, *_PARSED})
+    if files.is_folder(text):  # a folder has notes beside its data: README.md, dataset_info.json
+        data = tuple(file for file in data if file.suffix not in (".md", ".json")) or data
+    if not data or len({file.suffix for file in data}) > 1:
+        raise DataError(f"{files.shown(text)}: files of one format are expected, not {', '.join(sorted(kinds))}")
+    kind = data[0].suffix
+    readers = tuple(_ENTERED[kind](file) if kind in _ENTERED else _PARSED[kind](file, how.scratch, how.skip) for file in data)
+    return Files(label or "data", readers, data, how.scratch)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from pipelines.data.embedded import EMBEDDED
+from pipelines.data.source import joined
 
 DIGEST = """
 import hashlib, sys
 from pipelines.data.embedded import EMBEDDED
 source = EMBEDDED[sys.argv[1]]
-columns = source.read(0, source.rows(), source.columns())
+from pipelines.data.source import joined
+columns = joined(list(source.read(0, source.rows(), source.columns())))
 print(hashlib.sha256(repr([(name, column.tolist()) for name, column in columns.items()]).encode()).hexdigest())
 """
 
@@ -22,9 +24,9 @@ print(hashlib.sha256(repr([(name, column.tolist()) for name, column in columns.i
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_columns_are_of_one_length_and_parts_are_parts_of_the_whole(name: str) -> None:
     source = EMBEDDED[name]
-    whole = source.read(0, source.rows(), source.columns())
+    whole = joined(list(source.read(0, source.rows(), source.columns())))
     assert {len(column) for column in whole.values()} == {source.rows()}
-    part = source.read(100, 105, source.columns()[:1])
+    [part] = source.read(100, 105, source.columns()[:1])
     assert list(part) == [source.columns()[0]]
     np.testing.assert_array_equal(part[source.columns()[0]], whole[source.columns()[0]][100:105])
 
@@ -41,7 +43,7 @@ def test_every_process_makes_the_same(name: str) -> None:
 
 
 def test_lines_of_python_are_of_two_kinds_and_none_comes_twice() -> None:
-    lines = EMBEDDED["python_lines"].read(0, 8000, ["text", "label"])
+    [lines] = EMBEDDED["python_lines"].read(0, 8000, ["text", "label"])
     assert len(set(lines["text"])) == len(lines["text"])
     kinds, counts = np.unique(lines["label"].astype(str), return_counts=True)
     assert kinds.tolist() == ["code", "prose"]
@@ -49,7 +51,7 @@ def test_lines_of_python_are_of_two_kinds_and_none_comes_twice() -> None:
 
 
 def test_the_generated_series_has_a_season_of_a_day_and_of_a_week() -> None:
-    demand = EMBEDDED["seasons"].read(0, 6720, ["demand"])["demand"]
+    demand = joined(list(EMBEDDED["seasons"].read(0, 6720, ["demand"])))["demand"]
     spectrum = np.abs(np.fft.rfft(demand - demand.mean()))
     strongest = {round(6720 / frequency) for frequency in np.argsort(spectrum)[-3:]}
     assert strongest == {24, 12, 168}

@@ -1,192 +1,133 @@
-"""IDX files are read as they were written, or refused by name."""
+"""What a recipe names leads to its reader, or is refused as it was written."""
 
 from __future__ import annotations
 
-import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pipelines.data.sources import Source, open_source
-from tests.idx import idx_bytes, pictures, write_idx
+from pipelines.data.source import Source, Together, joined
+from pipelines.data.sources import Reading, open_source, open_together
+from tests.idx import pictures, write_idx
 from workloads.base import DataError
 
 IMAGES, LABELS = pictures(50)
+TABLE = pd.DataFrame({"x": np.arange(6.0), "text": [f"text {row}" for row in range(6)]})
 
 
-def written(folder: Path, gz: bool = True) -> Path:
-    return write_idx(folder, IMAGES, LABELS, gz)
+@pytest.fixture
+def how(tmp_path: Path) -> Reading:
+    return Reading(tmp_path / "scratch")
 
 
-def refusal(source: Source | Path) -> str:
+def read_all(source: Source) -> dict[str, np.ndarray]:
+    return dict(joined(list(source.read(0, source.rows(), source.columns()))))
+
+
+def refusal(text: object, how: Reading) -> str:
     """The sentence with which opening and reading all rows is refused."""
     with pytest.raises(DataError) as error:
-        read_all(source)
+        read_all(open_source(str(text), how))
     return str(error.value)
 
 
-def read_all(source: Source | Path) -> dict[str, np.ndarray]:
-    source = open_source(str(source)) if isinstance(source, Path) else source
-    return dict(source.read(0, source.rows(), source.columns()))
+def test_the_identity_is_that_of_the_bytes(tmp_path: Path, how: Reading) -> None:
+    first, same, other = (
+        open_source(str(write_idx(tmp_path / folder, IMAGES, labels)), how).identity()
+        for folder, labels in (("a", LABELS), ("b", LABELS), ("c", LABELS[::-1].copy()))
+    )
+    assert first == same != other
 
 
-@pytest.mark.parametrize("gz", [True, False])
-@pytest.mark.parametrize(("start", "stop"), [(0, 50), (0, 1), (49, 50), (7, 31), (5, 5)])
-def test_rows_are_read_as_they_were_written(tmp_path: Path, gz: bool, start: int, stop: int) -> None:
-    source = open_source(str(written(tmp_path, gz)))
-    raw = source.read(start, stop, source.columns())
-    assert source.rows() == 50
-    assert raw["image"].dtype == np.uint8
-    np.testing.assert_array_equal(raw["image"], IMAGES[start:stop])
-    np.testing.assert_array_equal(raw["label"], LABELS[start:stop])
-
-
-def test_labels_may_be_packed_where_images_are_not(tmp_path: Path) -> None:
-    images = written(tmp_path, gz=False)
-    plain = tmp_path / "t-labels-idx1-ubyte"
-    plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    plain.unlink()
-    np.testing.assert_array_equal(read_all(images)["label"], LABELS)
-
-
-def test_labels_are_found_beside_a_link_to_the_images(tmp_path: Path) -> None:
-    images, links = written(tmp_path / "blobs"), tmp_path / "links"
-    links.mkdir()
-    for number, file in enumerate((images, images.with_name("t-labels-idx1-ubyte.gz"))):
-        blob = file.rename(file.with_name(f"blob{number}"))
-        (links / file.name).symlink_to(blob)
-    np.testing.assert_array_equal(read_all(links / images.name)["image"], IMAGES)
-
-
-def test_the_identity_is_that_of_the_bytes(tmp_path: Path) -> None:
-    first, same = open_source(str(written(tmp_path / "a"))), open_source(str(written(tmp_path / "b")))
-    other = open_source(str(write_idx(tmp_path / "c", IMAGES, LABELS[::-1].copy())))
-    assert first.identity() == same.identity() != other.identity()
-
-
-def test_the_embedded_digits_are_those_of_scikit_learn() -> None:
+def test_the_embedded_digits_are_those_of_scikit_learn(how: Reading) -> None:
     from sklearn.datasets import load_digits
 
-    raw = read_all(open_source("digits"))
+    raw = read_all(open_source("digits", how))
     np.testing.assert_array_equal(raw["image"], load_digits().images)
     np.testing.assert_array_equal(raw["label"], load_digits().target)
 
 
-@pytest.mark.parametrize("name", ["t-images-idx3-ubyte.gz", "t-labels-idx1-ubyte.gz"])
-def test_a_truncated_gzip_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    images = written(tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
-    assert refusal(images).startswith(f"{name}: a truncated or damaged gzip file")
+WRITERS: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+    "t.csv": lambda table, path: table.to_csv(path, index=False),
+    "t.csv.gz": lambda table, path: table.to_csv(path, index=False),
+    "t.TSV": lambda table, path: table.to_csv(path, index=False, sep="\t"),
+    "t.parquet": lambda table, path: table.to_parquet(path, row_group_size=2),
+    "t.arrow": lambda table, path: table.to_feather(path, compression="uncompressed"),
+    "t.feather": lambda table, path: table.to_feather(path),
+    "t.jsonl": lambda table, path: table.to_json(path, orient="records", lines=True),
+    "t.ndjson.gz": lambda table, path: table.to_json(path, orient="records", lines=True, compression="gzip"),
+}
 
 
-@pytest.mark.parametrize("name", ["t-images-idx3-ubyte.gz", "t-labels-idx1-ubyte.gz"])
-def test_another_kind_of_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    images = written(tmp_path)
-    (tmp_path / name).write_bytes(gzip.compress(b"P5 8 8 255 " + bytes(1000)))
-    assert refusal(images).startswith(f"{name}: not an IDX file of bytes in")
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_the_ending_of_a_name_tells_the_format(tmp_path: Path, how: Reading, name: str) -> None:
+    WRITERS[name](TABLE, tmp_path / name)
+    source = open_source(str(tmp_path / name), how)
+    pd.testing.assert_frame_equal(pd.DataFrame(read_all(source)), TABLE, check_dtype=False)
+    assert (source.label, source.columns()) == ("t", ("x", "text"))
 
 
-def test_labels_given_as_images_are_refused(tmp_path: Path) -> None:
-    written(tmp_path)
-    link = tmp_path / "x-images-idx3-ubyte.gz"
-    link.write_bytes((tmp_path / "t-labels-idx1-ubyte.gz").read_bytes())
-    (tmp_path / "x-labels-idx1-ubyte.gz").write_bytes((tmp_path / "t-labels-idx1-ubyte.gz").read_bytes())
-    assert refusal(link).startswith("x-images-idx3-ubyte.gz: not an IDX file of bytes in 3 dimensions")
+def test_arrays_and_texts_are_read_too(tmp_path: Path, how: Reading) -> None:
+    np.savez(tmp_path / "t.npz", image=IMAGES, label=LABELS)
+    np.testing.assert_array_equal(read_all(open_source(str(tmp_path / "t.npz"), how))["image"], IMAGES)
+    np.save(tmp_path / "t.npy", IMAGES)
+    assert open_source(str(tmp_path / "t.npy"), how).rows() == 50
+    (tmp_path / "t.txt").write_text("one\ntwo\n")
+    assert [text.strip() for text in read_all(open_source(str(tmp_path / "t.txt"), how))["text"]] == ["one", "two"]
 
 
-def test_labels_that_do_not_match_the_images_are_counted(tmp_path: Path) -> None:
-    sentence = refusal(write_idx(tmp_path, IMAGES, LABELS[:-1]))
-    assert sentence == "t-images-idx3-ubyte.gz has 50 images, but t-labels-idx1-ubyte.gz has 49 labels"
+@pytest.mark.parametrize("text", ["{}", "{}/*.csv", "{}/part-[01].csv"])
+def test_files_of_a_folder_or_a_glob_are_one_source_in_the_order_of_their_names(tmp_path: Path, how: Reading, text: str) -> None:
+    folder = tmp_path / "sales"
+    folder.mkdir()
+    for number in (1, 0):
+        TABLE.iloc[3 * number : 3 * number + 3].to_csv(folder / f"part-{number}.csv", index=False)
+    (folder / "README.md").write_text("not data")
+    (folder / "_SUCCESS").write_text("")
+    source = open_source(text.format(folder), how)
+    pd.testing.assert_frame_equal(pd.DataFrame(read_all(source)), TABLE, check_dtype=False)
+    assert source.label == "sales"
+    assert source.place(4) == "part-1.csv, row 1"
 
 
-def test_missing_labels_are_told_with_the_name_expected(tmp_path: Path) -> None:
-    images = written(tmp_path)
-    (tmp_path / "t-labels-idx1-ubyte.gz").unlink()
-    assert "t-images-idx3-ubyte.gz: its labels are not beside it; expected t-labels-idx1-ubyte" in refusal(images)
+def test_files_of_two_formats_are_no_source(tmp_path: Path, how: Reading) -> None:
+    TABLE.to_csv(tmp_path / "a.csv", index=False)
+    TABLE.to_parquet(tmp_path / "b.parquet")
+    assert refusal(tmp_path, how) == f"{tmp_path}: files of one format are expected, not .csv, .parquet"
 
 
-def test_a_missing_file_is_told_as_it_was_written(tmp_path: Path) -> None:
-    missing = tmp_path / "none-images-idx3-ubyte.gz"
-    assert refusal(missing).startswith(f"{missing}: no such file")
+def test_columns_are_given_the_names_of_the_task(tmp_path: Path) -> None:
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    source = open_source(str(tmp_path / "t.csv"), Reading(tmp_path / "scratch", {"value": "x"}))
+    assert source.columns() == ("value", "text")
+    assert next(iter(source.read(1, 3, ["value"])))["value"].tolist() == [1, 2]
 
 
-def test_a_folder_is_no_source(tmp_path: Path) -> None:
-    assert refusal(tmp_path).startswith(f"{tmp_path}: no such file")
+def test_splits_that_are_sources_of_their_own_follow_one_another(tmp_path: Path, how: Reading) -> None:
+    for name, rows in (("a", TABLE[:4]), ("b", TABLE[4:])):
+        rows.to_csv(tmp_path / f"{name}.csv", index=False)
+    source = open_together({"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv")}, how)
+    assert isinstance(source, Together)
+    assert (source.names, source.sizes) == (("train", "test"), [4, 2])
+    pd.testing.assert_frame_equal(pd.DataFrame(read_all(source)), TABLE, check_dtype=False)
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/t-images-idx3-ubyte.gz", "https://example.org/x.gz"])
-def test_an_address_is_not_read_yet(address: str) -> None:
-    with pytest.raises(DataError, match=f"^{address}: only local files"):
-        open_source(address)
+@pytest.mark.parametrize("name", ["none-images-idx3-ubyte.gz", "none.csv", "none/*.parquet"])
+def test_a_missing_file_is_told_as_it_was_written(tmp_path: Path, how: Reading, name: str) -> None:
+    assert refusal(tmp_path / name, how) == f"{tmp_path / name}: there is no such file"
 
 
-@pytest.mark.parametrize("text", ["", "~nobody-of-this-name/x", "a\0b", "x" * 300])
-def test_a_source_that_can_be_no_path_is_told(text: str) -> None:
-    with pytest.raises(DataError):
-        open_source(text)
+def test_an_empty_folder_is_no_source(tmp_path: Path, how: Reading) -> None:
+    assert refusal(tmp_path, how) == f"{tmp_path}: there is no such file"
 
 
-@pytest.mark.parametrize("name", ["t-images-idx3-ubyte", "t-labels-idx1-ubyte"])
-def test_a_short_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    images = written(tmp_path, gz=False)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
-    assert refusal(images) == f"{name}: ends in row 49, but its header promises 50"
+def test_a_filesystem_that_nobody_knows_is_told(how: Reading) -> None:
+    assert refusal("nonsense://bucket/x.csv", how) == "nonsense://: no such filesystem: Protocol not known: nonsense"
 
 
-@pytest.mark.parametrize("gz", [True, False])
-@pytest.mark.parametrize("kept", [0, 3, 10])
-def test_an_empty_file_or_a_part_of_a_header_is_refused_by_name(tmp_path: Path, gz: bool, kept: int) -> None:
-    images = written(tmp_path, gz)
-    images.write_bytes(images.read_bytes()[:kept])
-    assert refusal(images).startswith(f"{images.name}: ")
-
-
-@pytest.mark.parametrize("size", [-1, 2**31 - 1])
-def test_a_header_with_impossible_sizes_is_refused_by_name(tmp_path: Path, size: int) -> None:
-    images = written(tmp_path, gz=False)
-    content = bytearray(idx_bytes(IMAGES))
-    content[8:16] = size.to_bytes(4, "big", signed=True) * 2
-    images.write_bytes(content)
-    assert refusal(images).startswith(f"{images.name}: ")
-
-
-def read_or_refused(images: Path) -> None:
-    """All rows are those that were written, or a DataError says that they are not."""
-    try:
-        raw = read_all(images)
-    except DataError as error:
-        refused = str(error)
-    else:
-        refused = ""
-        np.testing.assert_array_equal(raw["image"], IMAGES)
-        np.testing.assert_array_equal(raw["label"], LABELS)
-    assert not refused or "t-" in refused
-
-
-PACKED = st.sampled_from(["t-images-idx3-ubyte.gz", "t-labels-idx1-ubyte.gz"])
-
-
-@settings(max_examples=60)
-@given(name=PACKED, lost=st.integers(1, 1700))
-def test_a_gzip_truncated_anywhere_gives_all_rows_or_a_sentence(tmp_path_factory: pytest.TempPathFactory, name: str, lost: int) -> None:
-    folder = tmp_path_factory.getbasetemp() / "truncated"
-    images = written(folder)
-    content = (folder / name).read_bytes()
-    (folder / name).write_bytes(content[: max(0, len(content) - lost)])
-    read_or_refused(images)
-
-
-@settings(max_examples=200)
-@given(name=PACKED, place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_bit_flipped_anywhere_in_a_gzip_never_gives_other_rows(
-    tmp_path_factory: pytest.TempPathFactory, name: str, place: float, bit: int
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / "flipped"
-    images = written(folder)
-    content = bytearray((folder / name).read_bytes())
-    content[int(place * len(content))] ^= 1 << bit
-    (folder / name).write_bytes(content)
-    read_or_refused(images)
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "a\0b", "x" * 300, "x" * 5000])
+def test_a_source_that_can_be_no_path_is_told(how: Reading, text: str) -> None:
+    refusal(text, how)

@@ -1,0 +1,1 @@
+"""One file a format: how its rows are numbered and read."""

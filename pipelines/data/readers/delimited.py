@@ -1,0 +1,231 @@
+"""CSV and TSV, parsed by pyarrow: first every column as strings, then as the type that all its values have."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipelines.data.files import first_line
+from pipelines.data.readers import staged
+from pipelines.data.readers.staged import LeftOut, Staged, in_file, partial_beside, write
+from workloads.base import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.csv
+
+# Two more rows are given to the parser behind the last: of one and of two values, so that one of them at least is reported as ragged. Where
+# neither comes out again, a quote that is never closed has swallowed them.
+_END = "\x1araylway end"
+# Stands for bytes that are not UTF-8, for pyarrow 25 fails at a ragged row with such bytes, whatever the handler of ragged rows says.
+# Its characters are set aside by Unicode for what is never exchanged.
+_MARK, _MARKED = "\ufdd0\ufdd1\ufdd0", "raylway mark"
+# Stands for a NUL, beside which pyarrow 25 overlooks quotes and delimiters (apache/arrow issue 50481).
+_NUL = "\ufdd2\ufdd3\ufdd2"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return _MARK, error.end
+
+
+codecs.register_error(_MARKED, _mark)
+
+
+@dataclass(frozen=True)
+class Delimited(Staged):
+    """A table with a header; the values of a TSV are divided by tabs. Values in quotes may hold line ends; empty lines are no rows.
+
+    Bad rows are those with more or fewer values than the header, and those that are not UTF-8.
+    """
+
+    @property
+    def _parser(self) -> str:
+        return f"delimited 1 {self._delimiter!r}"
+
+    @property
+    def _delimiter(self) -> str:
+        return "\t" if self.file.suffix == ".tsv" else ","
+
+    def _parsed(self, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        with partial_beside(self._path("strings")) as partial:
+            write(partial, self._strings(left_out), self.file)
+            with pa.memory_map(str(partial)) as content:
+                yield from _typed(pa.ipc.open_file(content))
+
+    def _strings(self, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
+        """All good rows, every column as strings; first a batch without rows."""
+        import pyarrow as pa
+
+        odd, schema, rows = _Odd(left_out), None, 0  # rows: those parsed, without the odd ones
+        try:
+            for batch in self._raw(odd):
+                if schema is None and batch.num_rows:
+                    schema, batch = self._header(batch), batch.slice(1)
+                    yield pa.RecordBatch.from_pylist([], schema=schema)
+                odd.tell()
+                if batch.num_rows and batch.column(0)[-1].as_py() == _END:
+                    odd.ended, batch = True, batch.slice(0, batch.num_rows - 1)
+                if schema is not None and batch.num_rows:
+                    yield _utf8(batch, schema, left_out, lambda row, rows=rows: in_file(rows + row, odd.rows))  # type: ignore[misc]
+                rows += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            odd.tell()
+            said = first_line(error)
+            unfinished = "straddles" in said or "cannot infer number of columns" in said
+            why = f"a row of more than {staged.BLOCK_BYTES:,} bytes, or a quote that is never closed" if unfinished else said
+            raise self._refusal(rows + len(odd.rows) if schema else -1, why) from None
+        odd.tell()
+        if not odd.ended:
+            raise self._refusal(rows + len(odd.rows) - 1, "a quote that is never closed")
+
+    def _refusal(self, row: int, why: str) -> DataError:
+        where = f"its row {row:,}" if row >= 0 else "its header"
+        return DataError(f"{self.file.name}: cannot be read as a table: near {where}: {why}")
+
+    def _raw(self, odd: _Odd) -> Iterator[pa.RecordBatch]:
+        """What the parser makes of the file: its first row is the header, every value a string."""
+        import pyarrow as pa
+        import pyarrow.csv as csv
+
+        content = _Repaired(staged.blocks(self.file), f"\n{_END}\n{_END}{self._delimiter}{_END}\n")
+        reading = csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=staged.BLOCK_BYTES)
+        parsing = csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=odd)
+        with csv.open_csv(content, reading, parsing, csv.ConvertOptions(default_column_type=pa.string())) as reader:
+            yield from reader
+
+    def _header(self, batch: pa.RecordBatch) -> pa.Schema:
+        import pyarrow as pa
+
+        names = [column[0].as_py().replace(_NUL, "\0") for column in batch.columns]
+        if names[0] == _END:
+            raise DataError(f"{self.file.name}: is empty")
+        if any(_MARK in name for name in names):
+            raise DataError(f"{self.file.name}: its header is not UTF-8")
+        return pa.schema([(name, pa.string()) for name in names])
+
+
+class _Odd:
+    """Rows with more or fewer values than the header, as the parser meets them: it is a block ahead of the batches that it gives."""
+
+    def __init__(self, left_out: LeftOut) -> None:
+        self._left_out, self._told = left_out, 0
+        self.rows, self._found, self.ended = list[int](), list[tuple[int, int]](), False
+
+    def __call__(self, row: pyarrow.csv.InvalidRow) -> str:
+        if row.text.startswith(_END):
+            self.ended = True
+        else:
+            self.rows.append(row.number - 2)  # the parser counts from 1, and the header
+            self._found.append((row.actual_columns, row.expected_columns))
+        return "skip"
+
+    def tell(self) -> None:
+        """Raises DataError for the first, unless they may be skipped."""
+        for row, (found, expected) in zip(self.rows[self._told :], self._found, strict=True):
+            self._left_out.add(row, f"has {found:,} value{'s' * (found != 1)}, but the header has {expected:,}")
+        self._told, self._found = len(self.rows), []
+
+
+class _Repaired(io.RawIOBase):
+    """A file for the parser: the bytes of `blocks` as UTF-8, _MARK where they are not, and `end` behind the last."""
+
+    def __init__(self, blocks: Iterator[bytes], end: str) -> None:
+        self._texts, self._rest = self._decoded(blocks, end), b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while len(self._rest) < size and (text := next(self._texts, None)) is not None:
+            self._rest += text.encode()
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
+
+    def _decoded(self, blocks: Iterator[bytes], end: str) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")(_MARKED)
+        for block in blocks:
+            yield decoder.decode(block).replace("\0", _NUL)
+        yield decoder.decode(b"", final=True) + end
+
+
+def _utf8(batch: pa.RecordBatch, schema: pa.Schema, left_out: LeftOut, row_in_file: Callable[[int], int]) -> pa.RecordBatch:
+    """The rows of which all values are UTF-8."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    bad: dict[int, str] = {}
+    for name, column in zip(schema.names, batch.columns, strict=True):
+        marked = pc.indices_nonzero(pc.match_substring(column, _MARK))
+        bad |= {row: name for row in marked.to_pylist() if row not in bad}
+    for row in sorted(bad):
+        left_out.add(row_in_file(row), f"its column {bad[row]!r} is not UTF-8")
+    if bad:
+        batch = batch.filter(pa.array([row not in bad for row in range(batch.num_rows)]))
+    return pa.record_batch(batch.columns, schema=schema)
+
+
+def _typed(strings: pa.ipc.RecordBatchFileReader) -> Iterator[pa.RecordBatch]:
+    """The same rows, every column of the type that all its values have; first a batch without rows."""
+    import pyarrow as pa
+
+    kinds = _kinds(strings)
+    schema = pa.schema(zip(strings.schema.names, kinds, strict=True))
+    yield pa.RecordBatch.from_pylist([], schema=schema)
+    for number in range(strings.num_record_batches):
+        columns = [_converted(values, kind) for values, kind in zip(strings.get_batch(number).columns, kinds, strict=True)]
+        yield pa.record_batch(columns, schema=schema)
+
+
+def _kinds(strings: pa.ipc.RecordBatchFileReader) -> list[pa.DataType]:
+    """Of each column the first type that all its values have, in the order in which pyarrow itself tries them for a whole file."""
+    import pyarrow as pa
+
+    order = [
+        pa.null(),
+        pa.int64(),
+        pa.bool_(),
+        pa.date32(),
+        pa.time32("s"),
+        *(pa.timestamp("s", zone) for zone in (None, "UTC")),
+        *(pa.timestamp("ns", zone) for zone in (None, "UTC")),
+        pa.float64(),
+        pa.string(),
+    ]
+    kinds, settled = [0] * len(strings.schema), False
+    while not settled:
+        settled = True
+        for number in range(strings.num_record_batches):
+            for column, values in enumerate(strings.get_batch(number).columns):
+                while kinds[column] < len(order) - 1 and _converted(values, order[kinds[column]]) is None:
+                    kinds[column] += 1
+                    settled = settled and number == 0  # the batches before have not been asked about this type
+    return [order[kind] for kind in kinds]
+
+
+def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """Strings as pyarrow's CSV parser reads them where a column has that type; None if one cannot be."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv as csv
+
+    if kind == pa.string():
+        return pc.replace_substring(values, _NUL, "\0")
+    sink = pa.BufferOutputStream()
+    csv.write_csv(pa.record_batch({"": values}), sink, csv.WriteOptions(include_header=False, quoting_style="all_valid"))
+    content = sink.getvalue()
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(content),
+            csv.ReadOptions(use_threads=False, column_names=[""], block_size=content.size + 1),
+            csv.ParseOptions(newlines_in_values=True),
+            csv.ConvertOptions(column_types={"": kind}),
+        )
+    except pa.ArrowInvalid:
+        return None
+    return table.column(0).combine_chunks()

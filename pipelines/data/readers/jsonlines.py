@@ -1,0 +1,156 @@
+"""JSON lines, parsed by pyarrow in blocks of whole lines: once to find the bad rows and what the columns hold, once to read them so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.data.files import first_line
+from pipelines.data.readers.staged import LeftOut, Staged, keeping, line_blocks, partial_beside
+from workloads.base import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Arrow files hold no more than 64 levels; pyarrow 25 reads ten thousand, and crashes at a hundred thousand.
+_DEEPEST, _MANY = 32, 5000
+
+
+@dataclass(frozen=True)
+class JsonLines(Staged):
+    """A row an object a line; empty lines are no rows. A key that a row lacks is a missing value there; NaN and Infinity are numbers.
+
+    Integers become floats where the column has floats too; dates stay strings; objects and lists are kept. Bad rows are those that are no
+    JSON object, have a key twice, are not UTF-8, or hold another kind of value in a column than the rows before.
+    """
+
+    @property
+    def _parser(self) -> str:
+        return "json lines 1"
+
+    def _parsed(self, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        with partial_beside(self._path("good lines")) as partial:
+            schema, sizes = self._good_lines(partial, left_out)
+            if not schema.names:
+                raise DataError(f"{self.file.name}: holds no rows that can be read")
+            yield pa.RecordBatch.from_pylist([], schema=schema)
+            with partial.open("rb") as lines:
+                for size in sizes:
+                    yield from _table(lines.read(size), schema).to_batches()
+
+    def _good_lines(self, partial: Path, left_out: LeftOut) -> tuple[pa.Schema, list[int]]:
+        """The columns of all good lines, which are written to `partial` in blocks of those sizes."""
+        good, row, sizes = _Good(left_out), 0, list[int]()
+        with keeping(partial), partial.open("wb") as sink:
+            for number, block in enumerate(line_blocks(self.file)):
+                text = block.removeprefix(b"\xef\xbb\xbf") if number == 0 else block
+                lines = [line for line in text.split(b"\n") if line.strip()]
+                sizes.append(sink.write(b"".join(b"%b\n" % line for line in good.of(lines, row))))
+                row += len(lines)
+        return good.schema, [size for size in sizes if size]
+
+
+class _Good:
+    """Finds the lines that can be rows of one table; `schema` is what those found until now have."""
+
+    def __init__(self, left_out: LeftOut) -> None:
+        import pyarrow as pa
+
+        self._left_out, self.schema = left_out, pa.schema([])
+
+    def of(self, lines: Sequence[bytes], row: int) -> list[bytes]:
+        """Those of `lines` that are good, the first of them being row `row`: all if they parse together, else those of either half."""
+        import pyarrow as pa
+
+        if not lines:
+            return []
+        try:
+            self.schema = pa.unify_schemas([self.schema, _schema(lines)], promote_options="permissive")
+            return list(lines)
+        except (pa.ArrowException, ValueError, RecursionError) as error:
+            if len(lines) == 1:
+                self._left_out.add(row, _what_is_wrong(lines[0], self.schema, error))
+                return []
+        half = len(lines) // 2
+        return [*self.of(lines[:half], row), *self.of(lines[half:], row + half)]
+
+
+class _BadError(ValueError):
+    """What pyarrow would take, or not survive, but no row a line of a table."""
+
+
+def _schema(lines: Sequence[bytes]) -> pa.Schema:
+    """What columns these lines give: one row each, or a _BadError."""
+    import pyarrow as pa
+
+    content = b"\n".join(lines)
+    content.decode()  # pyarrow does not look
+    for line in lines:
+        text = line.strip()
+        if not (text.startswith(b"{") and text.endswith(b"}")):  # so no row goes on in the next line
+            raise _BadError("is no JSON object")
+        if text.count(b"{") + text.count(b"[") > _MANY:
+            json.loads(text)  # raises RecursionError long before pyarrow would crash
+    table = _table(content)
+    if table.num_rows != len(lines):
+        raise _BadError("holds more than one object")
+    schema = pa.schema([field.with_type(_dates_as_strings(field.type)) for field in table.schema])
+    if max((_depth(kind) for kind in schema.types), default=0) > _DEEPEST:
+        raise _BadError(f"is nested deeper than {_DEEPEST} levels")
+    return schema
+
+
+def _table(content: bytes, schema: pa.Schema | None = None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.json
+
+    options = {"explicit_schema": schema, "unexpected_field_behavior": "error"} if schema else {}
+    reading = pyarrow.json.ReadOptions(use_threads=False, block_size=len(content) + 1)
+    return pyarrow.json.read_json(pa.BufferReader(content), reading, pyarrow.json.ParseOptions(**options))
+
+
+def _dates_as_strings(kind: pa.DataType) -> pa.DataType:
+    """pyarrow takes strings for dates where all of a block look like dates; another block may hold others."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_dates_as_strings(kind.value_type))
+    return pa.struct([(field.name, _dates_as_strings(field.type)) for field in kind]) if pa.types.is_struct(kind) else kind
+
+
+def _depth(kind: pa.DataType) -> int:
+    return 1 + max((_depth(kind.field(number).type) for number in range(kind.num_fields)), default=0)
+
+
+def _what_is_wrong(line: bytes, known: pa.Schema, error: Exception) -> str:
+    """Why a line is no row, as a sentence without a subject."""
+    try:
+        value = json.loads(line.decode(), object_pairs_hook=_each_key_once)
+    except UnicodeDecodeError as wrong:
+        return f"is not UTF-8 at byte {wrong.start:,} of the line"
+    except RecursionError:
+        return "is nested too deep"
+    except ValueError as wrong:
+        return f"is no JSON object: {first_line(wrong)}"
+    if not isinstance(value, dict):
+        return "is no JSON object"
+    said = first_line(error)
+    if clash := re.search(r".*Field (.*) has incompatible types: (.*) vs (.*)", said):
+        return f"holds {clash[3]} in {clash[1]!r}, but the rows before hold {clash[2]}"
+    return f"cannot be read: {said}"
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _BadError(f"has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found

@@ -1,0 +1,90 @@
+"""What every reader of a binary file owes: DataError and no other exception, and never rows of two versions of a file."""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipelines.data.files import File, first_line
+from pipelines.data.source import BATCH_ROWS
+from workloads.base import Arrays, DataError
+
+# what pyarrow, numpy and zipfile raise for bytes that they did not expect: they promise no kind
+_DAMAGE = (
+    *(ValueError, TypeError, ArithmeticError, LookupError, OSError, EOFError, MemoryError, RuntimeError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
+)
+_BATCH_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a file before its rows are read; `edges`: the row at which each part begins, and the row behind the last."""
+
+    version: str
+    names: tuple[str, ...]
+    edges: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.edges[-1]
+
+    @property
+    def starts(self) -> Sequence[int]:
+        return sorted({0, *self.edges} - {self.rows}) or (0,)
+
+    def check(self, file: File, stop: int, columns: Sequence[str]) -> None:
+        """Raises DataError unless there are rows up to `stop` and all of `columns`."""
+        for name in columns:
+            if name not in self.names:
+                raise DataError(f"{file.name}: there is no column {name!r}; columns: {', '.join(self.names)}")
+        if stop > self.rows:
+            raise DataError(
+                f"{file.name}: has {self.rows:,} rows, but row {stop - 1:,} was asked for: has it changed since it was counted?"
+            )
+
+
+@contextmanager
+def reading(file: File, kind: str) -> Iterator[None]:
+    """Whatever a library says of a damaged file as a DataError that names the file, and what `kind` of file it is thought to be."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _DAMAGE as error:
+        raise DataError(f"{file.name}: cannot be read as {kind}: {first_line(error)}") from error
+
+
+def unchanged(file: File, version: str, batches: Iterator[Arrays]) -> Iterator[Arrays]:
+    """`batches`, each given once it is known that the file was still of that version; what is elsewhere is asked once more at the end."""
+    check_version(file, version)
+    for batch in batches:
+        if file.local is not None:
+            check_version(file, version)
+        yield batch
+    if file.local is None:
+        check_version(file, version)
+
+
+def check_version(file: File, version: str) -> None:
+    if file.version() != version:
+        raise DataError(f"{file.name}: has changed since its rows were counted")
+
+
+def check_names(file: File, names: Sequence[str]) -> None:
+    """Raises DataError if there are none, or one of them twice."""
+    if not names:
+        raise DataError(f"{file.name}: has no columns")
+    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+        raise DataError(f"{file.name}: has the column {twice[0]!r} more than once")
+
+
+def batch_rows(row_bytes: float) -> int:
+    """How many rows of that size may be in memory at once."""
+    return max(1, min(BATCH_ROWS, int(_BATCH_BYTES / max(row_bytes, 1))))

@@ -1,0 +1,250 @@
+"""numpy's files come out as numpy itself reads them, in pieces; damaged ones and pickled objects are refused by name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.data.files import File, find
+from pipelines.data.readers.arrays import Npy, Npz
+from pipelines.data.source import BATCH_ROWS, joined
+from tests import damage
+from workloads.base import DataError
+
+ROWS = 500
+PIXELS = np.arange(ROWS * 6, dtype=np.int16).reshape(ROWS, 3, 2)
+NAMES = np.array([f"row {row} ü" for row in range(ROWS)])
+ARRAYS = {"pixels": PIXELS, "name": NAMES, "turned": np.asfortranarray(PIXELS), "yes": PIXELS[:, 0, 0] % 4 == 0}
+
+
+def opened(path: Path) -> Npy | Npz:
+    (file,) = find(str(path))
+    return Npy(file) if path.suffix == ".npy" else Npz(file)
+
+
+def written(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.suffix == ".npy":
+        np.save(path, PIXELS)
+    else:
+        (np.savez_compressed if "packed" in name else np.savez)(path, **ARRAYS)
+    return path
+
+
+def read(reader: Npy | Npz, start: int, stop: int, columns: list[str] | tuple[str, ...]) -> dict[str, np.ndarray]:
+    return joined(list(reader.read(start, stop, columns)))
+
+
+FILES = ["pixels.npy", "plain.npz", "packed.npz"]
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (PIXELS, PIXELS),
+        (np.asfortranarray(PIXELS), PIXELS),
+        (PIXELS[:, ::-1].transpose(0, 2, 1), PIXELS[:, ::-1].transpose(0, 2, 1)),
+        (PIXELS.astype(">i2"), PIXELS),
+        (np.linspace(0, 1, ROWS), np.linspace(0, 1, ROWS)),
+        (np.array([True, False, True]), np.array([1, 0, 1], np.int8)),
+        (NAMES, NAMES.astype(object)),
+        (np.array([b"a", b"bc"]), np.array([b"a", b"bc"], dtype=object)),
+        (np.array(["2020-01-01", "NaT"], "datetime64[D]"), np.array(["2020-01-01", "NaT"], "datetime64[D]")),
+    ],
+)
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_an_array_is_read_as_it_was_saved(tmp_path: Path, array: np.ndarray, expected: np.ndarray, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    np.save(path, array) if ending == "npy" else np.savez(path, x=array)
+    reader = opened(path)
+    assert (reader.columns(), reader.rows()) == (("x",), len(array))
+    found = read(reader, 0, len(array), ["x"])["x"]
+    assert found.dtype == expected.dtype
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found, expected)
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+@pytest.mark.parametrize("name", FILES)
+def test_any_range_is_what_numpy_reads(tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject) -> None:
+    folder = tmp_path_factory.getbasetemp() / "arrays"
+    folder.mkdir(exist_ok=True)
+    reader = opened(folder / name if (folder / name).exists() else written(folder, name))
+    start = data.draw(st.integers(0, ROWS - 1))
+    stop = data.draw(st.integers(start + 1, ROWS))
+    columns = data.draw(st.lists(st.sampled_from(reader.columns()), min_size=1, unique=True))
+    found = read(reader, start, stop, columns)
+    for column in columns:
+        np.testing.assert_array_equal(found[column], ARRAYS[column][start:stop])
+
+
+def test_columns_are_named_by_the_file_or_its_members(tmp_path: Path) -> None:
+    assert opened(written(tmp_path, "pixels.npy")).columns() == ("pixels",)
+    reader = opened(written(tmp_path, "plain.npz"))
+    assert reader.columns() == ("pixels", "name", "turned", "yes")
+    assert (list(reader.starts()), reader.place(1234), reader.skipped().count) == ([0], "plain.npz, row 1,234", 0)
+
+
+def test_batches_are_small(tmp_path: Path) -> None:
+    np.save(tmp_path / "many.npy", np.zeros(20_000, np.int8))
+    reader = opened(tmp_path / "many.npy")
+    assert [len(batch["many"]) for batch in reader.read(0, 20_000, ["many"])] == [BATCH_ROWS, BATCH_ROWS, 20_000 - 2 * BATCH_ROWS]
+    assert list(reader.starts()) == [0, BATCH_ROWS, 2 * BATCH_ROWS]
+    with (tmp_path / "large.npy").open("wb") as file:  # sparse: 1 GB that lies nowhere
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (1000, 1 << 20)})
+        file.truncate(file.tell() + (1000 << 20))
+    assert len(next(iter(opened(tmp_path / "large.npy").read(0, 1000, ["large"])))["large"]) == 64
+
+
+def test_no_rows_give_no_batches(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((0, 3)))
+    np.savez(tmp_path / "y.npz", x=np.zeros((0, 3)))
+    for reader in (opened(tmp_path / "x.npy"), opened(tmp_path / "y.npz")):
+        assert (reader.rows(), list(reader.starts()), list(reader.read(0, 0, ["x"]))) == (0, [0], [])
+
+
+@pytest.mark.parametrize(
+    ("array", "problem"),
+    [
+        (np.array([{"a": 1}, None], dtype=object), "holds Python objects, which are pickled and so never loaded"),
+        (np.zeros(3, dtype=[("a", int), ("b", float)]), "each field as an array of its own"),
+        (np.zeros(3, dtype=[("ü", int)]), "each field as an array of its own"),
+        (np.array(7), r"its shape \(\) has no rows"),
+        (np.zeros((3, 0)), r"its shape \(3, 0\) has no rows"),
+        (np.zeros(3, "V4"), "save numbers or strings"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
+def test_what_is_no_column_is_refused_by_name(tmp_path: Path, array: np.ndarray, problem: str, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    np.save(path, array) if ending == "npy" else np.savez(path, x=array)
+    with pytest.raises(DataError, match=rf"^x\.{ending}: .*{problem}"):
+        opened(path).rows()
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("trapped",)
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    Path("y.npy").write_bytes(pickle.dumps(Trap()))
+    for name in ("x.npy", "y.npy"):
+        with pytest.raises(DataError, match=name):
+            opened(Path(name)).rows()
+    assert not Path("trapped").exists()
+
+
+def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(3), b=np.zeros(4))
+    with pytest.raises(DataError, match=r"x\.npz: its arrays differ in rows: 3 in a, 4 in b"):
+        opened(tmp_path / "x.npz").rows()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_of_other_things_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(DataError, match=r"x\.npz: holds 'readme\.txt', which is no \.npy array"):
+        opened(tmp_path / "x.npz").rows()
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("a.npy", "")
+        archive.writestr("a.npy", "")
+    with pytest.raises(DataError, match=r"x\.npz: has the column 'a' more than once"):
+        opened(tmp_path / "x.npz").rows()
+    zipfile.ZipFile(tmp_path / "x.npz", "w").close()
+    with pytest.raises(DataError, match=r"^x\.npz: "):
+        opened(tmp_path / "x.npz").rows()
+
+
+def test_a_column_or_row_that_is_not_there_is_told(tmp_path: Path) -> None:
+    reader = opened(written(tmp_path, "pixels.npy"))
+    with pytest.raises(DataError, match="there is no column 'image'; columns: pixels"):
+        list(reader.read(0, 1, ["image"]))
+    with pytest.raises(DataError, match="has 500 rows, but row 500 was asked for"):
+        list(reader.read(0, 501, ["pixels"]))
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [damage.truncate, damage.empty, damage.zero_page])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, harm: Callable[[Path], None]) -> None:
+    path = written(tmp_path, name)
+    harm(path)
+    with pytest.raises(DataError, match=f"^{name}: "):
+        read(opened(path), 0, ROWS, opened(path).columns())
+
+
+def test_the_row_in_which_a_file_ends_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, "pixels.npy")
+    path.write_bytes(path.read_bytes()[: 128 + 12 * 7 + 5])
+    with pytest.raises(DataError, match=r"pixels\.npy: ends in row 7, but its header promises 500"):
+        opened(path).rows()
+    path.write_bytes(written(tmp_path, "pixels.npy").read_bytes() + b"x")
+    with pytest.raises(DataError, match=r"pixels\.npy: goes on after the 500 rows"):
+        opened(path).rows()
+
+
+def test_a_header_that_promises_too_much_allocates_nothing(tmp_path: Path) -> None:
+    for shape in [(1 << 60, 8), (8, 1 << 60), (-1, 4), (1 << 200,)]:
+        with (tmp_path / "x.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        with pytest.raises(DataError, match=r"^x\.npy: "):
+            opened(tmp_path / "x.npy").rows()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damage_anywhere_raises_nothing_but_data_error(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    path = written(tmp_path_factory.mktemp("damage"), name)
+    content = path.read_bytes()
+
+    @settings(max_examples=60)
+    @given(st.integers(0, len(content) - 1) | st.integers(0, 200), st.integers(0, 7), st.booleans())
+    @pytest.mark.filterwarnings("ignore")
+    def harm(place: int, bit: int, cut: bool) -> None:
+        path.write_bytes(content[:place] if cut else content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+        reader = opened(path)
+        with contextlib.suppress(DataError):
+            found = read(reader, 0, reader.rows(), reader.columns())
+            assert not cut
+            assert len(found[reader.columns()[0]]) == reader.rows()
+            if name.endswith(".npz"):  # its checksums tell: only names and dates can differ
+                assert all(np.array_equal(found[column], ARRAYS[column]) for column in reader.columns() if column in ARRAYS)
+
+    harm()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_changes_or_disappears_between_plan_and_read_is_refused(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name)
+    reader = opened(path)
+    reader.rows()
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(DataError, match=f"{name}: has changed since its rows were counted"):
+        read(pickle.loads(pickle.dumps(reader)), 0, ROWS, ["pixels"])  # noqa: S301
+    path.unlink()
+    with pytest.raises(DataError, match=f"{name}: there is no such file any more"):
+        read(reader, 0, ROWS, ["pixels"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_elsewhere_is_read_alike(tmp_path: Path, name: str) -> None:
+    uri = f"memory://arrays/{name}"
+    with fsspec.open(uri, "wb") as file:
+        file.write(written(tmp_path, name).read_bytes())
+    reader = (Npy if name.endswith(".npy") else Npz)(File(uri, name))
+    np.testing.assert_array_equal(read(reader, 100, 300, ["pixels"])["pixels"], PIXELS[100:300])
