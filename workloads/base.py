@@ -83,10 +83,16 @@ class Workload(BaseModel):
     """The task's name, as shown by `raylway recipes`."""
     columns: ClassVar[tuple[str, ...]]
     """Columns that a source must have."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Columns whose values may be paths of files: the task is then given the files' bytes."""
     ordered: ClassVar[bool] = False
     """Whether rows follow one another, as in a series or a text: then the splits are consecutive parts, else they are drawn."""
     length_column: ClassVar[str | None] = None
     """Stored column that says how long a row is, where rows differ: rows of about one length are put into one batch."""
+    label_column: ClassVar[str | None] = None
+    """Raw and stored column of a row's class, where there are classes: they are counted, and rare ones are drawn by themselves."""
+    skippable: ClassVar[bool] = True
+    """Whether a bad row can be left out."""
     headline: ClassVar[Headline]
     encoding_type: ClassVar[type[Encoding]]
     requires: ClassVar[tuple[str, ...]] = ()
@@ -97,6 +103,9 @@ class Workload(BaseModel):
     def choose(self, available: Sequence[str]) -> tuple[str, ...]:
         """The columns to read, out of those that a source has. Raises DataError."""
         return choose_columns(self.columns, available)
+
+    def check(self, raw: Arrays) -> None:
+        """Raises DataError, with the row, for what no encoding could take; where bad rows are skipped, `fit` is not given them."""
 
     @abstractmethod
     def fit(self, batches: Iterable[Arrays]) -> Encoding:

@@ -27,25 +27,24 @@ Classes = Annotated[tuple[str, ...], AfterValidator(_no_class_twice)]
 
 
 def labels_in(labels: np.ndarray) -> set[Any]:
-    """The different labels of a batch of raw rows. Raises DataError where one is missing."""
-    _check_present(labels)
-    return set(np.unique(labels).tolist())
+    """The different labels of a batch of raw rows. Raises DataError where one is missing, or can be no class."""
+    return set(_different(labels)[0])
 
 
 def class_names(stated: tuple[str, ...], found: Iterable[Any]) -> tuple[str, ...]:
     """The stated names, or the labels found in the training rows, in their order. Raises DataError if there are fewer than two."""
-    names = stated or tuple(str(label) for label in sorted(found))
-    if len(names) < 2:
-        raise DataError(f"column label: a classifier needs two classes, but every training row is labelled {names[0]!r}")
-    return names
+    there = tuple(dict.fromkeys(_name(label) for label in sorted(found, key=_place)))
+    for names in (stated or there, there):
+        if len(names) < 2:
+            raise DataError(f"column label: a classifier needs two classes, but every training row is labelled {names[0]!r}")
+    return stated or there
 
 
 def class_index(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """int64 (N,): where each label stands in `classes`. Raises DataError for one that does not."""
-    _check_present(labels)
     known = {name: index for index, name in enumerate(classes)}
-    values, inverse = np.unique(labels, return_inverse=True)
-    index = np.array([known.get(str(value), -1) for value in values.tolist()], dtype=np.int64)[inverse]
+    values, inverse = _different(labels)
+    index = np.array([known.get(str(value), known.get(_name(value), -1)) for value in values], dtype=np.int64)[inverse]
     if (index < 0).any():
         row = int(np.argmin(index))
         label = labels[row].item() if isinstance(labels[row], np.generic) else labels[row]
@@ -90,7 +89,32 @@ def worst_mistakes(truth_N: np.ndarray, p_NK: np.ndarray, count: int) -> np.ndar
     return wrong[np.argsort(-p_NK[wrong].max(1), kind="stable")][:count]
 
 
-def _check_present(labels: np.ndarray) -> None:
-    missing = np.array([label is None or label != label for label in labels.tolist()], dtype=bool)  # NaN alone differs from itself
+def _different(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The different labels, and which of them each row has. Raises DataError where one is missing, or can be no class."""
+    if labels.ndim != 1:
+        raise DataError(f"column label: a value of it is an array of {labels.shape[1:]}, not a class's name or number")
+    values = labels.tolist()
+    # NaN alone differs from itself; in a CSV file an empty value among names is the empty text
+    missing = np.array([label is None or label != label or label == "" for label in values], dtype=bool)
     if missing.any():
         raise DataError("column label: is missing", int(np.argmax(missing)))
+    if labels.dtype != object:
+        different, inverse = np.unique(labels, return_inverse=True)
+        return different.tolist(), inverse
+    if (odd := next((row for row, label in enumerate(values) if isinstance(label, (list, dict))), None)) is not None:
+        raise DataError(f"column label: {str(values[odd])[:60]} is not a class's name or number", odd)
+    places: dict[Any, int] = {}
+    inverse = np.array([places.setdefault(label, len(places)) for label in values], dtype=np.int64)
+    return list(places), inverse
+
+
+def _name(label: Any) -> str:
+    """A whole number as such: where another row lacks its label, a reader gives integers as floats. Bytes are what npz has for text."""
+    if isinstance(label, bytes):
+        return label.decode(errors="backslashreplace")
+    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
+
+
+def _place(label: Any) -> tuple[str, Any]:
+    """Numbers before names: of several files one may hold numbers alone, where another spells its labels."""
+    return ("", label) if isinstance(label, (int, float)) else (type(label).__name__, label)

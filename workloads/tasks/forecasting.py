@@ -57,6 +57,7 @@ class Forecasting(Workload):
     task: ClassVar[str] = "forecasting"
     columns: ClassVar[tuple[str, ...]] = ()
     ordered: ClassVar[bool] = True
+    skippable: ClassVar[bool] = False
     headline: ClassVar[Headline] = Headline("mse", "min")
     encoding_type: ClassVar[type[Encoding]] = SeriesEncoding
 
@@ -238,6 +239,8 @@ def _numbers(raw: Arrays, names: Sequence[str]) -> np.ndarray:
     """float64 (N, S): the columns `names`. Raises DataError for what is missing, infinite or no number."""
     x_NS = np.empty((len(raw[names[0]]), len(names)))
     for column, name in enumerate(names):
+        if raw[name].ndim != 1:
+            raise DataError(f"column {name}: a value of it is an array of {raw[name].shape[1:]}, not a number")
         if raw[name].dtype.kind in _NUMBERS:
             x_NS[:, column] = raw[name]
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
 from .classes import (
     Classes,
     class_index,
@@ -19,12 +20,15 @@ from .classes import (
     softmax_scores,
     worst_mistakes,
 )
+from .pictures import Shape, pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
 # N rows, B rows of a batch, C channels, H height, W width, K classes
+
+Pixels = Annotated[int, Field(gt=0, le=8192)]
 
 
 class ImageEncoding(Encoding):
@@ -37,26 +41,38 @@ class ImageEncoding(Encoding):
 
 
 class ImageClassification(Workload):
-    """Raw rows: `image` uint8 (N, H, W) or (N, H, W, C), all of one size; `label` (N,), integers or strings."""
+    """Raw rows: `image` uint8 (N, H, W) or (N, H, W, C), or (N,) encoded pictures or arrays; `label` (N,), integers or strings."""
 
     task: ClassVar[str] = "image classification"
     columns: ClassVar[tuple[str, ...]] = ("image", "label")
+    label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
     encoding_type: ClassVar[type[Encoding]] = ImageEncoding
+    files: ClassVar[tuple[str, ...]] = ("image",)
+    requires: ClassVar[tuple[str, ...]] = ("pillow",)
 
     classes: Classes = ()
     """Class names in index order; empty: the labels found in the training rows."""
+    size: tuple[Pixels, Pixels] | None = None
+    """Height and width that every image is resized to, its aspect not kept; none: all must be of one size."""
+    channels: Literal[1, 3] | None = None
+    """1: every image becomes grey, 3: in colour, alpha dropped; none: as they are."""
+
+    def check(self, raw: Arrays) -> None:
+        labels_in(raw["label"])
+        pixels(raw["image"], size=self.size, channels=self.channels)
 
     def fit(self, batches: Iterable[Arrays]) -> ImageEncoding:
-        shape, labels, count = None, set(), 0
+        shape: Shape | None = None
+        labels, count = set(), 0
         total = square = np.zeros(1)
         for raw in batches:
-            x_NCHW = _pixels(raw["image"])
-            if shape not in (None, x_NCHW.shape[1:]):
-                raise DataError(f"images are {_kind(shape)} before, but {_kind(x_NCHW.shape[1:])} from here; all must be of one kind", 0)
+            if not len(raw["label"]):
+                continue
+            x_NCHW = self._pixels(raw["image"], shape=shape)
             shape = x_NCHW.shape[1:]
             labels.update(labels_in(raw["label"]))
-            count += x_NCHW.size // shape[0]
+            count += x_NCHW.size // x_NCHW.shape[1]
             total = total + x_NCHW.sum(axis=(0, 2, 3), dtype=np.float64)
             square = square + np.square(x_NCHW, dtype=np.float64).sum(axis=(0, 2, 3))
         if shape is None:
@@ -67,9 +83,7 @@ class ImageClassification(Workload):
         return ImageEncoding(classes=classes, shape=shape, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
 
     def encode(self, raw: Arrays, encoding: ImageEncoding) -> dict[str, np.ndarray]:
-        x_NCHW = _pixels(raw["image"])
-        if x_NCHW.shape[1:] != encoding.shape:
-            raise DataError(f"images are {_kind(x_NCHW.shape[1:])}, but those trained on are {_kind(encoding.shape)}")
+        x_NCHW = self._pixels(raw["image"], shape=encoding.shape, known="trained on")
         encoded = {"image": np.ascontiguousarray(x_NCHW)}
         if "label" in raw:
             encoded["label"] = class_index(raw["label"], encoding.classes)
@@ -98,47 +112,18 @@ class ImageClassification(Workload):
         }
 
     def model_input(self, raw: Arrays) -> np.ndarray:
-        return raw["image"]
+        if raw["image"].dtype != object:
+            return raw["image"]
+        x_NCHW = self._pixels(raw["image"])
+        return x_NCHW[:, 0] if x_NCHW.shape[1] == 1 else x_NCHW.transpose(0, 2, 3, 1)
 
     def inputs(self, given: Any, encoding: ImageEncoding) -> dict[str, np.ndarray]:
-        """An array (rows, height, width) or (rows, height, width, channels), or lists of that shape, of whole numbers of any type."""
+        """An array (rows, height, width) or (rows, height, width, channels), or lists of that shape, of whole numbers of any type; encoded
+        pictures (PNG, JPEG …) as a list of bytes; or a DataFrame with a column `image` of either."""
+        if hasattr(given, "columns"):
+            choose_columns(("image",), [str(name) for name in given.columns])
+            given = given["image"].to_numpy()
         return self.encode({"image": given}, encoding)
 
-
-def _pixels(given: Any) -> np.ndarray:
-    """uint8 (N, C, H, W): a view where `given` is an array of bytes. Raises DataError."""
-    try:
-        images = np.asarray(given)
-    except ValueError:  # lists of several lengths
-        raise DataError("images differ in height or width; all must be of one size", _odd_one(given)) from None
-    if images.ndim not in (3, 4):
-        alone = "; one image alone is given as image[None]" if images.ndim == 2 else ""
-        found = images.shape or type(given).__name__
-        raise DataError(f"images must be (rows, height, width) or (rows, height, width, channels), not {found}{alone}")
-    if images.dtype != np.uint8:
-        images = _whole(images)
-    return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-
-
-def _whole(images: np.ndarray) -> np.ndarray:
-    if images.dtype.kind not in "biuf":
-        raise DataError(f"images must be whole numbers from 0 to 255, not {images.dtype}")
-    right = (images >= 0) & (images <= 255) & (images == np.floor(images))
-    if not right.all():
-        place = np.unravel_index(np.argmin(right), images.shape)
-        raise DataError(f"images must be whole numbers from 0 to 255, but a pixel is {images[place]:g}", int(place[0]))
-    return images.astype(np.uint8)
-
-
-def _odd_one(given: Any) -> int | None:
-    """The first row of `given` that is not shaped like the one before, if the rows themselves are arrays."""
-    try:
-        shapes = [np.shape(image) for image in given]
-    except ValueError:
-        return None
-    return next((row for row in range(1, len(shapes)) if shapes[row] != shapes[row - 1]), None)
-
-
-def _kind(shape: tuple[int, ...]) -> str:
-    channels, height, width = shape
-    return f"{height}x{width} " + {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
+    def _pixels(self, given: Any, **known: Any) -> np.ndarray:
+        return pixels(given, size=self.size, channels=self.channels, **known)

@@ -73,6 +73,9 @@ class LanguageModeling(Workload):
             raise ValueError(f"model.vocabulary={self.vocabulary} is too small for byte pairs, which begin with {_BYTES} bytes")
         return self
 
+    def check(self, raw: Arrays) -> None:
+        texts_in(raw["text"])
+
     def fit(self, batches: Iterable[Arrays]) -> LanguageEncoding:
         rows = 0
 

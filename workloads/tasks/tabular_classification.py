@@ -54,6 +54,7 @@ class TabularClassification(Workload):
 
     task: ClassVar[str] = "tabular classification"
     columns: ClassVar[tuple[str, ...]] = ("label",)
+    label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
     encoding_type: ClassVar[type[Encoding]] = TableEncoding
 
@@ -67,6 +68,10 @@ class TabularClassification(Workload):
         if not features:
             raise DataError("there is no column but label; a classifier needs features")
         return choose_columns(("label", *features), available)
+
+    def check(self, raw: Arrays) -> None:
+        labels_in(raw["label"])
+        _matrix(raw, [name for name in raw if name != "label"])
 
     def fit(self, batches: Iterable[Arrays]) -> TableEncoding:
         features: tuple[str, ...] = ()
@@ -185,14 +190,13 @@ def _matrix(raw: Arrays, features: Sequence[str]) -> np.ndarray:
 
 
 def _numbers(name: str, column: np.ndarray) -> np.ndarray:
-    """float64 (N,), NaN where a number is missing."""
+    """float64 (N,), NaN where a number is missing. A number may be written as text: one "?" makes text of a whole column."""
     if column.ndim != 1:
         raise DataError(f"column {name}: a value of it is an array of {column.shape[1:]}, not a number")
     if column.dtype.kind not in "biuf":
         values = (column if column.dtype == object else column.astype(str)).tolist()
-        odd = [row for row, value in enumerate(values) if not (value is None or isinstance(value, (Real, Decimal)))]
-        if odd:  # one "?" makes text of a whole column; then it is the "?" that is named
-            row = next((row for row in odd if not _reads_as_number(values[row])), odd[0])
+        odd = (row for row, value in enumerate(values) if not (value is None or isinstance(value, (Real, Decimal)) or _is_number(value)))
+        if (row := next(odd, None)) is not None:
             raise DataError(f"column {name}: {values[row]!r} is not a number; model.features names the columns that are used", row)
     x_N = column.astype(np.float64)
     if (large := np.abs(x_N) > _LARGEST).any():
@@ -201,12 +205,11 @@ def _numbers(name: str, column: np.ndarray) -> np.ndarray:
     return x_N
 
 
-def _reads_as_number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     try:
-        float(value)
-    except (TypeError, ValueError):
+        return isinstance(value, str) and bool(np.isfinite(float(value)))
+    except ValueError:
         return False
-    return True
 
 
 def _column(series: pd.Series) -> np.ndarray:

@@ -48,6 +48,7 @@ class TextClassification(Workload):
     task: ClassVar[str] = "text classification"
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     length_column: ClassVar[str | None] = "length"
+    label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
     encoding_type: ClassVar[type[Encoding]] = TextEncoding
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
@@ -62,6 +63,10 @@ class TextClassification(Workload):
     """How often a token must occur in the training rows to be known."""
     length: int = Field(64, ge=3)
     """Longest text, in tokens with its [CLS]; the rest is cut."""
+
+    def check(self, raw: Arrays) -> None:
+        labels_in(raw["label"])
+        texts_in(raw["text"])
 
     def fit(self, batches: Iterable[Arrays]) -> TextEncoding:
         labels: set[Any] = set()

@@ -40,7 +40,7 @@ class Labels:
     [
         (np.array([3, 1, 3], np.uint8), {1, 3}),
         (np.array(["b", "a", "b"]), {"a", "b"}),
-        (np.array(["b", "a", ""], dtype=object), {"", "a", "b"}),
+        (np.array(["b", "a", "c"], dtype=object), {"a", "b", "c"}),
         (np.array([True, False]), {True, False}),
         (np.array([2.0, 1.0]), {1.0, 2.0}),
     ],
@@ -135,3 +135,34 @@ def test_the_worst_mistakes_are_wrong_rows_and_the_surest_come_first() -> None:
     assert worst_mistakes(truth, p, 10).tolist() == [3, 0, 5, 2]
     assert worst_mistakes(truth, p, 2).tolist() == [3, 0]
     assert worst_mistakes(truth[[1, 4]], p[[1, 4]], 5).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([0, 1, 1]),
+        np.array([0.0, 1.0, 1.0]),  # what a reader makes of whole numbers beside a missing one
+        np.array(["0", "1", "1"], object),
+        np.array([b"0", b"1", b"1"], object),
+        np.array([0, "1", b"1"], object),
+    ],
+)
+def test_a_class_has_one_name_however_its_label_is_given(labels: np.ndarray) -> None:
+    classes = class_names((), labels_in(labels) | {0, 1.0})
+    assert classes == ("0", "1")
+    assert class_index(labels, classes).tolist() == [0, 1, 1]
+
+
+def test_numbers_that_are_not_whole_and_stated_names_stay_as_they_are() -> None:
+    assert class_names((), {0.5, 1.0}) == ("0.5", "1")
+    assert class_index(np.array([0.0, 1.0]), ("0.0", "1.0")).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("odd", [[0], {"is": 0}, None, np.nan, ""])
+def test_what_can_be_no_class_is_named_by_its_row(odd: object) -> None:
+    labels = np.empty(3, object)
+    labels[:] = ["a", "b", odd]
+    for use in (labels_in, lambda labels: class_index(labels, ("a", "b"))):
+        with pytest.raises(DataError, match="column label: ") as error:
+            use(labels)
+        assert error.value.row == 2

@@ -217,7 +217,7 @@ def test_what_is_no_number_is_refused_with_its_row_and_column(value: Any, senten
 def test_the_row_in_the_file_is_named_whichever_split_it_lies_in(tmp_path: Path, row: int, value: str) -> None:
     b = RAMP.astype(str)
     b[row] = value
-    with pytest.raises(DataError, match=f"series, row {row}: column b: "):
+    with pytest.raises(DataError, match=f"series.csv, row {row}: column b: "):
         prepared(tmp_path, a=RAMP, b=b)
 
 

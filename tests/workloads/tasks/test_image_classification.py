@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from tests.idx import pictures
@@ -110,8 +113,8 @@ def test_a_label_outside_the_classes_names_its_row() -> None:
     [
         ([], "there are no training rows"),
         ([{"image": GREY, "label": np.zeros(30, int)}], "every training row is labelled '0'"),
-        ([{"image": GREY, "label": LABELS}, {"image": GREY[:, 1:], "label": LABELS}], "images are 6x5 grey before, but 5x5 grey from here"),
-        ([{"image": GREY, "label": LABELS}, {"image": COLOUR, "label": LABELS}], "images are 6x5 grey before, but 6x5 in colour from here"),
+        ([{"image": GREY, "label": LABELS}, {"image": GREY[:, 1:], "label": LABELS}], "images are 5x5 grey, but those before are 6x5 grey"),
+        ([{"image": GREY, "label": LABELS}, {"image": COLOUR, "label": LABELS}], "images are 6x5 in colour, but those before are 6x5 grey"),
         ([{"image": GREY.reshape(30, -1), "label": LABELS}], "images must be (rows, height, width)"),
     ],
 )
@@ -137,7 +140,7 @@ def test_images_of_another_size_or_mode_are_refused_when_preparing_and_when_serv
     for use in (lambda: TASK.encode({"image": given}, fitted(learnt)), lambda: TASK.inputs(given, fitted(learnt))):
         with pytest.raises(DataError) as error:
             use()
-        assert str(error.value) == sentence
+        assert str(error.value) == f"{sentence}; model.size and model.channels bring all to one kind"
 
 
 @pytest.mark.parametrize("pixel", [0.5, -1.0, 256.0, math.nan, math.inf])
@@ -151,7 +154,7 @@ def test_a_pixel_that_is_no_byte_is_refused_by_value_and_row(pixel: float) -> No
 
 
 def test_lists_of_several_sizes_are_refused_by_the_first_row_that_differs() -> None:
-    with pytest.raises(DataError, match="images differ in height or width") as error:
+    with pytest.raises(DataError, match="images are 5x5 grey, but those trained on are 6x5 grey") as error:
         TASK.inputs([*GREY[:4], GREY[4, 1:]], fitted())
     assert error.value.row == 4
 
@@ -256,5 +259,92 @@ def test_a_model_is_given_the_images_without_their_labels() -> None:
 
 
 def test_only_what_the_task_defines_can_change_how_rows_are_encoded() -> None:
-    assert CNN(filters=3).task_settings() == CNN().task_settings() == {"classes": []}
-    assert CNN(classes=("a", "b")).task_settings() == {"classes": ["a", "b"]}
+    assert CNN(filters=3).task_settings() == CNN().task_settings() == {"classes": [], "size": None, "channels": None}
+    assert CNN(classes=("a", "b"), size=(8, 6)).task_settings() == {"classes": ["a", "b"], "size": [8, 6], "channels": None}
+
+
+def encoded(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def column(*values: Any) -> np.ndarray:
+    """A column as a reader gives it."""
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made
+
+
+PNGS = {"grey": column(*(encoded(image) for image in GREY)), "colour": column(*(encoded(image) for image in COLOUR))}
+
+
+@pytest.mark.parametrize(("images", "kind"), [(GREY, "grey"), (COLOUR, "colour")], ids=["grey", "colour"])
+def test_encoded_pictures_are_learnt_from_and_encoded_as_their_pixels(images: np.ndarray, kind: str) -> None:
+    assert fitted(PNGS[kind]) == fitted(images)
+    np.testing.assert_array_equal(
+        TASK.encode({"image": PNGS[kind]}, fitted(images))["image"], TASK.encode({"image": images}, fitted(images))["image"]
+    )
+
+
+def test_pictures_of_all_sizes_and_modes_are_brought_to_one() -> None:
+    task = CNN(size=(8, 4), channels=3)
+    mixed = column(*PNGS["grey"][:10], *PNGS["colour"][10:20], *GREY[20:25], *COLOUR[25:, :3])
+    encoding = fitted(mixed, task=task)
+    images = task.encode({"image": mixed, "label": LABELS}, encoding)["image"]
+    assert (encoding.shape, images.shape, images.dtype) == ((3, 8, 4), (30, 3, 8, 4), np.uint8)
+    for row, image in enumerate([*GREY[:10], *COLOUR[10:20], *GREY[20:25], *COLOUR[25:, :3]]):
+        theirs = Image.fromarray(image).convert("RGB").resize((4, 8), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(images[row].transpose(1, 2, 0), np.asarray(theirs))
+    logits = task.network(encoding)(torch.from_numpy(images))
+    assert logits.shape == (30, 3)
+    assert logits.isfinite().all()
+
+
+def test_the_row_of_another_size_is_named_when_learning_and_when_encoding() -> None:
+    odd = column(*PNGS["grey"][:4], encoded(GREY[4, 1:]))
+    with pytest.raises(DataError, match=r"^images are 5x5 grey, but those before are 6x5 grey; model.size and") as error:
+        TASK.fit([{"image": odd, "label": LABELS[:5]}])
+    assert error.value.row == 4
+    with pytest.raises(DataError, match=r"^images are 5x5 grey, but those trained on are 6x5 grey") as error:
+        TASK.encode({"image": odd[3:]}, fitted())
+    assert error.value.row == 1
+
+
+def test_a_batch_of_which_no_row_is_left_changes_nothing() -> None:
+    nothing = {"image": column(), "label": LABELS[:0]}
+    assert TASK.fit([nothing, {"image": PNGS["grey"], "label": LABELS}, nothing]) == fitted()
+    assert TASK.encode(nothing, fitted())["image"].shape == (0, 1, 6, 5)
+
+
+@pytest.mark.parametrize(("images", "kind"), [(GREY, "grey"), (COLOUR, "colour")], ids=["grey", "colour"])
+@pytest.mark.parametrize("task", [CNN(), CNN(size=(7, 9)), CNN(channels=1), CNN(size=(3, 3), channels=3)])
+def test_the_example_of_a_registered_models_input_is_an_array_that_encodes_alike(images: np.ndarray, kind: str, task: CNN) -> None:
+    encoding = fitted(images, task=task)
+    example = task.model_input({"image": PNGS[kind][:8], "label": LABELS[:8]})
+    assert example.dtype == np.uint8
+    assert example.shape[1:] == (*encoding.shape[1:], *((3,) if encoding.shape[0] == 3 else ()))
+    np.testing.assert_array_equal(task.inputs(example, encoding)["image"], task.encode({"image": images[:8]}, encoding)["image"])
+
+
+def test_a_caller_may_give_encoded_pictures() -> None:
+    pngs = PNGS["grey"]
+    for given in (pngs, pngs.tolist(), tuple(pngs), pd.Series(pngs), pd.DataFrame({"image": pngs}), pd.DataFrame({"image": list(GREY)})):
+        np.testing.assert_array_equal(TASK.inputs(given, fitted())["image"][:, 0], GREY)
+
+
+def test_a_table_without_images_is_told_its_columns() -> None:
+    with pytest.raises(DataError, match=r"there is no column 'image'; did you mean data\.columns\.image=images"):
+        TASK.inputs(pd.DataFrame({"images": PNGS["grey"], 3: 0}), fitted())
+
+
+def test_the_path_of_a_picture_is_not_opened_for_a_caller() -> None:
+    with pytest.raises(DataError, match="not the text '/etc/passwd'") as error:
+        TASK.inputs([PNGS["grey"][0], "/etc/passwd"], fitted())
+    assert error.value.row == 1
+
+
+@pytest.mark.parametrize("settings", [{"size": (0, 5)}, {"size": (5,)}, {"size": 5}, {"channels": 2}, {"size": (5, 100_000)}])
+def test_settings_that_no_picture_can_be_brought_to_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        CNN(**settings)

@@ -116,7 +116,7 @@ def test_a_missing_text_of_a_file_is_named_by_the_files_row(tmp_path: Path) -> N
         broken.to_parquet(tmp_path / "texts.parquet")
         source = [f"data.source={tmp_path / 'texts.parquet'}", "data.columns.text=review", "train.batch=8"]
         run = runs.load(tmp_path, *source, recipe="lstm_text")
-        with pytest.raises(DataError, match=f"texts, row {row}: column text: is missing"):
+        with pytest.raises(DataError, match=f"texts.parquet, row {row}: column text: is missing"):
             prepare.prepare(run, prepare.plan(run), prepare.in_process)
 
 
