@@ -29,7 +29,12 @@ RECIPES = WORKLOADS / "recipes"
 _RECIPE_BYTES = 1_000_000
 # what PyYAML 6 raises for text that is no YAML: besides its own, whatever its constructors meet in a bad date, number or tag
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
-_OTHER_LENGTH = {"train.steps": "train.epochs", "train.epochs": "train.steps"}
+_INSTEAD = {
+    "train.epochs": ("train.steps",),
+    "train.steps": ("train.epochs",),
+    "data.source": ("data.train", "data.validation", "data.test"),
+    "data.train": ("data.source",),
+}
 
 
 @dataclass(frozen=True)
@@ -183,9 +188,9 @@ def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any]
     for covered in [known for known in values if f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.")]:
         del values[covered]
         del origins[covered]
-    if (other := _OTHER_LENGTH.get(key)) in values:  # the later of two ways to say how long wins
-        del values[other]
-        del origins[other]
+    for other in _INSTEAD.get(key, ()):  # the later of two ways to say the same wins
+        values.pop(other, None)
+        origins.pop(other, None)
     values.update(given)
     origins.update(dict.fromkeys(given, origin))
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
+from pipelines.data.files import shown
 from pipelines.integrity import code_sha256, imported
 from workloads.base import Workload
 
@@ -47,11 +48,21 @@ class Splits(Settings):
     """Share of rows looked at while training."""
     test: float = Field(0.1, gt=0)
     """Share of rows looked at once, at the end."""
+    column: str | None = None
+    """Column that says which split a row is of: train, validation (valid, val, dev) or test."""
+    key: str | None = None
+    """Column whose equal values share a split, such as a patient's number; the split is drawn by a hash of the value."""
+    stratify: bool | None = None
+    """Draw each class by itself, so that every split has some of it; default: classes of fewer than 50 rows."""
 
     @model_validator(mode="after")
-    def _shares_or_rows(self) -> Splits:
+    def _agree(self) -> Splits:
         if not self.are_rows and abs(sum(self.sizes) - 1) > 1e-9:
             raise ValueError(f"train + validation + test must be 1 (or all be whole numbers of rows), not {sum(self.sizes):g}")
+        if sum([self.column is not None, self.key is not None, self.stratify is True]) > 1:
+            raise ValueError("column, key and stratify=true are three ways to cut; state one of them")
+        if self.are_rows and (self.column or self.key or self.stratify):
+            raise ValueError("numbers of rows cut in order, so column, key and stratify do not go with them")
         return self
 
     @property
@@ -65,14 +76,52 @@ class Splits(Settings):
 
 
 class Data(Settings):
-    source: str
-    """An embedded data set (digits, breast_cancer, seasons, python_lines, python_manual) or a file: CSV, TSV, Parquet, text, IDX images."""
+    source: str | None = None
+    """An embedded data set (digits, breast_cancer, seasons, python_lines, python_manual), a file, a folder, a glob or a URI of files
+    (CSV, TSV, JSON lines, Parquet, Arrow, npy, npz, text, IDX, pictures in a folder a class), or hf://name[:config]."""
+    train: str | None = None
+    """Where training rows are, if splits are given as files of their own; what is not given of the two others is cut from it."""
+    validation: str | None = None
+    """Where validation rows are."""
+    test: str | None = None
+    """Where test rows are."""
     columns: dict[str, str] = {}
     """The source's names of the columns that the task asks for: data.columns.text=review."""
     splits: Splits = Splits()
-    """Shares of the three splits."""
+    """How the rows are divided."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the splits."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """What to do about a row that cannot be used: stop, or leave it out and count it."""
+    max_bad_fraction: float = Field(0.01, ge=0, lt=1)
+    """Largest share of rows that may be left out."""
+    mode: Literal["cached", "stream"] = "cached"
+    """cached: prepared once and memory-mapped, in an exact order; stream: training rows are read anew each epoch, in no promised order."""
+    prepared: str | None = None
+    """Where prepared data are kept, a folder or a URI that every node reaches; default: datasets/ in the storage."""
+    cache: str | None = None
+    """Folder of each node for copies of prepared data that lie elsewhere; default: ~/.cache/raylway."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Data:
+        if (self.source is None) == (self.train is None):
+            raise ValueError("state either source, or train (with validation and test, or without)")
+        if self.source is not None and (self.validation or self.test):
+            raise ValueError("validation and test go with train, not with source")
+        if self.train is not None and (self.splits.column or self.splits.key):
+            raise ValueError("splits.column and splits.key divide one source; with train the files do")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What the data are called in sentences."""
+        return shown(self.source or self.train or "")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The splits that are given as sources of their own, training first."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: text for split, text in named.items() if text}
 
 
 class Optim(Settings):
@@ -175,6 +224,20 @@ class Run(Settings):
             raise ValueError(
                 f"train.batch={self.train.batch} in micro-batches of {size} leaves some of scale.workers={self.scale.workers} without rows"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_streamed(self) -> Run:
+        if self.data.mode == "stream":
+            if not self.scale.workers:
+                raise ValueError("data.mode=stream reads by Ray Data, so it needs scale.workers=1 or more")
+            if self.model.ordered:
+                raise ValueError(f"data.mode=stream: {self.model.task} looks at rows that follow one another; a stream has no order")
+            if self.train.batch % (self.micro_batch * self.scale.workers):
+                raise ValueError(
+                    f"data.mode=stream: train.batch={self.train.batch} must be whole micro-batches of {self.micro_batch} for each of "
+                    f"{self.scale.workers} workers, so that all come to the end of an epoch together"
+                )
         return self
 
     @property

@@ -1,4 +1,4 @@
-"""Which split a row falls into: computed from its number, so any process can tell for any range of rows.
+"""Which split a row falls into: computed from its number or from a value of it, so any process can tell for any range of rows.
 
 Rows without an order are drawn: each block of 1,000 is permuted by its own seed and cut by the shares, so adding rows at the end moves no
 earlier one, 10,000 rows at 0.8/0.1/0.1 give exactly 8,000/1,000/1,000, and no split can lack a part of an ordered file.
@@ -7,12 +7,32 @@ Rows with an order (a series, a text) are cut into consecutive parts, so nothing
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from workloads.base import Arrays, DataError
+
 SPLITS = ("train", "validation", "test")
+RARE_ROWS = 50
+"""A class of fewer rows is drawn by itself, unless told otherwise."""
 _BLOCK = 1000
+SPELLINGS = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
+
+
+class Splitting(Protocol):
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns whose values must be known to tell."""
+        ...
+
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
+        """The rows of [start, stop), counted from `start`, that belong to `split`; `raw` are those rows. Raises DataError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,9 +41,9 @@ class Drawn:
 
     shares: tuple[float, float, float]
     seed: int
+    columns: tuple[str, ...] = ()
 
-    def rows_of(self, split: int, start: int, stop: int) -> np.ndarray:
-        """The rows of [start, stop), counted from `start`, that belong to `split`."""
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         return np.flatnonzero(split_of(start, stop, shares=self.shares, seed=self.seed) == split)
 
 
@@ -33,20 +53,91 @@ class Consecutive:
 
     sizes: tuple[int, int, int]
     context: int = 0
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def by_shares(cls, rows: int, shares: tuple[float, float, float], context: int = 0) -> Consecutive:
         edges = [*np.round(np.cumsum([0, *shares[:2]]) * rows).astype(int).tolist(), rows]
         return cls((edges[1] - edges[0], edges[2] - edges[1], edges[3] - edges[2]), context)
 
-    def rows_of(self, split: int, start: int, stop: int) -> np.ndarray:
-        """The rows of [start, stop), counted from `start`, that belong to `split`, its context included."""
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
+        """Its context included."""
         first = sum(self.sizes[:split])
         low, high = max(first - self.context, 0, start), min(first + self.sizes[split], stop)
         return np.arange(low - start, max(low, high) - start)
 
 
-Splitting = Drawn | Consecutive
+@dataclass(frozen=True, eq=False)
+class Stratified:
+    """As `drawn`, but for the rows of some classes, each of which was drawn by itself (`draw_by_class`)."""
+
+    drawn: Drawn
+    rows: np.ndarray
+    splits: np.ndarray
+    columns: tuple[str, ...] = ()
+
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
+        belongs = split_of(start, stop, shares=self.drawn.shares, seed=self.drawn.seed)
+        low, high = np.searchsorted(self.rows, [start, stop])
+        belongs[self.rows[low:high] - start] = self.splits[low:high]
+        return np.flatnonzero(belongs == split)
+
+
+@dataclass(frozen=True)
+class ByKey:
+    """Splits drawn by a hash of a column's value: rows of one value share a split, wherever they are and whatever else there is."""
+
+    column: str
+    shares: tuple[float, float, float]
+    seed: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
+        values, inverse = _values(raw[self.column], self.column)
+        edges = np.cumsum(self.shares[:2])
+        belongs = [np.searchsorted(edges, _uniform(f"{self.seed} {_spelt(value)}"), side="right") for value in values]
+        return np.flatnonzero(np.array(belongs, np.int8)[inverse] == split)
+
+
+@dataclass(frozen=True)
+class ByColumn:
+    """Splits that a column names."""
+
+    column: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
+        values, inverse = _values(raw[self.column], self.column)
+        named = [SPELLINGS.get(str(value).strip().lower(), -1) for value in values]
+        if -1 in named:
+            odd = named.index(-1)
+            raise DataError(
+                f"column {self.column}: {values[odd]!r} is no split; write train, validation or test", int(np.argmax(inverse == odd))
+            )
+        return np.flatnonzero(np.array(named, np.int8)[inverse] == split)
+
+
+@dataclass(frozen=True)
+class Given:
+    """Splits that are sources of their own, `sizes` rows each, one after another; those of no rows are cut from the first as `cut` says."""
+
+    sizes: tuple[int, int, int]
+    cut: Splitting
+    columns: tuple[str, ...] = ()
+
+    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
+        if split == 0 or not self.sizes[split]:
+            inside = min(stop, self.sizes[0])
+            return self.cut.rows_of(split, start, inside, raw) if start < inside else np.empty(0, np.int64)
+        first = sum(self.sizes[:split])
+        low, high = max(first, start), min(first + self.sizes[split], stop)
+        return np.arange(low - start, max(low, high) - start)
 
 
 def split_of(start: int, stop: int, *, shares: tuple[float, float, float], seed: int) -> np.ndarray:
@@ -56,3 +147,70 @@ def split_of(start: int, stop: int, *, shares: tuple[float, float, float], seed:
     blocks = [np.random.default_rng([seed, block]).permutation(_BLOCK) for block in range(first, last)]
     places = np.concatenate(blocks)[start - first * _BLOCK : stop - first * _BLOCK] if blocks else np.empty(0)
     return np.searchsorted(edges, places, side="right").astype(np.int8)
+
+
+def draw_by_class(labels: Iterable[np.ndarray], drawn: Drawn, *, rarer_than: int | None) -> Splitting:
+    """Draw each class by itself, so that every split has some of it: the labels of all rows, batch by batch, in order.
+
+    Only classes of fewer rows than `rarer_than`, if that is stated. The first three rows of a class go one to each split, every further
+    one to the split that lacks most to its share; so adding rows at the end moves no earlier row of a class that is drawn so.
+    """
+    limit = np.inf if rarer_than is None else rarer_than
+    rows: dict[str, list[np.ndarray]] = {}
+    counts: Counter[str] = Counter()
+    place = 0
+    for batch in labels:
+        values, inverse = _different(batch)
+        for number, label in enumerate(_spelt(value) for value in values):
+            if counts[label] < limit:
+                found = place + np.flatnonzero(inverse == number)
+                rows.setdefault(label, []).append(found)
+                counts[label] += len(found)
+        place += len(batch)
+    chosen = [np.concatenate(found) for label, found in rows.items() if counts[label] < limit]
+    if not chosen:
+        return drawn
+    order = _in_turn(max(len(found) for found in chosen), drawn.shares)
+    flat = np.concatenate(chosen)
+    splits = np.concatenate([order[: len(found)] for found in chosen])
+    by_row = np.argsort(flat)
+    return Stratified(drawn, flat[by_row], splits[by_row])
+
+
+def _in_turn(count: int, shares: Sequence[float]) -> np.ndarray:
+    """The splits of the first `count` rows of a class."""
+    turns, given = np.empty(count, np.int8), np.zeros(3)
+    for row in range(count):
+        lacks = np.array(shares) * (row + 1) - given
+        lacks[given == 0] += count * (np.array(shares) > 0)[given == 0] if row < 3 else 0
+        turns[row] = np.argmax(lacks)
+        given[turns[row]] += 1
+    return turns
+
+
+def _values(column: np.ndarray, name: str) -> tuple[list[Any], np.ndarray]:
+    """The different values of a column, and which of them each row has. Raises DataError where one is missing."""
+    if column.ndim > 1:
+        raise DataError(f"column {name}: a value of it is an array of {column.shape[1:]}, which tells no split")
+    # NaN and NaT alone differ from themselves
+    missing = [value is None for value in column] if column.dtype == object else column != column
+    if any(missing):
+        raise DataError(f"column {name}: is missing, so the row's split cannot be told", int(np.argmax(missing)))
+    return _different(column)
+
+
+def _different(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """The different values of a column, objects as their text, and which of them each row has."""
+    plain = np.array([_spelt(value) for value in column]) if column.dtype == object or column.ndim > 1 else column
+    values, inverse = np.unique(plain, return_inverse=True)
+    return values.tolist(), inverse
+
+
+def _spelt(value: Any) -> str:
+    """A whole number as such: where another row lacks one, a reader gives a batch of integers as floats."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _uniform(text: str) -> float:
+    """A number in [0, 1) that looks drawn, the same for the same text on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56
