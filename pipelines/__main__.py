@@ -51,24 +51,34 @@ def plan(recipe: Recipe, overrides: Overrides = None, json: AsJson = False) -> N
 
 
 @app.command()
-def prepare(recipe: Recipe, overrides: Overrides = None, json: AsJson = False) -> None:
-    """Prepare the data alone, in this process."""
+def prepare(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name (see `raylway recipes`) or a YAML file.")] = None,
+    overrides: Overrides = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the prepared data that are kept.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Free what was not opened for --days, and what was left half done.")] = False,
+    days: Annotated[float, typer.Option(help="Days without use after which --prune frees.")] = 30,
+    storage: Annotated[str, typer.Option(help="The storage folder, for --list and --prune.")] = "./runs",
+    json: AsJson = False,
+) -> None:
+    """Prepare the data alone; or show and free what is prepared."""
 
     def body(screen: Any) -> dict[str, Any]:
+        if list_ or prune:
+            from pipelines import datasets
+
+            return datasets.pruned(storage, screen, days=days) if prune else datasets.listed(storage, screen)
         from pipelines.config import load
 
+        if recipe is None:
+            from pipelines.errors import RecipeError
+
+            raise RecipeError("prepare: name a recipe, or give --list or --prune")
         run = load(recipe, overrides or []).run
-        from pipelines import prepare
-        from pipelines.folder import check_writable
+        from pipelines.datasets import prepared
 
-        check_writable(run.root)
-        found = prepare.plan(run)
-        there = found.ready
-        dataset = prepare.prepare(run, found, prepare.in_process)
-        screen.say(f"{run.data.source}: {dataset.manifest.rows} in {dataset.folder}")
-        return {"fingerprint": found.fingerprint, "folder": str(dataset.folder), "rows": dataset.manifest.rows, "found": there}
+        return prepared(run, screen)
 
-    _tell(body, json, command=["prepare", recipe, *(overrides or [])])
+    _tell(body, json, command=["prepare", *([recipe] if recipe else []), *(overrides or [])])
 
 
 @app.command()

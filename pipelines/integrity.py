@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+_PARSING = threading.Lock()  # two threads that parse at once may end in "AST constructor recursion depth mismatch" (Python 3.11)
 
 
 class File(BaseModel):
@@ -42,7 +45,8 @@ def imported(file: Path, *, nested: bool) -> set[Path]:
         if path in found or not path.is_file():
             continue
         found.add(path)
-        tree = ast.parse(path.read_bytes())
+        with _PARSING:
+            tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree) if nested else tree.body:
             if isinstance(node, ast.ImportFrom) and node.level:
                 folder = path.parents[node.level - 1] / (node.module or "").replace(".", "/")

@@ -67,7 +67,7 @@ def _data(run: Run) -> dict[str, Any]:
         "memory": {"weights_gradients_and_optimizer_bytes": (2 + states) * _FLOAT_BYTES * parameters},
         "steps": run.train.steps or (rows["train"] and run.steps(rows["train"])),
         "data": {
-            "source": run.data.source,
+            "source": run.data.name,
             "fingerprint": found.fingerprint,
             "prepared": found.ready,
             "rows": rows,

@@ -1,12 +1,18 @@
-"""Prepare: read raw rows, learn the encoding from the training ones, encode all, keep them where every trial finds them."""
+"""Prepare: read raw rows, learn the encoding from the training ones, encode all, keep them where every trial finds them.
+
+The source is read twice, a few thousand rows at a time: once by this process, to learn, and once in pieces by whoever `each` sets to it,
+to encode. So neither needs memory for more than a batch, and joining parts into shards none for more than a shard.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import inspect
+import itertools
 import json
-import shutil
+import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,16 +21,21 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data import prepared, sources
-from pipelines.data.prepared import Dataset
-from pipelines.data.sources import Source
-from pipelines.data.splits import SPLITS, Consecutive, Drawn, Splitting
+from pipelines.data import dividing, joining, prepared, sources
+from pipelines.data.pieces import Batch, Encoder, Piece, Selection, Streamed, cut
+from pipelines.data.prepared import MANIFEST, Dataset, Shard
+from pipelines.data.source import Source, joined
+from pipelines.data.sources import Reading
+from pipelines.data.splits import SPLITS, Splitting
+from pipelines.data.store import Store
+from pipelines.data.summary import Summary
 from pipelines.errors import RecipeError
 from pipelines.integrity import code_sha256, imported
 from pipelines.settings import Run
-from workloads.base import Arrays, DataError, Encoding, Workload
+from workloads.base import Arrays, DataError, Encoding, Workload, choose_columns
 
-_PIECE_ROWS = 8192
+_PIECE_ROWS, _MOST_PIECES = 8192, 512
+_TOLD = 10
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 """How pieces are worked: `each(work, pieces)` gives the results in order (a loop here, or cluster.shards on Ray Data)."""
@@ -32,40 +43,55 @@ Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be prepared: from where, cut how, under which name."""
+    """What would be prepared: from where, cut how, kept where under which name."""
 
     source: Source
     columns: tuple[str, ...]
     splitting: Splitting
     identity: dict[str, str]
     fingerprint: str
-    folder: Path
+    store: Store
+
+    @property
+    def folder(self) -> Path:
+        """Where the dataset is, or will be, on this node."""
+        return self.store.folder(self.fingerprint)
 
     @property
     def ready(self) -> bool:
-        return (self.folder / prepared.MANIFEST).is_file()
+        return self.store.has(self.fingerprint, MANIFEST)
+
+    @property
+    def pieces(self) -> list[Piece]:
+        rows = self.source.rows()
+        return cut(self.source, rows, max(_PIECE_ROWS, rows // _MOST_PIECES))
 
 
 def plan(run: Run) -> Plan:
     """Find the source and name the dataset, reading no more than is needed to hash it. Raises DataError, RecipeError."""
-    source = sources.open_source(run.data.source, run.data.columns)
-    try:
-        columns = run.model.choose(source.columns())
-    except DataError as error:
-        raise DataError(f"{run.data.source}: {error}") from None
+    source = _source(run)
+    if run.data.on_bad_row == "skip" and not run.model.skippable:
+        raise RecipeError("data.on_bad_row=skip: rows of a series follow one another in time, so none can be left out; fill the gaps")
+    splitting = dividing.splitting_of(run, source)
+    with _naming(run.data.name):
+        there = source.columns()
+        choose_columns(splitting.columns, there)
+        columns = _chosen(run.model, there, splitting.columns)
     rows, identity = source.rows(), source.identity()
-    splitting = _splitting(run, rows)
     _check_batch(run, _examples_of_rows(run, splitting, rows)["train"])
     made_of = {
         "source": identity,
         "columns": columns,
         "splits": run.data.splits.model_dump(mode="json"),
+        "given": list(run.data.given) if run.data.train else None,
         "seed": run.data.seed,
+        "mode": run.data.mode,
+        "skip": run.data.on_bad_row == "skip",
         "task": run.model.task_settings(),
         "code": _code_version(type(run.model)),
     }
     fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    return Plan(source, columns, splitting, identity, fingerprint, run.root / "datasets" / fingerprint)
+    return Plan(source, columns, splitting, identity, fingerprint, store_of(run))
 
 
 def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
@@ -73,7 +99,10 @@ def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
 
     Raises RecipeError if a batch is larger than what there is to train on.
     """
-    dataset = Dataset.open(plan.folder) if plan.ready else _make(run, plan, each)
+    if not plan.ready:
+        _make(run, plan, each)
+    dataset = prepared.proven(plan.store, plan.fingerprint)
+    _check_bad(run, dataset.manifest.summary)
     _check_batch(run, examples(run, dataset)["train"])
     return dataset
 
@@ -82,32 +111,20 @@ def examples(run: Run, dataset: Dataset) -> dict[str, int]:
     """How many examples each split holds. Raises DataError if one holds none."""
     found = {}
     for split in SPLITS:
-        with _naming(f"{run.data.source}, {split} split"):
+        with _naming(f"{run.data.name}, {split} split"):
             found[split] = len(run.model.examples(getattr(dataset, split), training=split == "train"))
-    return found
+    return found | ({"train": dataset.manifest.summary.splits["train"]} if run.data.mode == "stream" else {})
 
 
-def _make(run: Run, plan: Plan, each: Each) -> Dataset:
-    partial = prepared.partial_folder(plan.folder)
-    try:
-        rows = plan.source.rows()
-        pieces = [(number, start, min(start + _PIECE_ROWS, rows)) for number, start in enumerate(range(0, rows, _PIECE_ROWS))]
-        encoding, sample = _fit(run.model, plan, pieces)
-        work = functools.partial(_encode, plan=plan, workload=run.model, encoding=encoding, partial=partial)
-        problems = [problem for problem in each(work, pieces) if problem]
-        if problems:
-            raise DataError("\n".join(problems))
-        return prepared.finish(
-            partial,
-            plan.folder,
-            fingerprint=plan.fingerprint,
-            source=plan.identity,
-            encoding=encoding.model_dump(mode="json"),
-            sample=sample,
-        )
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+def tell(dataset: Dataset, say: Callable[[str], None]) -> None:
+    """Say what is not as one would wish: rows left out, rows that training and test share."""
+    summary = dataset.manifest.summary
+    if summary.skipped:
+        say(f"{summary.read:,} rows read = {summary.used:,} used + {summary.skipped:,} skipped; the first of these:")
+        for example in summary.examples:
+            say(f"  {example}")
+    if summary.leaked:
+        say(f"warning: {summary.leaked:,} of {summary.splits['test']:,} test rows have the same input as a training row")
 
 
 def in_process(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
@@ -116,44 +133,98 @@ def in_process(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 
 
 def peek(run: Run, plan: Plan) -> Encoding:
-    """The encoding of a prepared dataset, else one learnt from the first piece: enough to build and count the network."""
+    """The encoding of a prepared dataset, else one learnt from the first rows: enough to build and count the network."""
     if plan.ready:
-        return run.model.encoding_type.model_validate(Dataset.open(plan.folder, verify=False).manifest.encoding)
-    return run.model.fit(iter([plan.source.read(0, min(_PIECE_ROWS, plan.source.rows()), plan.columns)]))
+        return run.model.encoding_type.model_validate(Dataset.open(prepared.fetch(plan.store, plan.fingerprint)).manifest.encoding)
+    training = _selection(run, plan, plan.splitting).training(plan.pieces)
+    return run.model.fit(itertools.islice((raw for _, rows, raw in training if len(rows)), 1))
 
 
 def count(run: Run, plan: Plan) -> Mapping[str, int | None]:
     """Examples of each split, from the prepared dataset or from numbers of rows; None where these cannot tell. Raises DataError."""
     if plan.ready:
-        return examples(run, Dataset.open(plan.folder, verify=False))
+        return examples(run, Dataset.open(prepared.fetch(plan.store, plan.fingerprint)))
     return _examples_of_rows(run, plan.splitting, plan.source.rows())
 
 
-def _splitting(run: Run, rows: int) -> Splitting:
-    shares = run.data.splits
-    if not run.model.ordered:
-        if shares.are_rows:
-            raise RecipeError("data.splits: numbers of rows are for data that have an order; rows without one are drawn by shares")
-        return Drawn(shares.sizes, run.data.seed)
-    if not shares.are_rows:
-        return Consecutive.by_shares(rows, shares.sizes, run.model.context)
-    if sum(shares.sizes) > rows:
-        raise DataError(f"data.splits asks for {sum(shares.sizes):,.0f} rows, but {run.data.source} has {rows:,}")
-    return Consecutive((int(shares.train), int(shares.validation), int(shares.test)), run.model.context)
+def streamed(run: Run, plan: Plan, dataset: Dataset) -> tuple[Streamed, list[Piece]]:
+    """What reads the training rows anew, and the pieces that it reads."""
+    encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
+    return Streamed(_settled_selection(run, plan), encoding), plan.pieces
+
+
+def store_of(run: Run) -> Store:
+    """Where the run's prepared data are kept."""
+    cache = run.data.cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "raylway")
+    place = run.data.prepared or str(run.root / "datasets")
+    return Store(place if "://" in place else str(Path(place).expanduser().resolve()), Path(cache).expanduser().resolve())
+
+
+def _make(run: Run, plan: Plan, each: Each) -> None:
+    store, work = plan.store, f".parts.{uuid.uuid4().hex[:8]}"
+    try:
+        with store.writing(plan.fingerprint, last=MANIFEST) as folder:
+            selection = _settled_selection(run, plan)
+            encoding, sample = _fit(selection, plan.pieces)
+            stream = run.data.mode == "stream"
+            told = each(Encoder(selection, encoding, store, work, SPLITS[1:] if stream else SPLITS), plan.pieces)
+            summary = _checked(run, plan, told)
+            if stream:  # a few training rows are kept all the same, to tell naive answers by
+                told = [Encoder(selection, encoding, store, work, SPLITS[:1]).head(Piece(0, 0, plan.source.rows())), *told]
+            else:
+                summary += Summary(leaked=joining.leaked(store, work, told))
+            joined = each(joining.Joiner(store, work, folder), joining.shared_out(told))
+            prepared.finish(
+                store,
+                folder,
+                fingerprint=plan.fingerprint,
+                source=plan.identity,
+                shards=[Shard.model_validate(one["shard"]) for one in joined],
+                columns=joined[0]["columns"],
+                encoding=encoding.model_dump(mode="json"),
+                summary=summary,
+                sample=sample,
+            )
+    finally:
+        store.remove(work)
+
+
+def _settled_selection(run: Run, plan: Plan) -> Selection:
+    return _selection(run, plan, dividing.settled(run, plan.splitting, plan.source, plan.columns))
+
+
+def _selection(run: Run, plan: Plan, splitting: Splitting) -> Selection:
+    return Selection(plan.source, plan.columns, splitting, run.model, skip=run.data.on_bad_row == "skip")
+
+
+def _chosen(workload: Workload, there: Sequence[str], splitting: Sequence[str]) -> tuple[str, ...]:
+    """The columns that the task is given; those that only say which split a row is of are not, unless it asks for them by name."""
+    try:
+        return workload.choose([name for name in there if name not in splitting])
+    except DataError:
+        return workload.choose(there)
+
+
+def _source(run: Run) -> Source:
+    data = run.data
+    how = Reading(run.root / "datasets", data.columns, run.model.files, skip=data.on_bad_row == "skip")
+    return sources.open_together(data.given, how) if data.train else sources.open_source(data.source or "", how)
 
 
 def _examples_of_rows(run: Run, splitting: Splitting, rows: int) -> dict[str, int | None]:
     """What can be told from numbers of rows alone, before any is read."""
+    if splitting.columns or run.data.splits.stratify:
+        return dict.fromkeys(SPLITS)
     found = {}
     for number, split in enumerate(SPLITS):
-        with _naming(f"{run.data.source}, {split} split"):
-            found[split] = run.model.count(len(splitting.rows_of(number, 0, rows)), training=split == "train")
+        with _naming(f"{run.data.name}, {split} split"):
+            found[split] = run.model.count(len(splitting.rows_of(number, 0, rows, {})), training=split == "train")
     return found
 
 
 def _check_batch(run: Run, examples: int | None) -> None:
     if examples is not None and run.train.batch > examples:
-        raise RecipeError(f"train.batch={run.train.batch} is larger than the {examples:,} training examples of {run.data.source}")
+        raise RecipeError(f"train.batch={run.train.batch} is larger than the {examples:,} training examples of {run.data.name}")
 
 
 @contextmanager
@@ -165,54 +236,68 @@ def _naming(place: str) -> Iterator[None]:
         raise DataError(f"{place}: {error}", error.row) from None
 
 
-def _fit(workload: Workload, plan: Plan, pieces: Sequence[tuple[int, int, int]]) -> tuple[Encoding, Arrays]:
+def _fit(selection: Selection, pieces: Sequence[Piece]) -> tuple[Encoding, Arrays]:
     """The encoding, learnt from the training rows, and a few of these as they are."""
-    sample: dict[str, np.ndarray] = {}
-    given = np.empty(0, np.int64)  # the row numbers of the batch that is being learnt from
+    sample: list[Arrays] = []
+    places: Callable[[int], str] = str
+    bad: list[str] = []
+    unread: list[DataError] = []
+
+    def readable() -> Iterator[tuple[Batch, np.ndarray, Arrays]]:
+        try:
+            yield from selection.training(pieces)
+        except DataError as error:
+            unread.append(error)
+            raise
 
     def training() -> Iterator[Arrays]:
-        nonlocal given
-        for _, start, stop in pieces:
-            chosen = plan.splitting.rows_of(0, start, stop)
-            if len(chosen):
-                given = start + chosen
-                raw = {name: column[chosen] for name, column in plan.source.read(start, stop, plan.columns).items()}
-                sample.update({} if sample else {name: _storable(column[: workload.sample_rows]) for name, column in raw.items()})
+        nonlocal places
+        for batch, rows, raw in readable():
+            places = functools.partial(_place_of, batch, rows)
+            bad.extend(f"{batch.place(row)}: {reason}" for row, reason in batch.bad.items() if len(bad) < _TOLD)
+            if len(rows):
+                if (lacking := selection.workload.sample_rows - sum(len(next(iter(part.values()))) for part in sample)) > 0:
+                    sample.append({name: column[:lacking].copy() for name, column in raw.items()})
                 yield raw
 
     try:
-        return workload.fit(training()), sample
+        return selection.workload.fit(training()), joined(sample)
     except DataError as error:
-        raise DataError(_placed(plan.source, error, given)) from None
+        if unread:  # which names its file already
+            raise
+        where = selection.source.label if error.row is None else places(error.row)
+        left = "".join(f"\nleft out: {example}" for example in bad[:_TOLD])
+        raise DataError(f"{where}: {error}{left}") from None
 
 
-def _placed(source: Source, error: DataError, rows: np.ndarray) -> str:
-    """The sentence of a problem that was met in `rows` of the source."""
-    return f"{source.label}, row {rows[error.row]:,}: {error}" if error.row is not None else f"{source.label}: {error}"
+def _place_of(batch: Batch, rows: np.ndarray, row: int) -> str:
+    return batch.place(int(rows[row]))
 
 
-def _storable(column: np.ndarray) -> np.ndarray:
-    """Strings as numpy keeps them without pickling."""
-    return np.array([str(value) for value in column]) if column.dtype == object else column
+def _checked(run: Run, plan: Plan, told: Sequence[dict[str, Any]]) -> Summary:
+    """The sum of what pieces told. Raises DataError if too many rows are bad, a split has none, or the source changed meanwhile."""
+    skipped = plan.source.skipped()
+    unread = Summary(read=skipped.count, skipped=skipped.count, examples=skipped.examples)
+    summary = sum((Summary.model_validate(one["summary"]) for one in told), unread)
+    _check_bad(run, summary)
+    if empty := [split for split in SPLITS if not summary.splits.get(split)]:
+        raise DataError(f"{run.data.name}: the {empty[0]} split has no rows; give it a larger share, or more data")
+    if changed := [name for name, content in plan.source.identity().items() if plan.identity.get(name) != content]:
+        raise DataError(f"{changed[0]}: changed while {run.data.name} was being read; give the command again")
+    assert summary.closes, summary
+    return summary
 
 
-def _encode(piece: tuple[int, int, int], *, plan: Plan, workload: Workload, encoding: Encoding, partial: Path) -> str | None:
-    """Encode one piece and write its parts; the problem as a sentence if its rows cannot be used."""
-    number, start, stop = piece
-    chosen = np.empty(0, np.int64)
-    try:
-        raw = plan.source.read(start, stop, plan.columns)
-        for index, split in enumerate(SPLITS):
-            chosen = plan.splitting.rows_of(index, start, stop)
-            if len(chosen):
-                arrays = workload.encode({name: column[chosen] for name, column in raw.items()}, encoding)
-                prepared.write_part(partial, split, number, arrays)
-    except DataError as error:
-        return _placed(plan.source, error, start + chosen)
-    return None
+def _check_bad(run: Run, summary: Summary) -> None:
+    if summary.skipped > run.data.max_bad_fraction * summary.read:
+        examples = "\n".join(summary.examples)
+        raise DataError(
+            f"{run.data.name}: {summary.skipped:,} of {summary.read:,} rows cannot be used, more than "
+            f"data.max_bad_fraction={run.data.max_bad_fraction:g} allows; the first of them:\n{examples}"
+        )
 
 
 def _code_version(workload: type[Workload]) -> str:
     """Hash of the code that decides what is in a dataset: the task and what it imports, the reading, the splitting, the writing."""
     task = {file for method in (workload.fit, workload.encode) for file in imported(Path(inspect.getfile(method)), nested=False)}
-    return code_sha256({*task, *Path(sources.__file__).parent.glob("*.py"), Path(__file__)})
+    return code_sha256({*task, *Path(sources.__file__).parent.rglob("*.py"), Path(__file__)})

@@ -27,7 +27,7 @@ def recipes(screen: Screen) -> dict[str, Any]:
                 "task": run.model.task,
                 "workload": run.workload,
                 "parameters": about.get("parameters"),
-                "data": run.data.source,
+                "data": run.data.name,
                 "seconds": seconds,
             }
         )

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.order import Order, micro_batches
+from pipelines.data import order as order_module
+from pipelines.data.order import Order, micro_batches, permuted
 
 
 def stream(order: Order, steps: int) -> np.ndarray:
@@ -47,6 +48,35 @@ def test_two_epochs_have_different_orders() -> None:
     assert first.tolist() != second.tolist()
 
 
+@given(rows=st.integers(1, 3000), seed=st.integers(0, 2**62), epoch=st.integers(0, 10))
+def test_a_permutation_that_is_not_written_out_is_one_all_the_same(rows: int, seed: int, epoch: int) -> None:
+    places = np.random.default_rng(0).permutation(rows)  # in whatever order, and however many at a time, they are asked for
+    found = np.concatenate([permuted(part, rows, seed, epoch) for part in np.array_split(places, 3)])
+    assert sorted(found.tolist()) == list(range(rows))
+    np.testing.assert_array_equal(found, permuted(np.arange(rows), rows, seed, epoch)[places])
+
+
+def test_a_permutation_that_is_not_written_out_looks_drawn() -> None:
+    rows = 100_003
+    first, second = (permuted(np.arange(rows), rows, 0, epoch) for epoch in range(2))
+    halves = np.stack([first[: rows // 2], first[rows // 2 : rows // 2 * 2]])
+    assert abs(halves.mean(axis=1) / rows - 0.5).max() < 0.005  # three standard errors
+    assert abs(np.corrcoef(first, np.arange(rows))[0, 1]) < 0.01
+    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.01
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.01
+    assert (first == np.arange(rows)).sum() < 10
+    assert abs(np.diff(first) == 1).sum() < 10
+
+
+@given(rows=st.integers(1, 40), batch=st.integers(1, 100), seed=st.integers(0, 2**62), epochs=st.integers(1, 4))
+def test_data_too_large_to_write_an_epoch_out_are_seen_once_an_epoch_too(rows: int, batch: int, seed: int, epochs: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "LISTED_ROWS", 0)
+        endless = stream(Order(rows, batch, seed), ceil(epochs * rows / batch))[: epochs * rows]
+    for epoch in endless.reshape(epochs, rows):
+        assert sorted(epoch.tolist()) == list(range(rows))
+
+
 @given(batch=st.integers(1, 300), micro_batch=st.integers(1, 300), world_size=st.integers(1, 9))
 def test_the_workers_micro_batches_partition_the_batch(batch: int, micro_batch: int, world_size: int) -> None:
     shares = [micro_batches(batch, micro_batch, rank=rank, world_size=world_size) for rank in range(world_size)]
@@ -66,19 +96,23 @@ def test_the_cut_is_the_same_for_any_number_of_workers(world_size: int) -> None:
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60).map(np.array)
 
 
-@given(lengths=LENGTHS, batch=st.integers(1, 20), seed=st.integers(0, 2**62), epochs=st.integers(1, 4))
+@given(lengths=LENGTHS, batch=st.integers(1, 20), seed=st.integers(0, 2**62), epochs=st.integers(1, 4), listed=st.sampled_from([0, 10**6]))
 def test_rows_of_about_one_length_share_a_batch_and_every_epoch_still_sees_each_row_once(
-    lengths: np.ndarray, batch: int, seed: int, epochs: int
+    lengths: np.ndarray, batch: int, seed: int, epochs: int, listed: int
 ) -> None:
     rows = len(lengths)
-    endless = stream(Order(rows, batch, seed, lengths), ceil(epochs * rows / batch))[: epochs * rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order_module, "LISTED_ROWS", listed)
+        endless = stream(Order(rows, batch, seed, lengths.__getitem__), ceil(epochs * rows / batch))[: epochs * rows]
     for epoch in endless.reshape(epochs, rows):
         assert sorted(epoch.tolist()) == list(range(rows))
 
 
-def test_batches_by_length_hold_little_padding_in_every_epoch() -> None:
+@pytest.mark.parametrize("listed", [0, 10**6])
+def test_batches_by_length_hold_little_padding_in_every_epoch(monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
+    monkeypatch.setattr(order_module, "LISTED_ROWS", listed)
     lengths = np.random.default_rng(0).integers(1, 100, 1003)
-    by_length, drawn = Order(1003, 16, 0, lengths), Order(1003, 16, 0)
+    by_length, drawn = Order(1003, 16, 0, lengths.__getitem__), Order(1003, 16, 0)
 
     def padded(order: Order, steps: range) -> float:
         return float(np.mean([lengths[order.of_step(step)].max() for step in steps]))
@@ -90,6 +124,6 @@ def test_batches_by_length_hold_little_padding_in_every_epoch() -> None:
 
 def test_batches_by_length_come_in_no_order_of_length() -> None:
     lengths = np.arange(800)
-    longest = [int(lengths[Order(800, 16, 0, lengths).of_step(step)].max()) for step in range(50)]
+    longest = [int(lengths[Order(800, 16, 0, lengths.__getitem__).of_step(step)].max()) for step in range(50)]
     assert sorted(longest) == list(range(15, 800, 16))
     assert longest != sorted(longest)
