@@ -1,9 +1,10 @@
-"""Work the pieces of a data set in parallel on Ray Data."""
+"""Work the pieces of a data set in parallel on Ray Data: all to their end, or as a stream for those who train."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -12,16 +13,37 @@ def each(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 
     What `work` raises is raised here as it was.
     """
-    import ray.data
     from ray.exceptions import RayTaskError
+
+    data = _quiet()
 
     def run(row: dict[str, Any]) -> dict[str, Any]:
         return {"number": row["item"], "result": json.dumps(work(pieces[row["item"]]))}
 
-    ray.data.DataContext.get_current().raise_original_map_exception = True
-    numbers = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
+    data.DataContext.get_current().raise_original_map_exception = True
+    numbers = data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
     try:
         rows = numbers.map(run).take_all()
     except RayTaskError as error:
         raise error.cause from None
     return [json.loads(row["result"]) for row in sorted(rows, key=lambda row: row["number"])]
+
+
+def stream(read: Callable[[Any], Iterator[Mapping[str, Any]]], pieces: Sequence[Any]) -> Any:
+    """A Ray Dataset of the rows that `read(piece)` gives in batches (arrays by column); each time it is gone through, all is read anew."""
+    data = _quiet()
+
+    def rows_of(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for number in batch["item"]:
+            yield from (dict(arrays) for arrays in read(pieces[int(number)]))
+
+    numbers = data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
+    return numbers.randomize_block_order().map_batches(rows_of, batch_size=1, batch_format="numpy")
+
+
+def _quiet() -> Any:
+    """ray.data, without its lines about every execution."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray.data

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.session import ClusterError, Resources
 
 R = TypeVar("R")
+_STREAM = "train"
+_SHUFFLED_BATCHES = 16
 
 
 class WorkersFailed(Exception):
@@ -21,13 +24,17 @@ class WorkersFailed(Exception):
         self.raised, self.lost = raised, lost
 
 
-def share(resources: Resources, *, workers: int, cpus: int | None, gpus: int | None) -> tuple[int, int]:
-    """(CPUs, GPUs) of each of `workers`, defaults filled in. Raises ClusterError with the arithmetic if there can never be so many."""
+def share(resources: Resources, *, workers: int, cpus: int | None, gpus: int | None, spare: int = 0) -> tuple[int, int]:
+    """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others.
+
+    Raises ClusterError with the arithmetic if there can never be so many.
+    """
     each_gpus = gpus if gpus is not None else min(1, resources.gpus // max(workers, 1))
-    each_cpus = cpus or max(1, min(resources.cpus // max(workers, 1), resources.node_cpus))
-    for kind, each, there in (("CPUs", each_cpus, resources.cpus), ("GPUs", each_gpus, resources.gpus)):
-        if workers * each > there:
-            raise ClusterError(f"scale.workers={workers} x {each} {kind} = {workers * each}, but the cluster has {there} {kind}")
+    each_cpus = cpus or max(1, min((resources.cpus - spare) // max(workers, 1), resources.node_cpus))
+    for kind, each, there, left in (("CPUs", each_cpus, resources.cpus, spare), ("GPUs", each_gpus, resources.gpus, 0)):
+        if workers * each + left > there:
+            asked = f"scale.workers={workers} x {each} {kind}" + (f" + {left} to read data with" if left else "")
+            raise ClusterError(f"{asked} = {workers * each + left}, but the cluster has {there} {kind}")
     return each_cpus, each_gpus
 
 
@@ -44,8 +51,11 @@ def preload() -> None:
     import ray.train.torch  # noqa: F401
 
 
-def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, gpus: int, scratch: Path) -> R:
+def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, gpus: int, scratch: Path, stream: Any = None) -> R:
     """`worker(payload, rank=…, world_size=…, device=…)` on each of a group of processes; the first one's result.
+
+    With `stream`, a dataset of cluster.shards, each is also given `stream=`: `stream(rows, seed)` goes through its equal share of the
+    dataset in whole batches of so many rows, roughly shuffled.
 
     A torch process group (gloo or nccl) stands around the call. `scratch` is a folder every node reaches, for Ray's own notes.
     Raises WorkersFailed; nothing is retried here, because only the caller can tell a lost machine from a bug.
@@ -59,11 +69,13 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
 
         context = ray.train.get_context()
         device = str(ray.train.torch.get_device())
-        return worker(payload, rank=context.get_world_rank(), world_size=context.get_world_size(), device=device)
+        given = {"stream": functools.partial(_epoch, ray.train.get_dataset_shard(_STREAM))} if stream is not None else {}
+        return worker(payload, rank=context.get_world_rank(), world_size=context.get_world_size(), device=device, **given)
 
     name = uuid.uuid4().hex  # a name of its own each time: Ray resumes a name it has seen, and resuming is the caller's
     trainer = TorchTrainer(
         run_worker,
+        datasets=None if stream is None else {_STREAM: stream},
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus > 0, resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {})
         ),
@@ -82,6 +94,11 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
         raise ClusterError(f"Ray Train could not start the workers: {error.controller_failure}") from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
+
+
+def _epoch(shard: Any, rows: int, seed: int) -> Iterator[dict[str, Any]]:
+    shuffled = {"local_shuffle_buffer_size": _SHUFFLED_BATCHES * rows, "local_shuffle_seed": seed % 2**32}
+    yield from shard.iter_batches(batch_size=rows, batch_format="numpy", drop_last=True, prefetch_batches=2, **shuffled)
 
 
 def _failure(failures: dict[int, Exception]) -> WorkersFailed:

@@ -6,6 +6,7 @@ while the data are prepared and MLflow opens its database.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from cluster.session import Session
 from pipelines import conclude
 from pipelines import prepare as preparing
 from pipelines.config import Loaded
+from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
 from pipelines.errors import CLUSTER, StorageError, WorkerFailed, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
@@ -79,8 +81,9 @@ def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tupl
 
     tracker.start()
     dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
+    preparing.tell(dataset, screen.say)
     threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
-    job = Job(run, tracker.folder, plan.folder, tracker.folder.identity.read_text(), threads)
+    job = Job(run, tracker.folder, plan.store, plan.fingerprint, tracker.folder.identity.read_text(), threads)
     with screen.progress(tracker.folder.journal, run.model.headline.metric) as progress:
         progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
         return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
@@ -94,14 +97,18 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
-        if not session.local:  # on a cluster of others the workers would hold the CPUs that preparing waits for
+        make = functools.partial(preparing.prepare, run, plan, shards.each)
+        made = None
+        # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
+        if run.data.mode == "stream" or not session.local:
             session.ready()
-            preparing.prepare(run, plan, shards.each)
+            made = _timed(make)
         training = _in_background(lambda: _supervise(run, plan, folder, session, screen))
         try:
             session.ready()
             tracker.start()
-            dataset, seconds = _timed(lambda: preparing.prepare(run, plan, shards.each))
+            dataset, seconds = made or _timed(make)
+            preparing.tell(dataset, screen.say)
             progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
             return dataset, training.result(), seconds
         except BaseException:
@@ -113,12 +120,18 @@ def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen
     """Launch the workers, and launch them again when one is lost; every launch goes on from the newest checkpoint."""
     from pipelines.training.worker import Job, guarded_work
 
-    cpus, gpus = workers.share(session.resources(), workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
-    job = Job(run, folder, plan.folder, folder.identity.read_text(), run.scale.threads or cpus)
+    streaming = run.data.mode == "stream"
+    spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
+    there = session.resources()
+    cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
+    job = Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), run.scale.threads or cpus)
+    stream = _stream(run, plan, screen) if streaming else None
     in_a_row, newest = 0, ""
     while True:
         try:
-            return workers.launch(guarded_work, job, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=folder.path / ".ray")
+            return workers.launch(
+                guarded_work, job, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=folder.path / ".ray", stream=stream
+            )
         except workers.WorkersFailed as failed:
             if own := _own_failure(failed):
                 raise own from None
@@ -129,6 +142,13 @@ def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen
                 times = f"{in_a_row} times in a row without a new checkpoint (scale.retries={run.scale.retries})"
                 raise WorkerLost(f"{failed}; {times}") from None
             screen.say(f"lost {failed}; going on from {newest or 'the beginning'} ({in_a_row} of scale.retries={run.scale.retries})")
+
+
+def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
+    """The training rows as a stream."""
+    screen.say("data.mode=stream: training rows come in no promised order; a resumed run goes on with other rows than it would have had")
+    read, pieces = preparing.streamed(run, plan, prepared.proven(plan.store, plan.fingerprint))
+    return shards.stream(read, pieces)
 
 
 def _own_failure(failed: workers.WorkersFailed) -> WorkerFailed | None:
@@ -171,7 +191,7 @@ def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: fl
             "mlflow.source.name": f"raylway train {run.recipe}",
             "mlflow.note.content": f"`{conclude.what(run)}`",
         },
-        source=run.data.source,
+        source=run.data.name,
         fingerprint=plan.fingerprint,
         config=config,
         began=began,

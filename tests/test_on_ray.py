@@ -7,18 +7,21 @@ import signal
 import threading
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from cluster import session
-from cluster.shards import each
+from cluster.shards import each, stream
 from cluster.workers import WorkersFailed, launch
-from pipelines import config
+from pipelines import config, prepare
+from pipelines.data.splits import split_of
 from pipelines.folder import RunFolder
 from pipelines.screen import Screen
 from pipelines.tracking.journal import read
 from pipelines.train import train
+from tests.idx import write_idx
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 SHORT = ("train.steps=40", "train.checkpoint_every=10", "train.log_every=1", "scale.threads=1")
@@ -176,3 +179,55 @@ def test_what_the_work_raises_is_raised_here_as_it_was():
 
     with pytest.raises(KeyError, match="piece 7"):
         each(work, [7])
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """20,000 pictures, which are three pieces of work; each is its own number, so that rows can be told apart."""
+    numbers = np.arange(20_000)
+    pictures = np.zeros((20_000, 4, 4), np.uint8)
+    pictures[:, 0, 0], pictures[:, 0, 1] = numbers % 256, numbers // 256
+    return write_idx(tmp_path_factory.mktemp("images"), pictures, (numbers % 3).astype(np.uint8), gz=False)
+
+
+def test_ray_data_prepares_the_bytes_that_one_process_does(images, tmp_path):
+    manifests = []
+    for name, how in (("here", prepare.in_process), ("ray", each)):
+        made = config.load("mlp", [f"storage={tmp_path / name}", f"data.source={images}"]).run
+        plan = prepare.plan(made)
+        assert len(plan.pieces) == 3
+        manifests.append(prepare.prepare(made, plan, how).manifest)
+    assert manifests[0] == manifests[1]
+
+
+def seen(payload, *, rank, world_size, device, stream):
+    """The pictures' numbers of two epochs, as they come to this worker."""
+    epochs = [[arrays["image"][:, 0, 0, :2] for arrays in stream(payload, epoch)] for epoch in range(2)]
+    numbers = [np.concatenate(batches).astype(int) @ [1, 256] for batches in epochs]
+    gathered: list = [None] * world_size
+    torch.distributed.all_gather_object(gathered, [of_epoch.tolist() for of_epoch in numbers])
+    return gathered
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
+def test_a_stream_gives_each_worker_other_rows_and_all_of_them_nearly_every_epoch(images, tmp_path):
+    made = config.load("mlp", [f"storage={tmp_path}", f"data.source={images}", "data.mode=stream"]).run
+    plan = prepare.plan(made)
+    dataset = prepare.prepare(made, plan, each)
+    read_rows, pieces = prepare.streamed(made, plan, dataset)
+    told = launch(seen, 64, workers=2, cpus=1, gpus=0, scratch=tmp_path / "scratch", stream=stream(read_rows, pieces))
+    training = set(np.flatnonzero(split_of(0, 20_000, shares=(0.8, 0.1, 0.1), seed=0) == 0).tolist())
+    assert dataset.manifest.summary.splits["train"] == len(training)
+    for epoch in range(2):
+        first, second = told[0][epoch], told[1][epoch]
+        assert len(first) == len(second)
+        assert len({*first, *second}) == len(first) + len(second) > len(training) - 2 * 64
+        assert {*first, *second} <= training
+    assert told[0][0] != told[0][1], "another epoch, another order"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
+def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(images, tracked):
+    result = run(tracked, f"data.source={images}", "data.mode=stream", "scale.workers=2", "train.batch=64", "name=streamed")
+    assert (result["status"], result["steps"]) == ("finished", 40)
+    assert {"test/accuracy", "baseline/accuracy"} <= set(result["metrics"])

@@ -7,24 +7,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.data.order import Order, micro_batches
-from pipelines.data.prepared import MANIFEST, Dataset
+from pipelines.data import prepared
+from pipelines.data.order import micro_batches
+from pipelines.data.prepared import Dataset
+from pipelines.data.store import Store
 from pipelines.errors import Diverged, WorkerFailed, describe
 from pipelines.folder import RunFolder
 from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
+from pipelines.training.delivery import Batch, Stream, collated, delivered, on_device, ordered, streamed
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.timing import Timing
-from workloads.base import DataError, Encoding, Rows, Workload
+from workloads.base import DataError, Encoding, Rows
 
 _WRITER_WAIT_SECONDS = 60.0
 
@@ -35,7 +37,8 @@ class Job:
 
     run: Run
     folder: RunFolder
-    dataset: Path
+    store: Store
+    fingerprint: str
     identity: str
     threads: int
 
@@ -59,12 +62,15 @@ class Outcome:
     evaluated: float
 
 
-def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
-    """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows."""
+def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Outcome:
+    """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows.
+
+    With `stream` the training rows are what it gives, in any order; else they are the prepared ones, in the order of their steps.
+    """
     began = time.time()
     torch.set_num_threads(job.threads)
     group = Group(rank, world_size, torch.device(device))
-    data = _wait_for(job.dataset, job.folder.abandoned)
+    data = _wait_for(job)
     run, workload = job.run, job.run.model
     encoding = workload.encoding_type.model_validate(data.manifest.encoding)
     torch.manual_seed(loop.mix(run.train.seed, -1))
@@ -72,7 +78,8 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
     optimizer = make_optimizer(model, run.optim)
     examples = workload.examples(data.train, training=True)
     validation, test = (workload.examples(rows, training=False) for rows in (data.validation, data.test))
-    steps = run.steps(len(examples))
+    there = data.manifest.summary.splits["train"] if stream else len(examples)
+    steps = run.steps(there)
     with ExitStack() as stack:
         journal = None
         if rank == 0:
@@ -87,7 +94,10 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
             workload.initialize(model)
         start = max(start, 0)
         look = functools.partial(_look, job, group, validation, encoding, journal, model)
-        timing = _train(job, group, examples, model, optimizer, journal, look, first=start, last=steps)
+        share = micro_batches(run.train.batch, run.micro_batch, rank=rank, world_size=world_size)
+        of_step = streamed(run.model, stream, share, run.train.seed + start) if stream else ordered(run, examples, share)
+        batches = stack.enter_context(delivered(range(start, steps), of_step, group.device))
+        timing = _train(job, group, batches, model, optimizer, journal, look, first=start, last=steps, epoch=run.steps_per_epoch(there))
     trained = time.time()
     metrics, outputs = _score(job, group, test, model)
     return Outcome(
@@ -107,18 +117,18 @@ def work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
     )
 
 
-def guarded_work(job: Job, *, rank: int, world_size: int, device: str) -> Outcome:
+def guarded_work(job: Job, **where: Any) -> Outcome:
     """`work`, whose exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where the error is whole."""
     try:
-        return work(job, rank=rank, world_size=world_size, device=device)
+        return work(job, **where)
     except Exception as error:
-        raise WorkerFailed(describe(error, rank, time.time())) from None
+        raise WorkerFailed(describe(error, where["rank"], time.time())) from None
 
 
 def _train(
     job: Job,
     group: Group,
-    examples: Rows,
+    batches: Callable[[int], Iterator[tuple[int, Batch]]],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     journal: Journal | None,
@@ -126,18 +136,11 @@ def _train(
     *,
     first: int,
     last: int,
+    epoch: int,
 ) -> Timing:
     run, settings = job.run, job.run.train
-    order = Order(len(examples), settings.batch, settings.seed, _lengths(run.model, examples))
-    share = micro_batches(settings.batch, run.micro_batch, rank=group.rank, world_size=group.world_size)
-
-    def batches(step: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        index = order.of_step(step)
-        for number, rows in share:
-            yield number, _batch(run.model, examples, index[rows], group.device)
-
     forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
-    eval_every = settings.eval_every or run.steps_per_epoch(len(examples))
+    eval_every = settings.eval_every or epoch
     timing = Timing(settings.batch)
     began = time.perf_counter()
     for step in loop.train(
@@ -229,23 +232,13 @@ def _strided(job: Job, group: Group, rows: Rows) -> Iterator[dict[str, Tensor]]:
     """This worker's rows (rank, rank + world_size, …) in batches; one empty batch where it has none."""
     mine = np.arange(group.rank, len(rows), group.world_size)
     for start in range(0, max(len(mine), 1), job.run.micro_batch):
-        yield _batch(job.run.model, rows, mine[start : start + job.run.micro_batch], group.device)
+        yield on_device(collated(job.run.model, rows.take(mine[start : start + job.run.micro_batch])), group.device)
 
 
-def _batch(workload: Workload, rows: Rows, index: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-    batch = workload.collate(rows.take(index))
-    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in batch.items()}
-
-
-def _lengths(workload: Workload, rows: Rows) -> np.ndarray | None:
-    column = workload.length_column
-    return rows.take(np.arange(len(rows)), [column])[column] if column else None
-
-
-def _wait_for(folder: Path, abandoned: Path) -> Dataset:
+def _wait_for(job: Job) -> Dataset:
     """The prepared dataset, which the driver may still be making while this process was starting."""
-    while not (folder / MANIFEST).is_file():
-        if abandoned.exists():
+    while not job.store.has(job.fingerprint, prepared.MANIFEST):
+        if job.folder.abandoned.exists():
             raise DataError("the data could not be prepared")
-        time.sleep(0.05)
-    return Dataset.open(folder, verify=False)
+        time.sleep(1.0 if job.store.remote else 0.05)
+    return prepared.proven(job.store, job.fingerprint)

@@ -29,6 +29,12 @@ def test_a_group_that_can_never_be_is_refused_with_the_arithmetic():
         share(Resources(cpus=8, gpus=1, node_cpus=8), workers=2, cpus=None, gpus=1)
 
 
+def test_cpus_to_read_with_are_left_where_data_are_streamed():
+    assert share(Resources(cpus=8, gpus=0, node_cpus=8), workers=2, cpus=None, gpus=None, spare=1) == (3, 0)
+    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 CPUs \+ 1 to read data with = 3, but the cluster has 2 CPUs"):
+        share(Resources(cpus=2, gpus=0, node_cpus=2), workers=2, cpus=None, gpus=None, spare=1)
+
+
 def tell(payload, *, rank, world_size, device):
     return payload, rank, world_size, device
 
