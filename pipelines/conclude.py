@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.data import summary
 from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder, write_atomically
 from pipelines.prepare import Plan
@@ -42,6 +43,7 @@ def conclude(
     baselines = run.model.baselines(run.model.examples(dataset.train, training=True), test, encoding)
     metrics = _record(run, tracker.folder, outcome, baselines)
     tracker.flush()
+    _describe(tracker, dataset)
     _draw(run, tracker, outcome, dataset, encoding)
     registering = time.time()
     model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
@@ -57,7 +59,7 @@ def conclude(
         "stage": "finished",
         "weights_sha256": outcome.weights_sha256,
         "raylway.threads": str(outcome.threads),
-        "mlflow.note.content": _note(run, tracker.folder, result),
+        "mlflow.note.content": _note(run, tracker.folder, result, dataset),
     }
     tracker.close("FINISHED", tags)
     result["seconds"] = {"total": time.time() - began} | seconds
@@ -80,7 +82,7 @@ def what(run: Run) -> str:
     """A run in one line."""
     length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
     where = f"{run.scale.workers} worker{'s' * (run.scale.workers > 1)}" if run.scale.workers else "this process"
-    return f"{run.workload} on {run.data.source}, {length}, batch {run.train.batch}, {where}"
+    return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 
 def _record(run: Run, folder: RunFolder, outcome: Outcome, baselines: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -98,6 +100,21 @@ def _record(run: Run, folder: RunFolder, outcome: Outcome, baselines: dict[str, 
     journal.sync()
     journal.close()
     return {name: value for point in read(folder.journal) for name, value in point.metrics.items()}
+
+
+def _describe(tracker: mlflow.Tracker, dataset: Dataset) -> None:
+    """What is in the data, on the run page."""
+    manifest = dataset.manifest
+    page = summary.markdown(
+        manifest.summary,
+        source=manifest.source,
+        fingerprint=manifest.fingerprint,
+        columns=manifest.columns,
+        sample=dataset.sample,
+    )
+    tracker.log_text("data.md", page)
+    if manifest.summary.lengths:
+        tracker.log_figure("lengths", summary.lengths_figure(manifest.summary))
 
 
 def _draw(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
@@ -151,13 +168,16 @@ def _result(run: Run, tracker: mlflow.Tracker, outcome: Outcome, metrics: dict[s
     }
 
 
-def _note(run: Run, folder: RunFolder, result: dict[str, Any]) -> str:
+def _note(run: Run, folder: RunFolder, result: dict[str, Any], dataset: Dataset) -> str:
     """The run's description in MLflow, Markdown."""
     headline = run.model.headline.metric
     metrics, model = result["metrics"], result["model"]
+    counts = dataset.manifest.summary
+    twice = f"; {counts.leaked:,} test rows have the same input as a training row" if counts.leaked else ""
     lines = [
         f"**{what(run)}**",
         f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive answer gives {metrics[f'baseline/{headline}']:.4f}",
+        f"data `{dataset.manifest.fingerprint}`: {counts.read:,} rows read = {counts.used:,} used + {counts.skipped:,} skipped{twice}",
         f"folder `{folder.path}`, weights `{result['weights_sha256'][:12]}`",
     ]
     if model:

@@ -130,6 +130,10 @@ class Tracker:
         assert self._client
         self._client.log_figure(self._run_id, figure, f"figures/{name}.png")
 
+    def log_text(self, name: str, text: str) -> None:
+        assert self._client
+        self._client.log_text(self._run_id, provenance.redact(text), name)
+
     def _ship_until_stopped(self) -> None:
         pause = _INTERVAL_SECONDS
         while not self._stop.wait(pause):
