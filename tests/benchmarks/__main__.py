@@ -1,4 +1,4 @@
-"""Run the benchmarks named on the command line, or all, one after another, and print one table."""
+"""Run the benchmarks named on the command line, or all but those that need much disk, one after another, and print one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import delivery, figures, startup, throughput, tracking
+from tests.benchmarks import delivery, figures, memory, preparing, startup, throughput, tracking
 from tests.benchmarks.rows import Row
 
 BENCHMARKS = {
@@ -18,7 +18,10 @@ BENCHMARKS = {
     "tracking": tracking.measure,
     "startup": startup.measure,
     "figures": figures.measure,
+    "preparing": preparing.measure,
+    "memory": memory.measure,
 }
+_ONLY_IF_NAMED = {"memory"}
 _WIDTH = 140
 
 
@@ -28,7 +31,7 @@ def main(names: Sequence[str]) -> int:
         print(f"{', '.join(unknown)}: no such benchmark; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     rows: list[Row] = []
-    for name in names or BENCHMARKS:
+    for name in names or [name for name in BENCHMARKS if name not in _ONLY_IF_NAMED]:
         print(f"{name} …", file=sys.stderr)
         rows += BENCHMARKS[name]()
     console = Console()

@@ -21,7 +21,7 @@ def main(recipe: str, overrides: Sequence[str]) -> None:
     run = load(recipe, overrides).run
     plan = prepare.plan(run)
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(run, RunFolder(Path(folder)), plan.folder, run.identity(plan.fingerprint), run.scale.threads or 1)
+        job = Job(run, RunFolder(Path(folder)), plan.store, plan.fingerprint, run.identity(plan.fingerprint), run.scale.threads or 1)
         outcome = work(job, rank=0, world_size=1, device="cpu")
     print(json.dumps({"samples_per_second": outcome.samples_per_second}))
 

@@ -55,4 +55,5 @@ def _compared(
 
 def _shown(values: Sequence[float], unit: str) -> str:
     middle = median(values)
-    return f"{middle:,.0f} {unit}" if middle >= 100 else f"{middle:.1f} {unit}"
+    digits = 0 if middle >= 100 else 1 if middle >= 1 else 2
+    return f"{middle:,.{digits}f} {unit}"
