@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,12 @@ import torch
 torch.set_num_threads(1)  # two processes of tests with two threads each on two cores wait for each other: some tests took ten times as long
 hypothesis.settings.register_profile("raylway", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("raylway")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is written into the home folder of who runs the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def job(storage: Path, folder: Path, *overrides: str, recipe: str = "cnn") -> Jo
     plan = prepare.plan(run)
     prepare.prepare(run, plan, prepare.in_process)
     folder.mkdir(parents=True, exist_ok=True)
-    return Job(run, RunFolder(folder), plan.folder, run.identity(plan.fingerprint), threads=1)
+    return Job(run, RunFolder(folder), plan.store, plan.fingerprint, run.identity(plan.fingerprint), threads=1)
 
 
 def alone(each: Job) -> Outcome:

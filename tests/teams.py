@@ -46,7 +46,8 @@ def run(recipe: str, world_size: int, storage: Path, folder: Path) -> TeamRun:
         task = functools.partial(_work, whole=whole, resumed=resumed)
         outcomes = spawn.together(task, world_size=world_size, scratch=folder / "scratch")
     outcome, resumed_outcome, _ = outcomes[0]
-    return TeamRun(whole.dataset, outcome, whole.folder.path, resumed_outcome, resumed.folder.path, [each[2] for each in outcomes])
+    told = [each[2] for each in outcomes]
+    return TeamRun(whole.store.folder(whole.fingerprint), outcome, whole.folder.path, resumed_outcome, resumed.folder.path, told)
 
 
 def _work(rank: int, world_size: int, *, whole: Job, resumed: Job) -> tuple[Outcome, Outcome, torch.Tensor]:

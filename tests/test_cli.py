@@ -45,7 +45,7 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
         (["cnn", "scale.workers=2", "scale.cpus=999"], 12, "scale.workers=2 x 999 CPUs = 1998, but the cluster has"),
         (["cnn", "name=../x"], 2, "name: '../x' is not a name"),
         (["cnn", "name=/x"], 2, "name: '/x' is not a name"),
-        (["cnn", "data.source=nowhere.gz"], 13, "nowhere.gz: no such file"),
+        (["cnn", "data.source=nowhere.gz"], 13, "nowhere.gz: there is no such file"),
         (["cnn", f"data.source={damaged(images, few, labels=900)}"], 13, "has 1,000 images, but t-labels-idx1-ubyte.gz has 900 labels"),
         (["cnn", f"storage={plain}/runs"], 12, "cannot be written: Not a directory"),
         (["cnn", "track.uri=http://127.0.0.1:9"], 12, "track.uri=http://127.0.0.1:9: no MLflow server answers"),

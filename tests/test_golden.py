@@ -30,7 +30,7 @@ def first_losses(recipe: str, storage: Path) -> dict[str, Any]:
     prepare.prepare(run, plan, prepare.in_process)
     folder = RunFolder(storage / recipe)
     folder.path.mkdir()
-    work(Job(run, folder, plan.folder, run.identity(plan.fingerprint), 1), rank=0, world_size=1, device="cpu")
+    work(Job(run, folder, plan.store, plan.fingerprint, run.identity(plan.fingerprint), 1), rank=0, world_size=1, device="cpu")
     losses = [point.metrics["loss"] for point in read(folder.journal) if "loss" in point.metrics]
     return {"data": plan.identity, "losses": losses}
 

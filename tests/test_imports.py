@@ -59,6 +59,20 @@ def test_transformers_is_imported_only_by_workloads():
     assert {module.split(".")[0] for module in _importers("transformers")} <= {"workloads"}
 
 
+@pytest.mark.parametrize(
+    ("package", "home"),
+    [
+        ("datasets", {"pipelines.data.readers.hub"}),
+        ("fsspec", {"pipelines.data.files"}),
+        ("PIL", {"workloads.tasks.pictures"}),
+        ("tokenizers", {"workloads.tasks.tokens"}),
+        ("safetensors", {"pipelines.training.checkpoint", "workloads.served"}),
+    ],
+)
+def test_a_dependency_has_its_home(package, home):
+    assert _importers(package) <= home
+
+
 @pytest.mark.parametrize("leaf", ["workloads", "cluster"])
 def test_leaves_import_no_other_room(leaf):
     others = set(ROOMS) - {leaf}
@@ -83,7 +97,8 @@ def test_nouns_import_of_workloads_only_the_contract():
 
 
 def test_nouns_import_no_verb_and_no_cluster():
-    verbs = {f"pipelines.{name}" for name in ("__main__", "train", "prepare", "plan", "recipes", "conclude", "config", "screen")}
+    names = ("__main__", "train", "prepare", "datasets", "plan", "recipes", "conclude", "config", "screen")
+    verbs = {f"pipelines.{name}" for name in names}
     for module in (name for name in MODULES if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking."))):
         assert not IMPORTS[module] & verbs, module
         assert not {name for name in IMPORTS[module] if name.startswith("cluster")}, module

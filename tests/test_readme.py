@@ -45,7 +45,7 @@ def test_a_command_of_the_readme_parses(command):
     assert isinstance(group, click.Group) or hasattr(group, "commands")
     verb = group.commands[arguments[0]]
     given = verb.make_context(arguments[0], arguments[1:]).params
-    if "recipe" in given:
+    if given.get("recipe"):
         config.load(given["recipe"], given["overrides"] or [])
 
 
