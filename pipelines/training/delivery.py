@@ -1,4 +1,4 @@
-"""Get the batches of the next steps ready while the network computes: a thread gathers them, and pins them where there is a GPU.
+"""The batches of a step: rows by the order, or as a stream brings them; for a GPU gathered and pinned by a thread while it computes.
 
 Which rows are of which step is settled by their numbers, so what is gathered ahead is what would have been gathered in time.
 """

@@ -96,7 +96,9 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
         look = functools.partial(_look, job, group, validation, encoding, journal, model)
         share = micro_batches(run.train.batch, run.micro_batch, rank=rank, world_size=world_size)
         of_step = streamed(run.model, stream, share, run.train.seed + start) if stream else ordered(run, examples, share)
-        batches = stack.enter_context(delivered(range(start, steps), of_step, group.device))
+        # on a CPU a batch is gathered in microseconds, and a thread that does it takes more than that from the network
+        ahead = group.device.type == "cuda"
+        batches = stack.enter_context(delivered(range(start, steps), of_step, group.device)) if ahead else of_step
         timing = _train(job, group, batches, model, optimizer, journal, look, first=start, last=steps, epoch=run.steps_per_epoch(there))
     trained = time.time()
     metrics, outputs = _score(job, group, test, model)
