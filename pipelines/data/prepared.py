@@ -265,8 +265,9 @@ def _prove(folder: Path, manifest: Manifest, proofs: Path) -> None:
         return
     if wrong := integrity.mismatch(folder, manifest.files):
         raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
-    proofs.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, seen)
+    with contextlib.suppress(OSError):  # where no note can be kept, every opening proves anew
+        proofs.mkdir(parents=True, exist_ok=True)
+        write_atomically(note, seen)
 
 
 def _told(kind: pa.DataType) -> str:

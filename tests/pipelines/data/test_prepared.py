@@ -305,3 +305,13 @@ def test_several_that_write_the_same_dataset_at_once_leave_one_good_folder(tmp_p
 def same_rows(ours: Arrays, theirs: Arrays) -> None:
     for name, column in theirs.items():
         np.testing.assert_array_equal(ours[name], column)
+
+
+def test_where_no_note_can_be_kept_a_dataset_is_proven_all_the_same(tmp_path: Path) -> None:
+    folder = dataset_in(tmp_path).folder
+    (tmp_path / "file").write_text("")
+    proofs = tmp_path / "file" / "proofs"  # below a file there can be no folder, not even for root
+    assert len(Dataset.open(folder, proofs=proofs).train) == 37
+    damage.flip_bit(folder / "train-00000.arrow")
+    with pytest.raises(DataError, match="its content is not what was written"):
+        Dataset.open(folder, proofs=proofs)
