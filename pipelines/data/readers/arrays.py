@@ -16,9 +16,8 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from pipelines.data.files import File
-from pipelines.data.readers.steady import Plan, batch_rows, check_names, check_version, reading, unchanged
-from pipelines.data.source import Skipped, even_starts
+from pipelines.data.readers.steady import Plan, Planned, batch_rows, check_names, check_version, reading
+from pipelines.data.source import even_starts
 from workloads.base import Arrays, DataError
 
 _KINDS = "biufcmMSU"
@@ -44,37 +43,7 @@ class _Header:
         return self.fortran and prod(self.shape[1:]) > 1
 
 
-@dataclass(frozen=True)
-class _Numpy:
-    """What both formats share. The plan is made once and travels with the reader, so that no process reads what has changed since."""
-
-    file: File
-
-    def columns(self) -> tuple[str, ...]:
-        return self._plan.names
-
-    def rows(self) -> int:
-        return self._plan.rows
-
-    def skipped(self) -> Skipped:
-        return Skipped()
-
-    def place(self, row: int) -> str:
-        return f"{self.file.name}, row {row:,}"
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        self._plan.check(self.file, stop, columns)
-        return unchanged(self.file, self._plan.version, self._batches(start, stop, columns))
-
-    def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        raise NotImplementedError
-
-    @cached_property
-    def _plan(self) -> Plan:
-        raise NotImplementedError
-
-
-class Npy(_Numpy):
+class Npy(Planned):
     """An .npy file: one column, named as the file."""
 
     def starts(self) -> Sequence[int]:
@@ -98,7 +67,7 @@ class Npy(_Numpy):
         return Plan(version, (Path(self.file.name).stem,), (0, header.shape[0]))
 
 
-class Npz(_Numpy):
+class Npz(Planned):
     """An .npz file: its arrays are the columns, all with as many rows. Reading begins at its beginning, so that checksums are compared.
 
     An array in Fortran's order is held as a whole, being scattered over the file.

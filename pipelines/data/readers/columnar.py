@@ -9,7 +9,6 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,7 @@ import numpy as np
 
 from pipelines.data.files import File, first_line
 from pipelines.data.readers.columns import is_text, to_numpy
-from pipelines.data.readers.steady import Plan, batch_rows, check_names, check_version, reading, unchanged
-from pipelines.data.source import Skipped
+from pipelines.data.readers.steady import Plan, Planned, batch_rows, check_names, check_version, reading
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:
@@ -29,38 +27,8 @@ _BUFFER_BYTES = 1 << 20  # read at a time of each column
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-@dataclass(frozen=True)
-class _Columnar:
-    """What both formats share. The plan is made once and travels with the reader, so that no process reads what has changed since."""
-
-    file: File
-
-    def columns(self) -> tuple[str, ...]:
-        return self._plan.names
-
-    def rows(self) -> int:
-        return self._plan.rows
-
-    def starts(self) -> Sequence[int]:
-        return self._plan.starts
-
-    def skipped(self) -> Skipped:
-        return Skipped()
-
-    def place(self, row: int) -> str:
-        return f"{self.file.name}, row {row:,}"
-
-    @cached_property
-    def _plan(self) -> Plan:
-        raise NotImplementedError
-
-
-class Parquet(_Columnar):
+class Parquet(Planned):
     """A Parquet file; read from the start of any row group."""
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        self._plan.check(self.file, stop, columns)
-        return unchanged(self.file, self._plan.version, self._batches(start, stop, columns))
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         plan = self._plan
@@ -89,15 +57,11 @@ class Parquet(_Columnar):
         return Plan(version, tuple(names), tuple(itertools.accumulate(counts, initial=0)))
 
 
-class Arrow(_Columnar):
+class Arrow(Planned):
     """An Arrow IPC file or stream (.arrow, .feather, .ipc), memory-mapped if it is local; read from the start of any record batch.
 
     A stream that is not on this machine can only be read from its beginning.
     """
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        self._plan.check(self.file, stop, columns)
-        return unchanged(self.file, self._plan.version, self._batches(start, stop, columns))
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         plan = self._plan

@@ -15,6 +15,7 @@ import json
 import os
 import uuid
 import zlib
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.data.files import File, first_line
 from pipelines.data.readers.columns import to_numpy
-from pipelines.data.readers.steady import Plan, check_names, check_version, unchanged
+from pipelines.data.readers.steady import Plan, Planned, check_names, check_version
 from pipelines.data.source import BATCH_ROWS, Skipped
 from pipelines.errors import StorageError
 from pipelines.folder import write_atomically
@@ -65,28 +66,14 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Staged:
+class Staged(Planned):
     """What the formats share; each says how its file is parsed. `skip`: leave bad rows out and count them, instead of a DataError.
 
     The plan is made once and travels with the reader: if the file changes afterwards, its rows are not read as those that were planned.
     """
 
-    file: File
     scratch: Path
     skip: bool = False
-
-    def columns(self) -> tuple[str, ...]:
-        return self._plan.names
-
-    def rows(self) -> int:
-        return self._plan.rows
-
-    def starts(self) -> Sequence[int]:
-        return self._plan.starts
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        self._plan.check(self.file, stop, columns)
-        yield from unchanged(self.file, self._plan.version, self._batches(start, stop, columns))
 
     def skipped(self) -> Skipped:
         mapped = self._mapped(self._plan.version)
@@ -95,14 +82,14 @@ class Staged:
     def place(self, row: int) -> str:
         return f"{self.file.name}, row {in_file(row, self._mapped(self._plan.version).skipped):,}"
 
+    @abstractmethod
     def _parsed(self, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
         """All rows but those left out, in batches of one schema; at least one, even if it has no rows. Raises DataError."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def _parser(self) -> str:
         """What decides how a file is parsed, besides the file: raise the number of a format when its rows come out otherwise."""
-        raise NotImplementedError
 
     @cached_property
     def _plan(self) -> Plan:

@@ -7,12 +7,13 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pipelines.data.files import File, first_line
-from pipelines.data.source import BATCH_ROWS
+from pipelines.data.source import BATCH_ROWS, Skipped
 from workloads.base import Arrays, DataError
 
 # what pyarrow, numpy and zipfile raise for bytes that they did not expect: they promise no kind
@@ -48,6 +49,41 @@ class Plan:
             raise DataError(
                 f"{file.name}: has {self.rows:,} rows, but row {stop - 1:,} was asked for: has it changed since it was counted?"
             )
+
+
+@dataclass(frozen=True)
+class Planned(ABC):
+    """A reader of one file. Its plan is made once and travels with it, so that no process reads what has changed since."""
+
+    file: File
+
+    def columns(self) -> tuple[str, ...]:
+        return self._plan.names
+
+    def rows(self) -> int:
+        return self._plan.rows
+
+    def starts(self) -> Sequence[int]:
+        return self._plan.starts
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        self._plan.check(self.file, stop, columns)
+        return unchanged(self.file, self._plan.version, self._batches(start, stop, columns))
+
+    def skipped(self) -> Skipped:
+        return Skipped()
+
+    def place(self, row: int) -> str:
+        return f"{self.file.name}, row {row:,}"
+
+    @property
+    @abstractmethod
+    def _plan(self) -> Plan:
+        """What is known of the file. Raises DataError."""
+
+    @abstractmethod
+    def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        """Rows [start, stop), which are there, of columns that are there."""
 
 
 @contextmanager
