@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ class WorkerFailed(Exception):
 
     def __reduce__(self) -> tuple[type[WorkerFailed], tuple[Failure]]:
         return WorkerFailed, (self.failure,)
+
+
+def shown(text: str) -> str:
+    """A path or URI as it may be printed: without what stands before an @, or behind a question mark."""
+    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", text)
 
 
 def code_of(error: BaseException) -> int:

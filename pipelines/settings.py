@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
 
-from pipelines.data.files import shown
+from pipelines.errors import shown
 from pipelines.integrity import code_sha256, imported
 from workloads.base import Workload
 

@@ -28,7 +28,7 @@ from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
-from pipelines.tracking import mlflow
+from pipelines.tracking import mlflow, provenance
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
@@ -57,7 +57,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         return conclude.finished_before(folder, screen)
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
-        config = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
+        config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
         write_atomically(folder.config, config)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
         tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, began))

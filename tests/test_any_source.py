@@ -20,10 +20,12 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from pipelines import prepare
+from pipelines import config, prepare
 from pipelines.data.prepared import Dataset
 from pipelines.data.splits import SPLITS, split_of
+from pipelines.screen import Screen
 from pipelines.settings import Run
+from pipelines.train import train
 from tests import damage, runs
 from tests.idx import write_idx
 from tests.s3 import s3
@@ -31,6 +33,7 @@ from workloads.base import DataError
 from workloads.tasks import tokens
 
 __all__ = ["s3"]
+CANARY = "-".join(["canary", "of", "a", "secret"])  # in parts, or a run that keeps the diff of this file would hold it
 ROWS = 180  # of which no class has fewer than 50: those would be drawn by themselves
 TABLE = pd.DataFrame(
     {
@@ -480,3 +483,18 @@ def test_a_copy_of_prepared_data_that_was_damaged_is_not_used(s3: Any, tmp_path:
         make(run)
     shutil.rmtree(folder)
     check_table(make(run))
+
+
+def test_a_secret_in_a_uri_is_written_nowhere(s3: Any, tmp_path: Path, empty_database: Path) -> None:
+    TABLE.to_parquet(tmp_path / "t.parquet")
+    s3.create_bucket(Bucket="guarded")
+    s3.upload_file(str(tmp_path / "t.parquet"), "guarded", "t.parquet")
+    storage = tmp_path / "storage"
+    storage.mkdir()
+    shutil.copy(empty_database, storage / "mlflow.db")
+    settings = ["model.features=[x, y]", "train.batch=8", "train.steps=2", "scale.workers=0", "scale.threads=1", f"storage={storage}"]
+    result = train(config.load("mlp_binary", [f"data.source=s3://testing:{CANARY}@guarded/t.parquet", *settings]), screen=Screen())
+    assert result["status"] == "finished"
+    files = [path for path in storage.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if CANARY.encode() in path.read_bytes()]

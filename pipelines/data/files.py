@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from pipelines.errors import shown
 from pipelines.folder import write_atomically
 from pipelines.integrity import sha256
 from workloads.base import DataError
@@ -140,11 +141,6 @@ def identity(files: Sequence[File], scratch: Path) -> dict[str, str]:
     if len(found) <= _LISTED:
         return found
     return {f"{len(found):,} files": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
-
-
-def shown(text: str) -> str:
-    """A path or URI as it may be printed: without what stands before an @, or behind a question mark."""
-    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", text)
 
 
 class _Hashes:

@@ -22,6 +22,7 @@ from pipelines.data.readers.opened import Opened
 from pipelines.data.readers.plain_text import PlainText
 from pipelines.data.source import Files, Reader, Renamed, Source, Together
 from pipelines.data.splits import SPELLINGS, SPLITS
+from pipelines.errors import shown
 from workloads.base import DataError
 
 _HUB = "hf://"
@@ -122,7 +123,7 @@ def _of_files(text: str, how: Reading) -> Files:
     if files.is_folder(text):  # a folder has notes beside its data: README.md, dataset_info.json
         data = tuple(file for file in data if file.suffix not in (".md", ".json")) or data
     if not data or len({file.suffix for file in data}) > 1:
-        raise DataError(f"{files.shown(text)}: files of one format are expected, not {', '.join(sorted(kinds))}")
+        raise DataError(f"{shown(text)}: files of one format are expected, not {', '.join(sorted(kinds))}")
     kind = data[0].suffix
     readers = tuple(_ENTERED[kind](file) if kind in _ENTERED else _PARSED[kind](file, how.scratch, how.skip) for file in data)
     return Files(label or "data", readers, data, how.scratch)

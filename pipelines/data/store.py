@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.data import files
+from pipelines.errors import shown
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Store:
             filesystem, root = files.filesystem_of(self.place)
             yield filesystem, root.rstrip("/")
         except OSError as error:
-            raise DataError(f"{files.shown(self.place)}: {files.first_line(error)}") from error
+            raise DataError(f"{shown(self.place)}: {files.first_line(error)}") from error
 
 
 def _rename(folder: Path, target: Path, last: str) -> None:

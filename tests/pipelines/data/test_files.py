@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from pipelines.data.files import File, find, identity, is_folder, shown
+from pipelines.data.files import File, find, identity, is_folder
 from pipelines.data.readers.columnar import Arrow, Parquet
 from pipelines.data.source import Files, joined
+from pipelines.errors import shown
 from tests.s3 import s3  # noqa: F401
 from workloads.base import DataError
 
