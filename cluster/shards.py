@@ -27,7 +27,7 @@ def each(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
     # by default memory is set aside for what a task may give back (128 MB): in a small store tasks then go one after another (Ray 2.60)
     numbers.context.op_resource_reservation_enabled = False
     # a local cluster offers each core twice (session), but pieces of work have no use for more processes than cores
-    at_once = None if address() else local_resources().cpus
+    at_once = None if address() else min(local_resources().cpus, len(pieces))
     try:
         rows = numbers.map(run, concurrency=at_once).take_all()
     except RayTaskError as error:
