@@ -16,6 +16,8 @@ from cluster import session
 from cluster.shards import each, stream
 from cluster.workers import WorkersFailed, launch
 from pipelines import config, prepare
+from pipelines.data.prepared import Dataset
+from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
 from pipelines.folder import RunFolder
 from pipelines.screen import Screen
@@ -228,6 +230,11 @@ def test_a_stream_gives_each_worker_other_rows_and_all_of_them_nearly_every_epoc
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(images, tracked):
-    result = run(tracked, f"data.source={images}", "data.mode=stream", "scale.workers=2", "train.batch=64", "name=streamed")
+    settings = (f"data.source={images}", "data.mode=stream", "scale.workers=2", "train.batch=64")
+    result = run(tracked, *settings, "name=streamed")
     assert (result["status"], result["steps"]) == ("finished", 40)
+    plan = prepare.plan(config.load("cnn", [f"storage={tracked}", *settings]).run)
+    manifest = Dataset.open(plan.folder).manifest
+    assert 0 < manifest.rows["train"] <= BATCH_ROWS < manifest.summary.splits["train"]
+    assert manifest.rows["test"] == manifest.summary.splits["test"]
     assert {"test/accuracy", "baseline/accuracy"} <= set(result["metrics"])
