@@ -64,7 +64,7 @@ def pruned(storage: str, screen: Screen, *, days: float) -> dict[str, Any]:
     place = _place(storage)
     freed = []
     for one in _datasets(place):
-        if one["unused_days"] >= days:
+        if one["damaged"] or one["unused_days"] >= days:
             freed.append({"name": one["fingerprint"], "bytes": one["bytes"]})
             shutil.rmtree(place / one["fingerprint"])
     for path in _remains(place, days):
@@ -84,7 +84,7 @@ def _datasets(place: Path) -> Iterator[dict[str, Any]]:
     for manifest in sorted(place.glob(f"[!.]*/{MANIFEST}")):
         try:
             found = Dataset.open(manifest.parent).manifest
-        except DataError:  # damaged: of no use to anybody
+        except DataError:  # of no use to anybody
             found = None
         yield {
             "fingerprint": manifest.parent.name,
@@ -92,7 +92,8 @@ def _datasets(place: Path) -> Iterator[dict[str, Any]]:
             "rows": sum(found.rows.values()) if found else 0,
             "bytes": (size := _bytes(manifest.parent)),
             "mebibytes": size / 2**20,
-            "unused_days": (time.time() - manifest.stat().st_mtime) / _DAY_SECONDS if found else float("inf"),
+            "unused_days": (time.time() - manifest.stat().st_mtime) / _DAY_SECONDS,
+            "damaged": found is None,
         }
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow.fs import FileSelector, FileType
 
 from pipelines.data import joining, prepared
+from pipelines.data.files import filesystem_of
 from pipelines.data.joining import Joiner, shared_out
 from pipelines.data.prepared import MANIFEST, Dataset, Parts, Shard
 from pipelines.data.source import Skipped
@@ -35,6 +37,13 @@ _BATCH = 4
 
 def store_in(folder: Path, place: str | None = None) -> Store:
     return Store(place or str(folder / "kept"), folder / "cache")
+
+
+def folders_in(store: Store) -> list[str]:
+    """The names of what a store holds, finished or not."""
+    filesystem, root = filesystem_of(store.place)
+    listed = filesystem.get_file_info(FileSelector(root.rstrip("/"), allow_not_found=True))
+    return sorted(info.base_name for info in listed if info.type == FileType.Directory)
 
 
 def written(

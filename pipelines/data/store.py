@@ -41,10 +41,10 @@ class Store:
 
     def has(self, folder: str, name: str) -> bool:
         """Raises DataError if the store cannot be reached."""
-        import pyarrow.fs
-
         if not self.remote:
             return (Path(self.place) / folder / name).is_file()
+        import pyarrow.fs
+
         with self._reached() as (filesystem, root):
             return filesystem.get_file_info(f"{root}/{folder}/{name}").type == pyarrow.fs.FileType.File
 
@@ -71,16 +71,6 @@ class Store:
         with self._reached() as (filesystem, root):
             pyarrow.fs.copy_files(f"{root}/{folder}/{name}", str(into / name), filesystem, pyarrow.fs.LocalFileSystem(), use_threads=False)
         return into / name
-
-    def folders(self) -> list[str]:
-        """The names of what is kept, finished or not."""
-        import pyarrow.fs
-
-        if not self.remote:
-            return sorted(path.name for path in Path(self.place).glob("*") if path.is_dir()) if Path(self.place).is_dir() else []
-        with self._reached() as (filesystem, root):
-            listed = filesystem.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True))
-        return sorted(info.base_name for info in listed if info.type == pyarrow.fs.FileType.Directory)
 
     def remove(self, folder: str) -> None:
         if not self.remote:
