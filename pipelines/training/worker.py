@@ -1,17 +1,21 @@
-"""What each worker does, from an empty process to test scores: the same code in this process, under Ray, and after a crash."""
+"""What each worker does, from an empty process to test scores: the same code in this process, under Ray, and after a crash.
+
+`training` is a generator that gives what it saw of the validation rows each time it looked. Whoever goes through it decides: `work` to its
+end, and then the test rows; a sweep's trial may stop at any look, and never sees a test row.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipelines.data import prepared
 from pipelines.data.order import micro_batches
@@ -22,12 +26,14 @@ from pipelines.folder import RunFolder
 from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
-from pipelines.training.delivery import Batch, Stream, collated, delivered, on_device, ordered, streamed
+from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
+from pipelines.training.scoring import evaluate, score
 from pipelines.training.timing import Timing
 from workloads.base import DataError, Encoding, Rows
 
+R = TypeVar("R")
 _WRITER_WAIT_SECONDS = 60.0
 
 
@@ -62,11 +68,59 @@ class Outcome:
     evaluated: float
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the validation rows said after `step` finished steps; `number` counts the looks of a run from 1."""
+
+    number: int
+    step: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a worker holds when training is done."""
+
+    model: nn.Module
+    data: Dataset
+    encoding: Encoding
+    group: Group
+    steps: int
+    resumed_from_step: int
+    refused_checkpoints: list[str]
+    checkpoint: str
+    samples_per_second: float | None
+    began: float
+    first_step: float
+
+
 def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Outcome:
     """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows.
 
     With `stream` the training rows are what it gives, in any order; else they are the prepared ones, in the order of their steps.
     """
+    trained = to_the_end(training(job, rank=rank, world_size=world_size, device=device, stream=stream))
+    ended = time.time()
+    metrics, outputs = score(job.run, trained.group, job.run.model.examples(trained.data.test, training=False), trained.model)
+    return Outcome(
+        steps=trained.steps,
+        resumed_from_step=trained.resumed_from_step,
+        refused_checkpoints=trained.refused_checkpoints,
+        checkpoint=trained.checkpoint,
+        weights_sha256=checkpoint.weights_sha256(trained.model),
+        threads=torch.get_num_threads(),
+        metrics={f"test/{name}": value for name, value in metrics.items()},
+        outputs=outputs,
+        samples_per_second=trained.samples_per_second,
+        began=trained.began,
+        first_step=trained.first_step,
+        trained=ended,
+        evaluated=time.time(),
+    )
+
+
+def training(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Generator[Look, None, Trained]:
+    """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there."""
     began = time.time()
     torch.set_num_threads(job.threads)
     group = Group(rank, world_size, torch.device(device))
@@ -76,8 +130,7 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
     torch.manual_seed(loop.mix(run.train.seed, -1))
     model = workload.network(encoding).to(group.device)
     optimizer = make_optimizer(model, run.optim)
-    examples = workload.examples(data.train, training=True)
-    validation, test = (workload.examples(rows, training=False) for rows in (data.validation, data.test))
+    examples, validation = workload.examples(data.train, training=True), workload.examples(data.validation, training=False)
     there = data.manifest.summary.splits["train"] if stream else len(examples)
     steps = run.steps(there)
     with ExitStack() as stack:
@@ -99,24 +152,31 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
         # on a CPU a batch is gathered in microseconds, and a thread that does it takes more than that from the network
         ahead = group.device.type == "cuda"
         batches = stack.enter_context(delivered(range(start, steps), of_step, group.device)) if ahead else of_step
-        timing = _train(job, group, batches, model, optimizer, journal, look, first=start, last=steps, epoch=run.steps_per_epoch(there))
-    trained = time.time()
-    metrics, outputs = _score(job, group, test, model)
-    return Outcome(
+        timing = yield from _train(
+            job, group, batches, model, optimizer, journal, look, first=start, last=steps, epoch=run.steps_per_epoch(there)
+        )
+    return Trained(
+        model=model,
+        data=data,
+        encoding=encoding,
+        group=group,
         steps=steps,
         resumed_from_step=start,
         refused_checkpoints=refused,
         checkpoint=str(checkpoint.path_of(job.folder.checkpoints, steps)),
-        weights_sha256=checkpoint.weights_sha256(model),
-        threads=torch.get_num_threads(),
-        metrics={f"test/{name}": value for name, value in metrics.items()},
-        outputs=outputs,
         samples_per_second=timing.samples_per_second,
         began=began,
         first_step=timing.first_step,
-        trained=trained,
-        evaluated=time.time(),
     )
+
+
+def to_the_end(steps: Generator[Look, None, R]) -> R:
+    """What a generator returns when nobody stops it."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(R, end.value)
 
 
 def guarded_work(job: Job, **where: Any) -> Outcome:
@@ -134,12 +194,12 @@ def _train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     journal: Journal | None,
-    look: Callable[[nn.Module, int], None],
+    look: Callable[[nn.Module, int], dict[str, float]],
     *,
     first: int,
     last: int,
     epoch: int,
-) -> Timing:
+) -> Generator[Look, None, Timing]:
     run, settings = job.run, job.run.train
     forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
     eval_every = settings.eval_every or epoch
@@ -164,10 +224,11 @@ def _train(
         timing.add(time.perf_counter() - began, step.data_seconds)
         if scores:
             _log(journal, step, scores, timing)
-        if final or step.number % eval_every == 0:
-            look(forward, step.number)
+        seen = look(forward, step.number) if final or step.number % eval_every == 0 else None
         if final or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
+        if seen is not None:
+            yield Look(-(-step.number // eval_every), step.number, seen)
         began = time.perf_counter()
     return timing
 
@@ -208,33 +269,13 @@ def _look(
     model: nn.Module,
     compiled: nn.Module,
     step: int,
-) -> None:
+) -> dict[str, float]:
     """Score the validation examples, and let the workload show what it can do; the last uncompiled, for a text grows at every token."""
-    scores = _evaluate(job, group, validation, compiled)
+    scores = evaluate(job.run, group, validation, compiled)
     if journal:
         sample = job.run.model.sample(model, encoding)
         journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})
-
-
-def _evaluate(job: Job, group: Group, rows: Rows, model: nn.Module) -> dict[str, float]:
-    return loop.evaluate(model, job.run.model.step, _strided(job, group, rows), group=group, bf16=job.run.train.precision == "bf16")
-
-
-@torch.no_grad()
-def _score(job: Job, group: Group, rows: Rows, model: nn.Module) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics of every row, each counted once, and what the model says of each row, in the rows' order."""
-    metrics = _evaluate(job, group, rows, model)
-    model.eval()
-    said = [job.run.model.predict(model, batch) for batch in _strided(job, group, rows)]
-    joined = {name: torch.cat([outputs[name] for outputs in said]) for name in said[0]}
-    return metrics, {name: group.gather_strided(mine, len(rows)).cpu().numpy() for name, mine in joined.items()}
-
-
-def _strided(job: Job, group: Group, rows: Rows) -> Iterator[dict[str, Tensor]]:
-    """This worker's rows (rank, rank + world_size, …) in batches; one empty batch where it has none."""
-    mine = np.arange(group.rank, len(rows), group.world_size)
-    for start in range(0, max(len(mine), 1), job.run.micro_batch):
-        yield on_device(collated(job.run.model, rows.take(mine[start : start + job.run.micro_batch])), group.device)
+    return scores
 
 
 def _wait_for(job: Job) -> Dataset:
