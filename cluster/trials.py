@@ -149,6 +149,21 @@ def run(
         raise told.error
 
 
+def run_here(start: Start, conductor: Conductor) -> None:
+    """Run trials until the conductor has no more, one after another, in this process, Ray never imported."""
+    while (given := conductor.next()) is not None:
+        number, task = given
+        reports = start(task, None)
+        try:
+            while not conductor.reported(number, next(reports)):
+                pass
+            reports.close()
+            last: Report = {"stopped": True}
+        except StopIteration as end:
+            last = end.value
+        conductor.ended(number, last)
+
+
 @dataclass(frozen=True)
 class _Numbered:
     """What Tune hands to a trial's process."""
@@ -171,6 +186,10 @@ class _Told:
         self._conductor = conductor
         self._ended: set[int] = set()
         self.error: BaseException | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """Tune pickles its searcher and scheduler into a file that is never read again: what they hold stays out of it."""
+        return object, ()
 
     def next(self) -> dict[str, _Numbered] | None:
         """The configuration of the next trial."""

@@ -155,13 +155,18 @@ def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
 
 
 def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
-    """The run's folder, made if need be. A name means one run only. Raises StorageError if it is another's."""
+    """The run's folder; `again` gives a new one."""
     identity = run.identity(plan.fingerprint)
-    stem = run.name or f"{run.recipe}-{_slug(plan.source.label)}-{identity[:8]}"
+    stem = run.name or f"{run.recipe}-{slug(plan.source.label)}-{identity[:8]}"
     parent, number = run.root / run.experiment, 1
     while again and (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    folder = RunFolder(parent / (stem if number == 1 else f"{stem}-{number}"))
+    return claimed(run, stem if number == 1 else f"{stem}-{number}", identity)
+
+
+def claimed(run: Run, name: str, identity: str) -> RunFolder:
+    """The folder of that name, made if need be. A name means one thing only. Raises StorageError if it is another's."""
+    folder = RunFolder(run.root / run.experiment / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.identity.exists() and folder.identity.read_text() != identity:
         raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
@@ -169,7 +174,8 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
     return folder
 
 
-def _slug(label: str) -> str:
+def slug(label: str) -> str:
+    """A few letters of a label, fit for a name."""
     kept = "".join(letter if letter.isalnum() else "-" for letter in label.lower().encode("ascii", "ignore").decode())
     return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
 

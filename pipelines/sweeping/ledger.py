@@ -24,6 +24,9 @@ class Trial:
 
     number: int
     params: dict[str, Any]
+    """What it has now; a population's change."""
+    first: dict[str, Any]
+    """What it began with."""
     role: Role = "search"
     status: Status = "running"
     looks: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -67,6 +70,10 @@ class Ledger:
         self._write({"event": "begun", "trial": number, "params": dict(params), "role": role})
         return self.trials[number]
 
+    def reopen(self, number: int) -> None:
+        """A trial whose process was lost is begun again."""
+        self._write({"event": "reopened", "trial": number})
+
     def look(self, number: int, look: int, scores: Mapping[str, float]) -> None:
         self._write({"event": "look", "trial": number, "look": look, "scores": _plain(scores)}, sync=False)
 
@@ -99,13 +106,15 @@ class Ledger:
             self.target = fact["trials"]
             return
         if fact["event"] == "begun":
-            self.trials[fact["trial"]] = Trial(fact["trial"], dict(fact["params"]), fact["role"])
+            self.trials[fact["trial"]] = Trial(fact["trial"], dict(fact["params"]), dict(fact["params"]), fact["role"])
             return
         trial = self.trials[fact["trial"]]
         if fact["event"] == "look":
             trial.looks[fact["look"]] = {name: float(value) for name, value in fact["scores"].items()}
         elif fact["event"] == "changed":
             trial.params = dict(fact["params"])
+        elif fact["event"] == "reopened":
+            trial.status, trial.cause, trial.code = "running", "", 0
         elif fact["event"] == "tracked":
             trial.run_id = fact["run_id"]
         elif fact["event"] == "ended":

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pipelines.errors import StorageError
 from pipelines.folder import RunFolder, write_atomically
@@ -115,8 +115,27 @@ class Tracker:
     @property
     def run_url(self) -> str:
         """The run's page; for a database, where `raylway ui` shows it."""
+        return self.url_of(self._run_id)
+
+    def url_of(self, run_id: str) -> str:
+        """The page of another run of the same experiment."""
+        return f"{self._experiment_url}/runs/{run_id}?workflowType=machine_learning"
+
+    def comparison(self, order_by: str, *, ascending: bool) -> str:
+        """The page of all runs below this one, the best first."""
+        # nesting is off only where the list is sorted, and then children are shown (MLflow 3.17)
+        query = {
+            "workflowType": "machine_learning",
+            "searchFilter": f'tags.`mlflow.parentRunId` = "{self._run_id}"',
+            "orderByKey": order_by,
+            "orderByAsc": str(ascending).lower(),
+        }
+        return f"{self._experiment_url}/runs?{urlencode(query)}"
+
+    @property
+    def _experiment_url(self) -> str:
         server = provenance.redact(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server}/#/experiments/{self._experiment_id}/runs/{self._run_id}?workflowType=machine_learning"
+        return f"{server}/#/experiments/{self._experiment_id}"
 
     def ship(self) -> bool:
         """Open the run if need be and send what is new; False, with the cause kept, if MLflow failed."""
