@@ -52,7 +52,7 @@ def test_ray_is_imported_only_by_the_cluster():
 
 
 def test_mlflow_is_imported_only_by_tracking():
-    assert _importers("mlflow") == {"pipelines.tracking.mlflow", "pipelines.tracking.registry"}
+    assert _importers("mlflow") == {f"pipelines.tracking.{name}" for name in ("mlflow", "registry", "runs")}
 
 
 def test_transformers_is_imported_only_by_workloads():
