@@ -24,21 +24,21 @@ class WorkersFailed(Exception):
         self.raised, self.lost = raised, lost
 
 
-def share(resources: Resources, *, workers: int, cpus: int | None, gpus: int | None, spare: int = 0) -> tuple[int, int]:
+def share(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, spare: int = 0) -> tuple[int, float]:
     """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others.
 
     Raises ClusterError with the arithmetic if there can never be so many.
     """
-    each_gpus = gpus if gpus is not None else min(1, resources.gpus // max(workers, 1))
+    each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(workers, 1))
     each_cpus = cpus or max(1, min((resources.cpus - spare) // max(workers, 1), resources.node_cpus))
     for kind, each, there, left in (("CPUs", each_cpus, resources.cpus, spare), ("GPUs", each_gpus, resources.gpus, 0)):
         if workers * each + left > there:
-            asked = f"scale.workers={workers} x {each} {kind}" + (f" + {left} to read data with" if left else "")
-            raise ClusterError(f"{asked} = {workers * each + left}, but the cluster has {there} {kind}")
+            asked = f"scale.workers={workers} x {each:g} {kind}" + (f" + {left} to read data with" if left else "")
+            raise ClusterError(f"{asked} = {workers * each + left:g}, but the cluster has {there} {kind}")
     return each_cpus, each_gpus
 
 
-def run_here(worker: Callable[..., R], payload: Any, *, gpus: int | None) -> R:
+def run_here(worker: Callable[..., R], payload: Any, *, gpus: float | None) -> R:
     """`worker(payload, rank=0, world_size=1, device=…)` in this process."""
     import torch
 
@@ -51,7 +51,7 @@ def preload() -> None:
     import ray.train.torch  # noqa: F401
 
 
-def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, gpus: int, scratch: Path, stream: Any = None) -> R:
+def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, gpus: float, scratch: Path, stream: Any = None) -> R:
     """`worker(payload, rank=…, world_size=…, device=…)` on each of a group of processes; the first one's result.
 
     With `stream`, a dataset of cluster.shards, each is also given `stream=`: `stream(rows, seed)` goes through its equal share of the

@@ -6,10 +6,11 @@ import hashlib
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, model_validator
 
 from pipelines.errors import shown
 from pipelines.integrity import code_sha256, imported
@@ -33,6 +34,16 @@ def _possible_path(path: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_safe_name)]
+
+
+def _dotted(tree: Any, prefix: str = "") -> Any:
+    """A tree of settings as one level of dotted keys: `optim: {lr: …}` and `optim.lr: …` are the same."""
+    if not isinstance(tree, Mapping):
+        return tree
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 class Settings(BaseModel):
@@ -179,12 +190,18 @@ class Scale(Settings):
     """Training processes; 0 trains in this process, without Ray."""
     cpus: int | None = Field(None, gt=0)
     """CPUs of one worker; default: an equal share of a node's."""
-    gpus: int | None = Field(None, ge=0)
-    """GPUs of one worker; default: one where there are any."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs of one worker, or the share of one, such as 0.25; default: one where there are any."""
     threads: int | None = Field(None, gt=0)
     """Threads torch computes with in one worker; default: its CPUs."""
     retries: int = Field(3, ge=0)
     """How often a lost worker is replaced before the run fails."""
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Scale:
+        if self.gpus and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"scale.gpus={self.gpus:g}: a worker has a share of one GPU, or whole ones")
+        return self
 
 
 class Track(Settings):
@@ -196,6 +213,33 @@ class Track(Settings):
     """Name of the registered model, or false; default: the recipe's name."""
 
     model_config = ConfigDict(serialize_by_alias=True)
+
+
+class Sweep(Settings):
+    """How `raylway sweep` searches; `train` passes it over."""
+
+    space: Annotated[dict[str, str], BeforeValidator(_dotted)] = {}
+    """Settings to search and where: optim.lr: loguniform(1e-4, 1e-1); also uniform, quniform, randint, choice, grid, as in Ray Tune."""
+    trials: int | None = Field(None, gt=0)
+    """Trials in all; default: 16, or all there are on a grid."""
+    search: Literal["tpe", "random", "grid"] | None = None
+    """How settings are suggested; default: grid if the space is nothing else, else tpe (Bergstra et al., 2011)."""
+    scheduler: Literal["none", "asha", "median", "pbt"] = "none"
+    """What ends a poor trial early, or gives it the weights of a good one (pbt: Jaderberg et al., 2017)."""
+    grace: int = Field(1, gt=0)
+    """Looks at the validation rows before a trial may be ended early, and between two changes of pbt."""
+    metric: str | None = None
+    """What trials are ranked by, a metric of the validation rows such as val/loss; default: the task's headline."""
+    mode: Literal["max", "min"] | None = None
+    """Which direction is better; default: the headline's, or min for val/loss."""
+    concurrent: int | None = Field(None, gt=0)
+    """Most trials at once; default: as many as there is room for."""
+    keep: int = Field(3, gt=0)
+    """The best trials, which keep their checkpoints."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of what is suggested."""
+    confirm: str | None = Field(None, pattern=r"^[1-9]\d?x[1-9]\d?$")
+    """Train the best anew with other seeds and judge them on the test rows: 3x5 is the best three, five seeds each."""
 
 
 class Run(Settings):
@@ -212,6 +256,7 @@ class Run(Settings):
     train: Train
     scale: Scale = Scale()
     track: Track = Track()
+    sweep: Sweep = Sweep()
     storage: Annotated[str, AfterValidator(_possible_path)] = "./runs"
     """Folder for runs, prepared data and the embedded MLflow; every node must reach it."""
     name: Name | None = None
