@@ -70,31 +70,31 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     presets = _presets(values)
     about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
-    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
-        key, equals, text = override.partition("=")
-        if key == "preset":
-            if text not in presets:
-                problems.append(f"preset: {path.name} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
-            for name, value in presets.get(text, {}).items():
-                _set(name, {name: value}, f"preset {text}", values, origins)
-            continue
-        if not equals or not all(key.split(".")):
-            problems.append(f"{override}: an override is written key.path=value")
-            continue
-        if key == "recipe":
-            problems.append("recipe: the recipe is the command's first word, not a setting")
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except _YAML_ERRORS:
-            value = text
-        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
-        _set(key, given, "command line", values, origins)
-        places |= dict.fromkeys(given, "command line")
+    _lay_over(overrides, presets, path.name, values, origins, places, problems)
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
     return Loaded(run, origins, about)
+
+
+def recorded(kept: Mapping[str, Any], overrides: Sequence[str] = ()) -> Loaded:
+    """The run whose settings `kept` are (its config.yaml), with `key.path=value` overrides laid over them.
+
+    Raises RecipeError with every problem found, such as a setting that this version of the code does not know.
+    """
+    values = dict(_flatten(kept))
+    recipe = str(values.pop("recipe", "recorded"))
+    places, origins, problems = dict.fromkeys(values, "config.yaml"), dict.fromkeys(values, "recorded"), list[str]()
+    _lay_over(overrides, {}, "config.yaml", values, origins, places, problems)
+    run = _validate(recipe, values, places, problems)
+    if run is None:
+        raise RecipeError(*problems)
+    return Loaded(run, origins, {})
+
+
+def flat(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of settings as one level of dotted keys."""
+    return dict(_flatten(kept))
 
 
 @functools.cache
@@ -181,6 +181,39 @@ def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         _, name, *setting = key.split(".")
         presets.setdefault(name, {})[".".join(setting)] = values.pop(key)
     return presets
+
+
+def _lay_over(
+    overrides: Sequence[str],
+    presets: Mapping[str, Mapping[str, Any]],
+    recipe: str,
+    values: dict[str, Any],
+    origins: dict[str, str],
+    places: dict[str, str],
+    problems: list[str],
+) -> None:
+    """Put `key.path=value` overrides, presets before all others, in the place of what stands in `values`."""
+    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
+        key, equals, text = override.partition("=")
+        if key == "preset":
+            if text not in presets:
+                problems.append(f"preset: {recipe} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
+            for name, value in presets.get(text, {}).items():
+                _set(name, {name: value}, f"preset {text}", values, origins)
+            continue
+        if not equals or not all(key.split(".")):
+            problems.append(f"{override}: an override is written key.path=value")
+            continue
+        if key == "recipe":
+            problems.append("recipe: the recipe is the command's first word, not a setting")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except _YAML_ERRORS:
+            value = text
+        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
+        _set(key, given, "command line", values, origins)
+        places.update(dict.fromkeys(given, "command line"))
 
 
 def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:

@@ -32,7 +32,17 @@ from pipelines.tracking import mlflow, provenance
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
-_UNTRACKED = ("scale.", "track.", "sweep.", "storage", "name", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep")
+_UNTRACKED = (
+    "scale.",
+    "track.",
+    "sweep.",
+    "storage",
+    "name",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+)
 
 
 class WorkerLost(Exception):
