@@ -20,15 +20,17 @@ from cluster import shards, workers
 from cluster.session import Session
 from pipelines import conclude
 from pipelines import prepare as preparing
+from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, StorageError, WorkerFailed, code_of
+from pipelines.errors import CLUSTER, StorageError, WorkerFailed, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
-from pipelines.tracking import mlflow, provenance
+from pipelines.tracking import mlflow, pages, provenance
+from pipelines.tracking.leaderboard import HEADLINE, NOTE
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
@@ -54,13 +56,14 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
 
     Raises the errors of pipelines.errors; the MLflow run is closed as FAILED or KILLED before.
     """
-    began = began or time.time()
+    attempt = Attempt(began or time.time())
     run = loaded.run
     check_writable(run.root)
     uri = mlflow.tracking_uri(run.root, run.track.uri)
     mlflow.check(uri)
     if not cluster_session.address():  # what this machine has is known, so what it can never do is said before anything starts
-        workers.share(cluster_session.local_resources(), workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
+        cpus, gpus = workers.share(cluster_session.local_resources(), workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
+        attempt.hold(workers=run.scale.workers, cpus=cpus, gpus=gpus)
     plan = preparing.plan(run)
     folder = _folder(run, plan, again=again)
     if folder.result.exists():
@@ -70,36 +73,36 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
         write_atomically(folder.config, config)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, began))
+        tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, attempt.began))
         try:
-            dataset, outcome, prepare_seconds = (_here if run.scale.workers == 0 else _on_ray)(run, plan, tracker, screen)
+            dataset, outcome, prepare_seconds = (_here if run.scale.workers == 0 else _on_ray)(run, plan, tracker, attempt, screen)
             with screen.captured(folder.log):
                 return conclude.conclude(
-                    run, plan, tracker, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds, began=began
+                    run, plan, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds
                 )
-        except KeyboardInterrupt:
-            _close(tracker, "KILLED", {"stage": "interrupted"}, screen)
-            raise
-        except Exception as error:
-            _close(tracker, "FAILED", {"stage": "failed", "cause": str(error)[:500], "exit_code": str(code_of(error))}, screen)
+        except (Exception, KeyboardInterrupt) as error:
+            _close(tracker, attempt, loaded, error, screen)
             raise
 
 
-def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tuple[Dataset, Any, float]:
+def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, attempt: Attempt, screen: Screen) -> tuple[Dataset, Any, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
     from pipelines.training.worker import Job, work
 
     tracker.start()
+    attempt.stage = "prepare"
     dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
     preparing.tell(dataset, screen.say)
+    attempt.stage = "train"
     threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
+    attempt.hold(workers=0, cpus=threads, gpus=attempt.gpus)
     job = Job(run, tracker.folder, plan.store, plan.fingerprint, tracker.folder.identity.read_text(), threads)
     with screen.progress(tracker.folder.journal, run.model.headline.metric) as progress:
         progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
         return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
 
 
-def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tuple[Dataset, Any, float]:
+def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, attempt: Attempt, screen: Screen) -> tuple[Dataset, Any, float]:
     folder = tracker.folder
     with (
         screen.captured(folder.log),
@@ -112,13 +115,16 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
+            attempt.stage = "prepare"
             made = _timed(make)
-        training = _in_background(lambda: _supervise(run, plan, folder, session, screen))
+        training = _in_background(lambda: _supervise(run, plan, folder, session, attempt, screen))
         try:
             session.ready()
             tracker.start()
+            attempt.stage = "prepare"
             dataset, seconds = made or _timed(make)
             preparing.tell(dataset, screen.say)
+            attempt.stage = "train"
             progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
             return dataset, training.result(), seconds
         except BaseException:
@@ -126,7 +132,7 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
             raise
 
 
-def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen: Screen) -> Any:
+def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, attempt: Attempt, screen: Screen) -> Any:
     """Launch the workers, and launch them again when one is lost; every launch goes on from the newest checkpoint."""
     from pipelines.training.worker import Job, guarded_work
 
@@ -134,6 +140,7 @@ def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
     there = session.resources()
     cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
+    attempt.hold(workers=run.scale.workers, cpus=cpus, gpus=gpus)
     job = Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
     in_a_row, newest = 0, ""
@@ -196,10 +203,13 @@ def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: fl
         experiment=run.experiment,
         params={name: value for name, value in loaded.chosen().items() if not name.startswith(_UNTRACKED)},
         tags={
-            "stage": "training",
+            "stage": "train",
+            HEADLINE: f"{run.model.headline.mode} {run.model.headline.metric}",
             "raylway.workers": str(run.scale.workers),
+            "raylway.code": provenance.code(),
+            "raylway.network_code": run.network_code[:12],
             "mlflow.source.name": f"raylway train {run.recipe}",
-            "mlflow.note.content": f"`{conclude.what(run)}`",
+            NOTE: f"`{conclude.what(run)}`",
         },
         source=run.data.name,
         fingerprint=plan.fingerprint,
@@ -208,11 +218,33 @@ def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: fl
     )
 
 
-def _close(tracker: mlflow.Tracker, status: str, tags: dict[str, str], screen: Screen) -> None:
+def _close(tracker: mlflow.Tracker, attempt: Attempt, loaded: Loaded, error: BaseException, screen: Screen) -> None:
+    """Close the run as KILLED or FAILED; its page says in which stage, why, and how to go on."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    tags = {
+        "stage": attempt.stage,
+        "cause": cause_of(error)[:500],
+        "exit_code": str(code_of(error)),
+        NOTE: pages.failed(
+            conclude.what(loaded.run),
+            stage=attempt.stage,
+            cause=cause_of(error)[:2000],
+            hint="This run was interrupted." if interrupted else "This run failed.",
+            command=_command(loaded, tracker.folder),
+        ),
+    }
     try:
-        tracker.close(status, tags, patience_seconds=_LAST_WORD_SECONDS)
+        cost = attempt.settle(tracker.folder)
+        tracker.close("KILLED" if interrupted else "FAILED", tags, cost.metrics(), patience_seconds=_LAST_WORD_SECONDS)
     except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
         screen.say(str(error))
+
+
+def _command(loaded: Loaded, folder: RunFolder) -> list[str]:
+    """What to type to go on with the run in `folder`; a run that --again made has another name than its settings give."""
+    words = loaded.words or (loaded.run.recipe,)
+    found = folder.path.name == loaded.run.name or folder.path.name.endswith(folder.identity.read_text()[:8])
+    return ["raylway", "train", *words, *([] if found else [f"name={folder.path.name}"])]
 
 
 def _timed(stage: Callable[[], R]) -> tuple[R, float]:

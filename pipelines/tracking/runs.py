@@ -18,13 +18,14 @@ import yaml
 from pipelines.errors import RecipeError, StorageError
 from pipelines.folder import RunFolder
 from pipelines.tracking import provenance
+from pipelines.tracking.leaderboard import HEADLINE
 from pipelines.tracking.mlflow import FOLDER, check, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as Theirs
 
-HEADLINE, SWEEP, PARENT = "raylway.headline", "raylway.sweep", "mlflow.parentRunId"
+SWEEP, PARENT = "raylway.sweep", "mlflow.parentRunId"
 _MOST, _LISTED = 50_000, 20
 _ID = re.compile(r"[0-9a-f]{32}")
 _DATABASE = "sqlite:///"

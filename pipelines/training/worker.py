@@ -27,6 +27,7 @@ from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
+from pipelines.training.hardware import hardware
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.scoring import evaluate, score
@@ -59,6 +60,7 @@ class Outcome:
     checkpoint: str
     weights_sha256: str
     threads: int
+    hardware: str
     metrics: dict[str, float]
     outputs: dict[str, np.ndarray] = field(repr=False)
     samples_per_second: float | None
@@ -109,6 +111,7 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
         checkpoint=trained.checkpoint,
         weights_sha256=checkpoint.weights_sha256(trained.model),
         threads=torch.get_num_threads(),
+        hardware=hardware(trained.group.device),
         metrics={f"test/{name}": value for name, value in metrics.items()},
         outputs=outputs,
         samples_per_second=trained.samples_per_second,
