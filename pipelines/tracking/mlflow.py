@@ -34,8 +34,7 @@ _BATCH = 1000
 _INTERVAL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 15.0
 _FLUSH_SECONDS = 60.0
-FOLDER = "raylway.folder"
-_KEY = "raylway.key"
+_KEY, _FOLDER = "raylway.key", "raylway.folder"
 _NOTHING: Mapping[str, float] = {}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -215,7 +214,7 @@ class Tracker:
                 client.delete_tag(found[0].info.run_id, name)
             return found[0].info.run_id
         self._offset = 0
-        tags = {_KEY: self._key, FOLDER: str(self.folder.path)}
+        tags = {_KEY: self._key, _FOLDER: str(self.folder.path)}
         return client.create_run(
             self._experiment_id, start_time=int(1000 * self.about.began), tags=tags, run_name=self.about.name
         ).info.run_id
@@ -270,8 +269,8 @@ def _experiment(client: MlflowClient, name: str, root: Path | None) -> str:
 def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> None:
     """Close as KILLED the runs whose driver was killed too hard to say so: they are RUNNING, but nobody holds their lock."""
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-        folder = RunFolder(Path(run.data.tags.get(FOLDER, "")))
-        if not run.data.tags.get(FOLDER) or folder == own or not folder.path.is_dir():
+        folder = RunFolder(Path(run.data.tags.get(_FOLDER, "")))
+        if not run.data.tags.get(_FOLDER) or folder == own or not folder.path.is_dir():
             continue
         try:
             with folder.locked("driver", wait_seconds=0):
