@@ -66,35 +66,27 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     Raises RecipeError with every problem found: unknown keys with the nearest known one, wrong types, values out of bounds.
     """
     path = _find(recipe)
-    values, places, problems = _read(path)
+    values, places, problems = _read(path, path.read_text(encoding="utf-8", errors="replace"))
     presets = _presets(values)
     about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
-    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
-        key, equals, text = override.partition("=")
-        if key == "preset":
-            if text not in presets:
-                problems.append(f"preset: {path.name} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
-            for name, value in presets.get(text, {}).items():
-                _set(name, {name: value}, f"preset {text}", values, origins)
-            continue
-        if not equals or not all(key.split(".")):
-            problems.append(f"{override}: an override is written key.path=value")
-            continue
-        if key == "recipe":
-            problems.append("recipe: the recipe is the command's first word, not a setting")
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except _YAML_ERRORS:
-            value = text
-        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
-        _set(key, given, "command line", values, origins)
-        places |= dict.fromkeys(given, "command line")
+    _lay_over(overrides, values, origins, places, problems, presets=presets, of=path.name)
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
     return Loaded(run, origins, about)
+
+
+def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:
+    """The settings of a run, from the text of its config.yaml, with overrides laid over. Raises RecipeError."""
+    path = Path("config.yaml")
+    values, places, problems = _read(path, text[:_RECIPE_BYTES])
+    recipe = str(values.pop("recipe", path.stem))
+    _lay_over(overrides, values, dict.fromkeys(values, "recipe"), places, problems, presets={}, of=recipe)
+    run = _validate(recipe, values, places, problems)
+    if run is None:
+        raise RecipeError(*problems)
+    return run
 
 
 @functools.cache
@@ -139,12 +131,11 @@ def _find(recipe: str) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file. Aliases are refused: they can be bombs."""
+def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     problems: list[str] = []
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise RecipeError(f"{path}: YAML aliases (*name) are not read")
@@ -181,6 +172,40 @@ def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
         _, name, *setting = key.split(".")
         presets.setdefault(name, {})[".".join(setting)] = values.pop(key)
     return presets
+
+
+def _lay_over(
+    overrides: Sequence[str],
+    values: dict[str, Any],
+    origins: dict[str, str],
+    places: dict[str, str],
+    problems: list[str],
+    *,
+    presets: Mapping[str, dict[str, Any]],
+    of: str,
+) -> None:
+    """Put `key.path=value` overrides over `values`, presets first."""
+    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
+        key, equals, text = override.partition("=")
+        if key == "preset":
+            if text not in presets:
+                problems.append(f"preset: {of} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
+            for name, value in presets.get(text, {}).items():
+                _set(name, {name: value}, f"preset {text}", values, origins)
+            continue
+        if not equals or not all(key.split(".")):
+            problems.append(f"{override}: an override is written key.path=value")
+            continue
+        if key == "recipe":
+            problems.append("recipe: the recipe is the command's first word, not a setting")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except _YAML_ERRORS:
+            value = text
+        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
+        _set(key, given, "command line", values, origins)
+        places |= dict.fromkeys(given, "command line")
 
 
 def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:

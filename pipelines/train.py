@@ -32,7 +32,17 @@ from pipelines.tracking import mlflow, provenance
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
-_UNTRACKED = ("scale.", "track.", "sweep.", "storage", "name", "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep")
+_UNTRACKED = (
+    "scale.",
+    "track.",
+    "sweep.",
+    "storage",
+    "name",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.keep",
+)
 
 
 class WorkerLost(Exception):
@@ -171,6 +181,7 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
     if folder.identity.exists() and folder.identity.read_text() != identity:
         raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
     write_atomically(folder.identity, identity)
+    write_atomically(folder.fingerprint, plan.fingerprint)
     return folder
 
 
