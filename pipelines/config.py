@@ -68,30 +68,27 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     Raises RecipeError with every problem found: unknown keys with the nearest known one, wrong types, values out of bounds.
     """
     path = _find(recipe)
-    values, places, problems = _read(path)
+    values, places, problems = _read(path, path.read_text(encoding="utf-8", errors="replace"))
     presets = _presets(values)
     about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
-    _lay_over(overrides, presets, path.name, values, origins, places, problems)
+    _lay_over(overrides, values, origins, places, problems, presets=presets, of=path.name)
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
     return Loaded(run, origins, about, (recipe, *overrides))
 
 
-def recorded(kept: Mapping[str, Any], overrides: Sequence[str] = ()) -> Loaded:
-    """The run whose settings `kept` are (its config.yaml), with `key.path=value` overrides laid over them.
-
-    Raises RecipeError with every problem found, such as a setting that this version of the code does not know.
-    """
-    values = dict(_flatten(kept))
-    recipe = str(values.pop("recipe", "recorded"))
-    places, origins, problems = dict.fromkeys(values, "config.yaml"), dict.fromkeys(values, "recorded"), list[str]()
-    _lay_over(overrides, {}, "config.yaml", values, origins, places, problems)
+def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:
+    """The settings of a run, from the text of its config.yaml, with overrides laid over. Raises RecipeError."""
+    path = Path("config.yaml")
+    values, places, problems = _read(path, text[:_RECIPE_BYTES])
+    recipe = str(values.pop("recipe", path.stem))
+    _lay_over(overrides, values, dict.fromkeys(values, "recipe"), places, problems, presets={}, of=recipe)
     run = _validate(recipe, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
-    return Loaded(run, origins, {})
+    return run
 
 
 def flat(kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,12 +138,11 @@ def _find(recipe: str) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file. Aliases are refused: they can be bombs."""
+def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     problems: list[str] = []
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise RecipeError(f"{path}: YAML aliases (*name) are not read")
@@ -187,19 +183,20 @@ def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _lay_over(
     overrides: Sequence[str],
-    presets: Mapping[str, Mapping[str, Any]],
-    recipe: str,
     values: dict[str, Any],
     origins: dict[str, str],
     places: dict[str, str],
     problems: list[str],
+    *,
+    presets: Mapping[str, dict[str, Any]],
+    of: str,
 ) -> None:
-    """Put `key.path=value` overrides, presets before all others, in the place of what stands in `values`."""
+    """Put `key.path=value` overrides over `values`, presets first."""
     for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
         key, equals, text = override.partition("=")
         if key == "preset":
             if text not in presets:
-                problems.append(f"preset: {recipe} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
+                problems.append(f"preset: {of} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
             for name, value in presets.get(text, {}).items():
                 _set(name, {name: value}, f"preset {text}", values, origins)
             continue
@@ -215,7 +212,7 @@ def _lay_over(
             value = text
         given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
         _set(key, given, "command line", values, origins)
-        places.update(dict.fromkeys(given, "command line"))
+        places |= dict.fromkeys(given, "command line")
 
 
 def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:

@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "identity"
 
     @property
+    def fingerprint(self) -> Path:
+        """Name of the prepared dataset that it is trained on."""
+        return self.path / "fingerprint"
+
+    @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 

@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from pipelines.data.prepared import MANIFEST, Dataset, Shard
 from pipelines.data.source import Source, joined
 from pipelines.data.sources import Reading
 from pipelines.data.splits import SPLITS, Splitting
-from pipelines.data.store import Store
+from pipelines.data.store import Store, store_of
 from pipelines.data.summary import Summary
 from pipelines.errors import RecipeError
 from pipelines.integrity import code_sha256, imported
@@ -151,13 +150,6 @@ def streamed(run: Run, plan: Plan, dataset: Dataset) -> tuple[Streamed, list[Pie
     """What reads the training rows anew, and the pieces that it reads."""
     encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
     return Streamed(_settled_selection(run, plan), encoding), plan.pieces
-
-
-def store_of(run: Run) -> Store:
-    """Where the run's prepared data are kept."""
-    cache = run.data.cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "raylway")
-    place = run.data.prepared or str(run.root / "datasets")
-    return Store(place if "://" in place else str(Path(place).expanduser().resolve()), Path(cache).expanduser().resolve())
 
 
 def _make(run: Run, plan: Plan, each: Each) -> None:

@@ -188,6 +188,7 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
     if folder.identity.exists() and folder.identity.read_text() != identity:
         raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
     write_atomically(folder.identity, identity)
+    write_atomically(folder.fingerprint, plan.fingerprint)
     return folder
 
 
