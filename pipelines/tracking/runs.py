@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ class Kept:
     name: str
     experiment_id: str
     status: str
+    began: float
+    """Seconds since 1970."""
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
@@ -86,10 +88,11 @@ def find(client: MlflowClient, called: str) -> Kept | None:
     return next(iter(search(client, f"attributes.run_name = '{quoted}'", most=1)), None)
 
 
-def search(client: MlflowClient, where: str, *, most: int = 1000) -> list[Kept]:
-    """The runs of all experiments that MLflow's filter `where` lets through, the newest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, where, order_by=["attributes.start_time DESC"], max_results=most)
+def search(client: MlflowClient, where: str, *, most: int = 1000, experiments: Sequence[str] | None = None) -> list[Kept]:
+    """The runs of all experiments (or these, by their ids) that MLflow's filter `where` lets through, the newest first."""
+    if experiments is None:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(list(experiments), where, order_by=["attributes.start_time DESC"], max_results=most)
     return [_kept(run) for run in found]
 
 
@@ -129,4 +132,5 @@ def write(
 
 def _kept(run: MlflowRun) -> Kept:
     info, data = run.info, run.data
-    return Kept(info.run_id, info.run_name, info.experiment_id, info.status, data.params, data.metrics, data.tags)
+    began = info.start_time / 1000
+    return Kept(info.run_id, info.run_name, info.experiment_id, info.status, began, data.params, data.metrics, data.tags)

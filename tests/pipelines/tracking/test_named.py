@@ -8,14 +8,15 @@ import pytest
 
 from pipelines.errors import RecipeError, StorageError
 from pipelines.tracking.mlflow import connect
-from pipelines.tracking.runs import Runs, ranked
+from pipelines.tracking.named import config, named, of_experiment, of_sweep, ranked, score
+from pipelines.tracking.runs import asked, text
 
 BEGAN = 1_700_000_000_000
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, empty_database):
-    """(the runs of a storage, their ids by name): two experiments, a sweep, a failed run, two runs of one name."""
+    """(a client of a storage, the ids of its runs by name): two experiments, a sweep, a failed run, two runs of one name."""
     place = tmp_path_factory.mktemp("kept")
     shutil.copy(empty_database, place / "mlflow.db")
     client = connect(f"sqlite:///{place}/mlflow.db")
@@ -41,52 +42,51 @@ def made(tmp_path_factory, empty_database):
     for number, parent in ((1, "parent-1"), (2, "parent-2"), (3, "parent-2")):
         run(lstm, f"trial-{number}", 700 - number, **{"mlflow.parentRunId": ids[parent], "raylway.sweep": "search"})
     client.log_text(ids["good"], "optim:\n  lr: 0.5\n", "config.yaml")
-    return Runs(f"sqlite:///{place}/mlflow.db"), ids
+    return client, ids
 
 
 def test_a_run_is_found_by_id_name_latest_and_best(made):
-    runs, ids = made
-    assert runs.find(ids["failed"]).name == "failed"
-    assert runs.find("good").run_id == ids["good"]
-    assert runs.find("twice").score() == 0.8
-    assert runs.find("latest").name == "trial-3"
-    assert runs.find("latest", experiment="cnn").name == "failed"
-    assert runs.find("best").name == "small"
-    assert runs.find("best", experiment="cnn").name == "good"
+    client, ids = made
+    assert named(client, ids["failed"]).name == "failed"
+    assert named(client, "good").run_id == ids["good"]
+    assert score(named(client, "twice")) == 0.8
+    assert named(client, "latest").name == "trial-3"
+    assert named(client, "latest", experiment="cnn").name == "twice"
+    assert named(client, "best").name == "small"
+    assert named(client, "best", experiment="cnn").name == "good"
 
 
 def test_trials_are_those_of_the_newest_sweep_of_the_name(made):
-    runs, _ = made
-    assert {run.name for run in runs.of_sweep("search")} == {"trial-2", "trial-3"}
+    assert {run.name for run in of_sweep(made[0], "search")} == {"trial-2", "trial-3"}
 
 
-def test_ranking_leaves_out_what_is_judged_otherwise_than_the_newest(made):
-    runs, _ = made
-    assert [run.name for run in ranked(runs.of_experiment("lstm"))] == ["small", "large"]
-    assert [run.name for run in ranked(runs.of_experiment("cnn"))] == ["failed", "good", "twice", "twice"]
+def test_the_best_come_first_and_what_is_judged_otherwise_is_left_out(made):
+    client, _ = made
+    assert [run.name for run in ranked(of_experiment(client, "lstm"))] == ["small", "large"]
+    assert [run.name for run in ranked(of_experiment(client, "cnn"))] == ["good", "twice", "twice"]
 
 
 def test_what_was_kept_with_a_run_is_read(made):
-    runs, _ = made
-    assert runs.config(runs.find("good")) == {"optim": {"lr": 0.5}}
-    assert runs.text(runs.find("good"), "no/such.txt") is None
-    with pytest.raises(StorageError, match=r"large: its config.yaml is missing"):
-        runs.config(runs.find("large"))
+    client, ids = made
+    assert config(client, named(client, "good")) == {"optim": {"lr": 0.5}}
+    assert text(client, ids["good"], "no/such.txt") is None
+    with pytest.raises(StorageError, match=r"large: its config.yaml is not in MLflow"):
+        config(client, named(client, "large"))
 
 
 @pytest.mark.parametrize(
     ("look", "sentence"),
     [
-        (lambda runs: runs.find("goood"), "goood: there is no such run at sqlite:///.*; did you mean good?.*trial-3.*large, small"),
-        (lambda runs: runs.find("0" * 32), "0{32}: there is no such run"),
-        (lambda runs: runs.find("it's"), "it's: there is no such run"),
-        (lambda runs: runs.find("latest", experiment="cn"), "cn: there is no such experiment at .*; did you mean cnn?"),
-        (lambda runs: runs.find("best", experiment="Default"), "best: there is no run yet"),
-        (lambda runs: runs.of_sweep("searh"), "searh: there is no such sweep at .*; did you mean search?"),
+        (lambda client: named(client, "goood"), "goood: there is no such run; did you mean good?; runs, the newest first: trial-3, .*"),
+        (lambda client: named(client, "0" * 32), "0{32}: there is no such run; runs"),
+        (lambda client: named(client, "small", experiment="cnn"), "small: there is no such run; runs.*: failed, twice, good"),
+        (lambda client: named(client, "latest", experiment="cn"), "cn: there is no such experiment; did you mean cnn?; experiments: Def"),
+        (lambda client: named(client, "best", experiment="Default"), "best: no run has finished yet in experiment Default"),
+        (lambda client: of_sweep(client, "searh"), "searh: there is no such sweep; did you mean search?; sweeps: search"),
     ],
 )
 def test_what_is_unknown_is_said_with_what_exists(made, look, sentence):
-    with pytest.raises(RecipeError, match=sentence):
+    with pytest.raises(RecipeError, match=sentence.replace("?", "[?]")):
         look(made[0])
 
 
@@ -95,11 +95,11 @@ def test_what_is_unknown_is_said_with_what_exists(made, look, sentence):
     [
         ("sqlite:///{}/none/mlflow.db", "none/mlflow.db: no runs are kept there yet"),
         ("http://me:hunter2@127.0.0.1:9", r"http://me:\*\*\*@127.0.0.1:9: no MLflow server answers"),
-        ("sqlite:///{}/broken.db", "MLflow at sqlite:///.*/broken.db cannot be read"),
+        ("sqlite:///{}/broken.db", "MLflow at sqlite:///.*/broken.db cannot be used"),
     ],
 )
 def test_what_cannot_be_reached_is_one_sentence_and_nothing_is_made(tmp_path, uri, sentence):
     (tmp_path / "broken.db").write_text("not a database, but text that is long enough to look at")
-    with pytest.raises(StorageError, match=sentence):
-        Runs(uri.format(tmp_path))
+    with pytest.raises(StorageError, match=sentence), asked(uri.format(tmp_path)) as client:
+        client.search_experiments()
     assert [path.name for path in tmp_path.iterdir()] == ["broken.db"]
