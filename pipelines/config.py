@@ -91,11 +91,6 @@ def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:
     return run
 
 
-def flat(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of settings as one level of dotted keys."""
-    return dict(_flatten(kept))
-
-
 @functools.cache
 def workload_class(name: str) -> type[Workload]:
     """The class that `name` (cnn, or workloads.mine:CNN) means. Raises RecipeError."""

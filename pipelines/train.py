@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -31,6 +32,9 @@ from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.tracking import mlflow, pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
+
+if TYPE_CHECKING:
+    from pipelines.training.worker import Job, Outcome
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
@@ -75,7 +79,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
         tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, attempt.began))
         try:
-            dataset, outcome, prepare_seconds = (_here if run.scale.workers == 0 else _on_ray)(run, plan, tracker, attempt, screen)
+            dataset, outcome, prepare_seconds = trained(Task(run, plan, folder), attempt, screen, meanwhile=tracker.start)
             with screen.captured(folder.log):
                 return conclude.conclude(
                     run, plan, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds
@@ -85,64 +89,95 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
             raise
 
 
-def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, attempt: Attempt, screen: Screen) -> tuple[Dataset, Any, float]:
-    """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
-    from pipelines.training.worker import Job, work
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, and where it is kept."""
 
-    tracker.start()
+    run: Run
+    plan: Plan
+    folder: RunFolder
+    stop_after: int | None = None
+    """Steps after which to stop, all being as on the way to the last one."""
+
+    def job(self, threads: int) -> Job:
+        from pipelines.training.worker import Job
+
+        identity = self.folder.identity.read_text()
+        return Job(self.run, self.folder, self.plan.store, self.plan.fingerprint, identity, threads, self.stop_after)
+
+
+def trained(task: Task, attempt: Attempt, screen: Screen, *, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+    """Prepare the data and train: the dataset, what the first worker reports, the seconds that preparing took.
+
+    `meanwhile` is called while the workers start.
+    """
+    return (_here if task.run.scale.workers == 0 else _on_ray)(task, attempt, screen, meanwhile)
+
+
+def _here(task: Task, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+    """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
+    from pipelines.training.worker import work
+
+    run = task.run
+    meanwhile()
     attempt.stage = "prepare"
-    dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
+    dataset, seconds = _timed(lambda: preparing.prepare(run, task.plan, preparing.in_process))
     preparing.tell(dataset, screen.say)
     attempt.stage = "train"
     threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
     attempt.hold(workers=0, cpus=threads, gpus=attempt.gpus)
-    job = Job(run, tracker.folder, plan.store, plan.fingerprint, tracker.folder.identity.read_text(), threads)
-    with screen.progress(tracker.folder.journal, run.model.headline.metric) as progress:
-        progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-        return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
+    with screen.progress(task.folder.journal, run.model.headline.metric) as progress:
+        progress.expect(_steps(task, dataset), run.train.batch)
+        return dataset, workers.run_here(work, task.job(threads), gpus=run.scale.gpus), seconds
 
 
-def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, attempt: Attempt, screen: Screen) -> tuple[Dataset, Any, float]:
-    folder = tracker.folder
+def _on_ray(task: Task, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+    run, folder = task.run, task.folder
     with (
         screen.captured(folder.log),
         cluster_session.connect() as session,
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
-        make = functools.partial(preparing.prepare, run, plan, shards.each)
+        make = functools.partial(preparing.prepare, run, task.plan, shards.each)
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
             attempt.stage = "prepare"
             made = _timed(make)
-        training = _in_background(lambda: _supervise(run, plan, folder, session, attempt, screen))
+        training = _in_background(lambda: _supervise(task, session, attempt, screen))
         try:
             session.ready()
-            tracker.start()
+            meanwhile()
             attempt.stage = "prepare"
             dataset, seconds = made or _timed(make)
             preparing.tell(dataset, screen.say)
             attempt.stage = "train"
-            progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
+            progress.expect(_steps(task, dataset), run.train.batch)
             return dataset, training.result(), seconds
         except BaseException:
             folder.abandoned.touch()
             raise
 
 
-def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, attempt: Attempt, screen: Screen) -> Any:
-    """Launch the workers, and launch them again when one is lost; every launch goes on from the newest checkpoint."""
-    from pipelines.training.worker import Job, guarded_work
+def _steps(task: Task, dataset: Dataset) -> int:
+    steps = task.run.steps(preparing.examples(task.run, dataset)["train"])
+    return min(steps, task.stop_after or steps)
 
+
+def _supervise(task: Task, session: Session, attempt: Attempt, screen: Screen) -> Outcome:
+    """Launch the workers, and launch them again when one is lost; every launch goes on from the newest checkpoint."""
+    from pipelines.training.worker import guarded_work
+
+    run, folder = task.run, task.folder
     streaming = run.data.mode == "stream"
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
     there = session.resources()
     cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
     attempt.hold(workers=run.scale.workers, cpus=cpus, gpus=gpus)
-    job = Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), run.scale.threads or cpus)
-    stream = _stream(run, plan, screen) if streaming else None
+    job = task.job(run.scale.threads or cpus)
+    stream = _stream(run, task.plan, screen) if streaming else None
     in_a_row, newest = 0, ""
     while True:
         try:
