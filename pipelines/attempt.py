@@ -37,7 +37,7 @@ class Attempt:
     cpus: float = 0.0
     gpus: float = 0.0
 
-    def hold(self, *, workers: int, cpus: float, gpus: float) -> None:
+    def hold(self, workers: int, cpus: float, gpus: float) -> None:
         """So many workers (0: this process) of so many CPUs and GPUs each."""
         self.cpus, self.gpus = max(workers, 1) * cpus, max(workers, 1) * gpus
 

@@ -7,11 +7,9 @@ while the data are prepared and MLflow opens its database.
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -25,16 +23,19 @@ from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, StorageError, WorkerFailed, cause_of, code_of
+from pipelines.errors import StorageError, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
+from pipelines.supervision import supervised
+from pipelines.threads import in_background
 from pipelines.tracking import mlflow, pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
+from pipelines.training.job import Job
 
 if TYPE_CHECKING:
-    from pipelines.training.worker import Job, Outcome
+    from pipelines.training.worker import Outcome
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
@@ -51,10 +52,6 @@ _UNTRACKED = (
 )
 
 
-class WorkerLost(Exception):
-    """Workers died again and again without a new checkpoint between."""
-
-
 def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float | None = None) -> dict[str, Any]:
     """Train what `loaded` describes and give back the result (DESIGN §7). A finished run is not trained twice, unless `again`.
 
@@ -66,20 +63,18 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     uri = mlflow.tracking_uri(run.root, run.track.uri)
     mlflow.check(uri)
     if not cluster_session.address():  # what this machine has is known, so what it can never do is said before anything starts
-        cpus, gpus = workers.share(cluster_session.local_resources(), workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
-        attempt.hold(workers=run.scale.workers, cpus=cpus, gpus=gpus)
+        attempt.hold(run.scale.workers, *_share(run, cluster_session.local_resources()))
     plan = preparing.plan(run)
     folder = _folder(run, plan, again=again)
     if folder.result.exists():
         return conclude.finished_before(folder, screen)
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
-        config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
-        write_atomically(folder.config, config)
+        config = write_config(run, folder)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, attempt.began))
+        tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, attempt.began))
         try:
-            dataset, outcome, prepare_seconds = trained(Task(run, plan, folder), attempt, screen, meanwhile=tracker.start)
+            dataset, outcome, prepare_seconds = trained(job_of(run, plan, folder), plan, attempt, screen, meanwhile=tracker.start)
             with screen.captured(folder.log):
                 return conclude.conclude(
                     run, plan, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds
@@ -89,64 +84,52 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
             raise
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is to be trained, and where it is kept."""
-
-    run: Run
-    plan: Plan
-    folder: RunFolder
-    stop_after: int | None = None
-    """Steps after which to stop, all being as on the way to the last one."""
-
-    def job(self, threads: int) -> Job:
-        from pipelines.training.worker import Job
-
-        identity = self.folder.identity.read_text()
-        return Job(self.run, self.folder, self.plan.store, self.plan.fingerprint, identity, threads, self.stop_after)
+def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
+    """What the workers of a run are told, on as many threads as this process would have."""
+    threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
+    return Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), threads, stop_after)
 
 
-def trained(task: Task, attempt: Attempt, screen: Screen, *, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+def trained(job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     """Prepare the data and train: the dataset, what the first worker reports, the seconds that preparing took.
 
     `meanwhile` is called while the workers start.
     """
-    return (_here if task.run.scale.workers == 0 else _on_ray)(task, attempt, screen, meanwhile)
+    return (_here if job.run.scale.workers == 0 else _on_ray)(job, plan, attempt, screen, meanwhile)
 
 
-def _here(task: Task, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
     from pipelines.training.worker import work
 
-    run = task.run
+    run = job.run
     meanwhile()
     attempt.stage = "prepare"
-    dataset, seconds = _timed(lambda: preparing.prepare(run, task.plan, preparing.in_process))
+    dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
     preparing.tell(dataset, screen.say)
     attempt.stage = "train"
-    threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
-    attempt.hold(workers=0, cpus=threads, gpus=attempt.gpus)
-    with screen.progress(task.folder.journal, run.model.headline.metric) as progress:
-        progress.expect(_steps(task, dataset), run.train.batch)
-        return dataset, workers.run_here(work, task.job(threads), gpus=run.scale.gpus), seconds
+    attempt.hold(0, job.threads, attempt.gpus)
+    with screen.progress(job.folder.journal, run.model.headline.metric) as progress:
+        progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
+        return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
 
 
-def _on_ray(task: Task, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
-    run, folder = task.run, task.folder
+def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+    run, folder = job.run, job.folder
     with (
         screen.captured(folder.log),
         cluster_session.connect() as session,
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
-        make = functools.partial(preparing.prepare, run, task.plan, shards.each)
+        make = functools.partial(preparing.prepare, run, plan, shards.each)
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
             attempt.stage = "prepare"
             made = _timed(make)
-        training = _in_background(lambda: _supervise(task, session, attempt, screen))
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen))
         try:
             session.ready()
             meanwhile()
@@ -154,46 +137,42 @@ def _on_ray(task: Task, attempt: Attempt, screen: Screen, meanwhile: Callable[[]
             dataset, seconds = made or _timed(make)
             preparing.tell(dataset, screen.say)
             attempt.stage = "train"
-            progress.expect(_steps(task, dataset), run.train.batch)
+            progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
             return dataset, training.result(), seconds
         except BaseException:
             folder.abandoned.touch()
             raise
 
 
-def _steps(task: Task, dataset: Dataset) -> int:
-    steps = task.run.steps(preparing.examples(task.run, dataset)["train"])
-    return min(steps, task.stop_after or steps)
-
-
-def _supervise(task: Task, session: Session, attempt: Attempt, screen: Screen) -> Outcome:
-    """Launch the workers, and launch them again when one is lost; every launch goes on from the newest checkpoint."""
+def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen) -> Outcome:
     from pipelines.training.worker import guarded_work
 
-    run, folder = task.run, task.folder
+    run = job.run
     streaming = run.data.mode == "stream"
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
-    there = session.resources()
-    cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
-    attempt.hold(workers=run.scale.workers, cpus=cpus, gpus=gpus)
-    job = task.job(run.scale.threads or cpus)
-    stream = _stream(run, task.plan, screen) if streaming else None
-    in_a_row, newest = 0, ""
-    while True:
-        try:
-            return workers.launch(
-                guarded_work, job, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=folder.path / ".ray", stream=stream
-            )
-        except workers.WorkersFailed as failed:
-            if own := _own_failure(failed):
-                raise own from None
-            checkpoint = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
-            in_a_row = in_a_row + 1 if checkpoint == newest else 1
-            newest = checkpoint
-            if in_a_row > run.scale.retries:
-                times = f"{in_a_row} times in a row without a new checkpoint (scale.retries={run.scale.retries})"
-                raise WorkerLost(f"{failed}; {times}") from None
-            screen.say(f"lost {failed}; going on from {newest or 'the beginning'} ({in_a_row} of scale.retries={run.scale.retries})")
+    cpus, gpus = _share(run, session.resources(), spare=spare)
+    attempt.hold(run.scale.workers, cpus, gpus)
+    told = replace(job, threads=run.scale.threads or cpus)
+    stream = _stream(run, plan, screen) if streaming else None
+
+    def launch() -> Outcome:
+        return workers.launch(
+            guarded_work, told, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=job.folder.path / ".ray", stream=stream
+        )
+
+    return supervised(launch, job.folder, retries=run.scale.retries, say=screen.say)
+
+
+def _share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:
+    """(CPUs, GPUs) of each worker. Raises ClusterError with the arithmetic if there can never be so many."""
+    return workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
+
+
+def write_config(run: Run, folder: RunFolder) -> str:
+    """Keep the whole settings of a run in its folder; their text."""
+    config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    write_atomically(folder.config, config)
+    return config
 
 
 def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
@@ -203,36 +182,36 @@ def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
     return shards.stream(read, pieces)
 
 
-def _own_failure(failed: workers.WorkersFailed) -> WorkerFailed | None:
-    """The first failure that is the workload's own; None where a process or a connection was lost, whose errors are consequences."""
-    if failed.lost:
-        return None
-    raised = [error for error in failed.raised.values() if isinstance(error, WorkerFailed) and error.failure.code != CLUSTER]
-    return min(raised, key=lambda error: error.failure.at, default=None)
-
-
 def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
-    """The run's folder, made if need be. A name means one run only. Raises StorageError if it is another's."""
+    """The run's folder; `again` gives a new one."""
     identity = run.identity(plan.fingerprint)
-    stem = run.name or f"{run.recipe}-{_slug(plan.source.label)}-{identity[:8]}"
+    stem = run.name or f"{run.recipe}-{slug(plan.source.label)}-{identity[:8]}"
     parent, number = run.root / run.experiment, 1
     while again and (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    folder = RunFolder(parent / (stem if number == 1 else f"{stem}-{number}"))
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if folder.identity.exists() and folder.identity.read_text() != identity:
-        raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
-    write_atomically(folder.identity, identity)
+    folder = claimed(run, stem if number == 1 else f"{stem}-{number}", identity)
     write_atomically(folder.fingerprint, plan.fingerprint)
     return folder
 
 
-def _slug(label: str) -> str:
+def claimed(run: Run, name: str, identity: str) -> RunFolder:
+    """The folder of that name, made if need be. A name means one thing only. Raises StorageError if it is another's."""
+    folder = RunFolder(run.root / run.experiment / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if folder.identity.exists() and folder.identity.read_text() != identity:
+        raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
+    write_atomically(folder.identity, identity)
+    return folder
+
+
+def slug(label: str) -> str:
+    """A few letters of a label, fit for a name."""
     kept = "".join(letter if letter.isalnum() else "-" for letter in label.lower().encode("ascii", "ignore").decode())
     return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
 
 
-def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> mlflow.About:
+def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> mlflow.About:
+    """What MLflow is told of a run before it begins."""
     run = loaded.run
     return mlflow.About(
         name=folder.path.name,
@@ -286,17 +265,3 @@ def _command(loaded: Loaded, folder: RunFolder) -> list[str]:
 def _timed(stage: Callable[[], R]) -> tuple[R, float]:
     began = time.monotonic()
     return stage(), time.monotonic() - began
-
-
-def _in_background(function: Callable[[], R]) -> Future[R]:
-    """`function` in a daemon thread: Ctrl-C must reach this one, and must not wait for that one."""
-    future: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="fit", daemon=True).start()
-    return future

@@ -20,14 +20,12 @@ from torch import nn
 from pipelines.data import prepared
 from pipelines.data.order import micro_batches
 from pipelines.data.prepared import Dataset
-from pipelines.data.store import Store
 from pipelines.errors import Diverged, WorkerFailed, describe
-from pipelines.folder import RunFolder
-from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
 from pipelines.training.hardware import hardware
+from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.scoring import evaluate, score
@@ -36,20 +34,6 @@ from workloads.base import DataError, Encoding, Rows
 
 R = TypeVar("R")
 _WRITER_WAIT_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker is told: plain picklable values."""
-
-    run: Run
-    folder: RunFolder
-    store: Store
-    fingerprint: str
-    identity: str
-    threads: int
-    stop_after: int | None = None
-    """Steps after which to stop, all being as on the way to the last one."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +63,7 @@ class Look:
     number: int
     step: int
     scores: dict[str, float]
+    group: Group
 
 
 @dataclass(frozen=True)
@@ -137,8 +122,7 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
     optimizer = make_optimizer(model, run.optim)
     examples, validation = workload.examples(data.train, training=True), workload.examples(data.validation, training=False)
     there = data.manifest.summary.splits["train"] if stream else len(examples)
-    steps = run.steps(there)
-    until = min(steps, job.stop_after or steps)
+    steps, until = run.steps(there), job.steps(there)
     with ExitStack() as stack:
         journal = None
         if rank == 0:
@@ -235,7 +219,7 @@ def _train(
         if final or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         if seen is not None:
-            yield Look(-(-step.number // eval_every), step.number, seen)
+            yield Look(-(-step.number // eval_every), step.number, seen, group)
         began = time.perf_counter()
     return timing
 
