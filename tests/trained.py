@@ -16,8 +16,16 @@ SMALL = {
     "mlp_binary": ("train.steps=60",),
     "lstm": ("train.steps=20", "model.window=24", "model.horizon=6", "model.width=8", "model.layers=1"),
     "lstm_text": ("train.steps=40", "model.embedding=8", "model.width=8", "model.vocabulary=300"),
-    "gpt": ("train.steps=20", "train.eval_every=20", "model.layers=1", "model.heads=2", "model.width=16", "model.vocabulary=256", "model.window=16"),
-}  # fmt: skip
+    "gpt": (
+        "train.steps=20",
+        "train.eval_every=20",
+        "model.layers=1",
+        "model.heads=2",
+        "model.width=16",
+        "model.vocabulary=256",
+        "model.window=16",
+    ),
+}
 """Settings with which a recipe's training takes a second or two."""
 
 
