@@ -130,6 +130,23 @@ def sweep(
 
 
 @app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run's id or name, latest or best.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, data.prepared=, data.cache=, scale.*=.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Only the first so many steps.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a run again from what was written down of it; is every number what it was?"""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.reproduce import reproduce
+
+        return reproduce(run, overrides or [], steps=steps, screen=screen)
+
+    tell(body, json, command=["reproduce", run, *(overrides or [])], code=lambda result: 0 if result["reproduced"] else 4)
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,

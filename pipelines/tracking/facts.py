@@ -1,4 +1,4 @@
-"""What a run was made of, as far as it was written down: settings, code, data, environment; and in what several runs differ."""
+"""What a run was made of, as far as it was written down: settings, code, data, packages, environment; and in what several runs differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Facts = Mapping[str, Mapping[str, str]]
-"""group -> name -> value; a value that nobody wrote down is left out."""
+"""group -> name -> value; what nobody wrote down is left out."""
 _TAGS = {
     "code": {"commit": "mlflow.source.git.commit", "program": "raylway.code", "network": "raylway.network_code"},
     "data": {"fingerprint": "data.fingerprint"},
@@ -37,14 +37,13 @@ def facts(client: MlflowClient, run: Kept) -> dict[str, dict[str, str]]:
     told = {group: {name: run.tags[tag][:12] if name == "commit" else run.tags[tag] for name, tag in tags.items() if run.tags.get(tag)}
             for group, tags in _TAGS.items()}  # fmt: skip
     told["code"]["diff"] = digest(runs.text(client, run.run_id, "git.diff"))
-    told["environment"] |= named.versions(client, run)
-    return {"settings": settings} | told
+    return {"settings": settings} | told | {"packages": named.versions(client, run)}
 
 
 def here() -> dict[str, dict[str, str]]:
     """The code and the packages of this process."""
     code = {"commit": (provenance.git_commit() or "")[:12], "program": provenance.code(), "diff": digest(provenance.git_diff())}
-    return {"code": {name: value for name, value in code.items() if value}, "environment": dict(provenance.versions())}
+    return {"code": {name: value for name, value in code.items() if value}, "packages": provenance.versions()}
 
 
 def differences(several: Sequence[Facts], ignored: Sequence[str] = ()) -> list[Difference]:

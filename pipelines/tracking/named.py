@@ -6,6 +6,7 @@ import difflib
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ import yaml
 from pipelines.errors import RecipeError, StorageError
 from pipelines.tracking import provenance, runs
 from pipelines.tracking.leaderboard import HEADLINE
+from pipelines.tracking.mlflow import tracking_uri
 from pipelines.tracking.runs import Kept
 
 if TYPE_CHECKING:
@@ -22,6 +24,22 @@ if TYPE_CHECKING:
 SWEEP, PARENT = "raylway.sweep", "mlflow.parentRunId"
 _FINISHED = "attributes.status = 'FINISHED'"
 _MOST, _LISTED = 10_000, 20
+
+
+def place(overrides: Sequence[str]) -> tuple[str, Path, list[str]]:
+    """(tracking URI, storage folder, the other overrides): `storage=` and `track.uri=` say where runs are, as in a recipe.
+
+    Raises RecipeError for what is no key.path=value.
+    """
+    if wrong := [override for override in overrides if not override.partition("=")[1]]:
+        raise RecipeError(*(f"{override}: an override is written key.path=value" for override in wrong))
+    given = {key: text for key, _, text in (override.partition("=") for override in overrides)}
+    try:
+        root = Path(given.get("storage", "./runs")).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RecipeError(f"storage: can be no path: {error}") from None
+    others = [override for override in overrides if override.partition("=")[0] not in ("storage", "track.uri")]
+    return tracking_uri(root, given.get("track.uri")), root, others
 
 
 def named(client: MlflowClient, called: str, *, experiment: str | None = None) -> Kept:
@@ -91,6 +109,11 @@ def config(client: MlflowClient, run: Kept) -> dict[str, Any]:
 def versions(client: MlflowClient, run: Kept) -> dict[str, str]:
     """The versions of Python and of packages that a run was made with, as far as they were noted."""
     return json.loads(runs.text(client, run.run_id, "versions.json") or "{}")
+
+
+def history(client: MlflowClient, run: Kept, metric: str) -> dict[int, float]:
+    """A metric's values by step."""
+    return {point.step: point.value for point in client.get_metric_history(run.run_id, metric)}
 
 
 def experiments(client: MlflowClient) -> dict[str, str]:
