@@ -13,16 +13,21 @@ import logging
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.session import ClusterError, Resources
+from cluster.room import Room
+from cluster.session import ClusterError
 
 Report = Mapping[str, Any]
 Start = Callable[[Any, Path | None], Generator[Report, None, Report]]
-"""`start(task, weights)` begins a trial, from the weights of another where there are any; it yields reports and returns the last one."""
+"""`start(task, weights)` begins a trial, from the weights of another where there are any; it yields reports and returns what came of it.
+
+A report has `value` (more is better), `look` (a number that grows), and for a population `checkpoint` (a folder that can be cloned) and
+`last` (nothing follows)."""
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # else tables are printed at any verbosity
@@ -56,42 +61,6 @@ class Conductor(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Room:
-    """What one trial takes, how many fit at once, and how that was worked out."""
-
-    at_once: int
-    workers: int
-    cpus: int
-    gpus: float
-    arithmetic: str
-
-
-def room(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, most: int | None = None) -> Room:
-    """How many trials fit at once. A trial of one worker runs in its Tune process; of several, that process holds no CPU itself.
-
-    Raises ClusterError with the arithmetic if not even one fits.
-    """
-    members, cpus = max(workers, 1), cpus or 1
-    gpus = (1.0 if resources.gpus else 0.0) if gpus is None else gpus
-    fits, sums = [], []
-    for kind, each, there in (("CPU", float(cpus), resources.cpus), ("GPU", gpus, resources.gpus)):
-        if each:
-            takes = f"{members} workers x {each:g} {kind}" if members > 1 else f"{each:g} {kind}"
-            # a share of a GPU is of one GPU: 0.4 fits twice into each, five times into two only if they were one
-            fit = int(there) * int(1 / each + 1e-9) // members if each < 1 else int(there / (members * each))
-            fits.append(fit)
-            sums.append(f"{there:g} {kind}s / ({takes}) = {fit}")
-    at_once = min(fits)
-    arithmetic = "; ".join(sums)
-    if at_once < 1 or cpus > resources.node_cpus:
-        largest = f"; the largest node has {resources.node_cpus} CPUs" if cpus > resources.node_cpus else ""
-        raise ClusterError(f"not one trial fits: {arithmetic}{largest}; lower scale.workers, scale.cpus or scale.gpus")
-    limited = min(at_once, most) if most else at_once
-    limit = f", at most {most} (sweep.concurrent, trials)" if limited < at_once else ""
-    return Room(limited, members, cpus, gpus, f"{arithmetic}{limit}: {limited} trial{'s' * (limited > 1)} at once")
-
-
 def run(
     start: Start,
     conductor: Conductor,
@@ -110,25 +79,34 @@ def run(
     os.environ.update(
         {name: os.environ.get(name, value) for name, value in _QUIET.items()} | {"TUNE_MAX_PENDING_TRIALS_PG": str(room.at_once)}
     )
+    told = _Told(conductor, retries=0 if population else retries)
+    while True:
+        _fit(start, told, room, scratch, population=population, every=every, retries=retries if population else 0)
+        if told.error:
+            raise told.error
+        if not told.again:
+            return
+        population = ()
+
+
+def _fit(start: Start, told: _Told, room: Room, scratch: Path, *, population: Sequence[tuple[int, Any]], every: int, retries: int) -> None:
     from ray import tune
     from ray.tune.error import TuneError
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    told = _Told(conductor)
     resources = {"cpu": room.cpus, "gpu": room.gpus} if room.workers == 1 else {"cpu": 0, "memory": _DRIVER_BYTES}
     name = uuid.uuid4().hex
-    config = tune.TuneConfig(
-        metric=_VALUE,
-        mode="max",
-        reuse_actors=True,
-        trial_dirname_creator=lambda trial: trial.trial_id,
-        trial_name_creator=lambda trial: trial.trial_id,
-        **(_population(told, every) if population else _suggested(told, room.at_once)),
-    )
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trainable(), start=start), resources),
         param_space={_TRIAL: tune.grid_search([_Numbered(*each) for each in population])} if population else None,
-        tune_config=config,
+        tune_config=tune.TuneConfig(
+            metric=_VALUE,
+            mode="max",
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            trial_name_creator=lambda trial: trial.trial_id,
+            **(_population(told, every) if population else _suggested(told, room.at_once)),
+        ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(scratch),
@@ -145,8 +123,6 @@ def run(
         raise ClusterError(f"Ray Tune could not go on: {str(error).strip().splitlines()[0]}") from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
-    if told.error:
-        raise told.error
 
 
 def run_here(start: Start, conductor: Conductor) -> None:
@@ -182,9 +158,12 @@ class _Said:
 class _Told:
     """What Tune says, passed on to the conductor by the trial's number; an error of the conductor ends the run."""
 
-    def __init__(self, conductor: Conductor) -> None:
-        self._conductor = conductor
+    def __init__(self, conductor: Conductor, *, retries: int) -> None:
+        self._conductor, self._retries = conductor, retries
+        self._lost: Counter[int] = Counter()
         self._ended: set[int] = set()
+        self.again: list[_Numbered] = []
+        """Trials whose process was lost and that are to be begun again; Tune's own retries leave out one lost at its start (2.60)."""
         self.error: BaseException | None = None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -193,6 +172,8 @@ class _Told:
 
     def next(self) -> dict[str, _Numbered] | None:
         """The configuration of the next trial."""
+        if self.again:
+            return {_TRIAL: self.again.pop(0)}
         given = self._guarded(self._conductor.next, None)
         return None if given is None else {_TRIAL: _Numbered(*given)}
 
@@ -210,7 +191,12 @@ class _Told:
         return stop
 
     def lost(self, trial: Any) -> None:
-        self._end(_number(trial), None)
+        number = _number(trial)
+        self._lost[number] += 1
+        if self._lost[number] <= self._retries:
+            self.again.append(trial.config[_TRIAL])
+        else:
+            self._end(number, None)
 
     def changed(self, trial: Any, donor: Any) -> dict[str, _Numbered]:
         """The configuration with which a trial goes on from the weights of `donor`."""
@@ -316,6 +302,8 @@ def _population(told: _Told, every: int) -> dict[str, Any]:
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             if told.reported(trial, result):
                 return TrialScheduler.STOP
+            if result[_SAID].report["last"]:  # it would clone, be no better by the last look, and clone again
+                return TrialScheduler.CONTINUE
             return super().on_trial_result(tune_controller, trial, result)
 
         def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

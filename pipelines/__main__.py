@@ -121,9 +121,9 @@ def sweep(
         from pipelines.config import load
 
         load(recipe, given)  # a wrong setting must not wait for anything heavy
-        from pipelines.sweep import sweep
+        from pipelines.sweep import planned, sweep
 
-        return sweep(recipe, given, more=more, dry_run=dry_run, screen=screen, began=_BEGAN)
+        return planned(recipe, given, screen) if dry_run else sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
 
     options = [*(word for each in space or [] for word in ("--space", each)), *(("--trials", trials) if trials else ())]
     tell(body, json, command=["sweep", recipe, *(overrides or []), *options], code=lambda result: 2 if result.get("problems") else 0)

@@ -120,7 +120,7 @@ class Ledger:
         elif fact["event"] == "ended":
             trial.status, trial.seconds, trial.cause, trial.code = fact["status"], fact["seconds"], fact["cause"], fact["code"]
             trial.metrics = {name: float(value) for name, value in fact["metrics"].items()}
-            trial.told = dict(fact["told"])
+            trial.told, trial.run_id = dict(fact["told"]), ""  # what was sent of it before is not all
 
 
 def _plain(scores: Mapping[str, float]) -> dict[str, float | str]:

@@ -63,6 +63,7 @@ class Look:
     number: int
     step: int
     scores: dict[str, float]
+    last: bool
     group: Group
 
 
@@ -219,7 +220,7 @@ def _train(
         if final or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         if seen is not None:
-            yield Look(-(-step.number // eval_every), step.number, seen, group)
+            yield Look(-(-step.number // eval_every), step.number, seen, final, group)
         began = time.perf_counter()
     return timing
 

@@ -5,60 +5,40 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import Any, Protocol
 
 from cluster import shards
 from cluster.trials import Report
-from pipelines import config, train
 from pipelines import prepare as preparing
+from pipelines import train
 from pipelines.config import Loaded
 from pipelines.errors import CLUSTER, DATA, RECIPE, WORKLOAD, Failure, RecipeError
 from pipelines.folder import RunFolder, write_atomically
 from pipelines.prepare import Plan
 from pipelines.settings import Run
 from pipelines.sweeping import board
+from pipelines.sweeping.design import Design
 from pipelines.sweeping.ledger import Ledger, Role, Status, Trial
-from pipelines.sweeping.space import Params, Space, name_of, overrides
+from pipelines.sweeping.space import Params, name_of
+from pipelines.sweeping.trial import Task
 from pipelines.tracking import mlflow
 from pipelines.tracking.fleet import Fleet
 from pipelines.tracking.journal import Journal
 from pipelines.training.job import Job
-from pipelines.trial import Task
 from workloads.base import DataError
 
 _ALIKE = 3
 _BUGS = (WORKLOAD, RECIPE, DATA)
 
 
-@dataclass(frozen=True)
-class Design:
-    """What is searched, and how trials are compared."""
-
-    recipe: str
-    overrides: tuple[str, ...]
-    loaded: Loaded
-    space: Space
-    metric: str
-    mode: str
-    plan: Plan
-    folder: RunFolder
-
-    @property
-    def run(self) -> Run:
-        return self.loaded.run
-
-    @property
-    def overrides_of_a_run(self) -> list[str]:
-        """The overrides that a run of `raylway train` has as well."""
-        return [override for override in self.overrides if not override.startswith(("sweep.", "name="))]
-
-    def trial(self, params: Mapping[str, Any]) -> Loaded:
-        """The run of a trial. Raises RecipeError where settings do not go together."""
-        return config.load(self.recipe, [*self.overrides, *overrides(params)])
+def folder_of(sweep: RunFolder, number: int) -> RunFolder:
+    """Where the trial of that number keeps its own."""
+    return RunFolder(sweep.path / f"{number:04}")
 
 
 class Source(Protocol):
@@ -77,6 +57,8 @@ class Conductor:
     def __init__(
         self,
         design: Design,
+        plan: Plan,
+        folder: RunFolder,
         ledger: Ledger,
         fleet: Fleet,
         source: Source,
@@ -89,18 +71,25 @@ class Conductor:
         gpus: float,
         say: Callable[[str], None],
     ) -> None:
-        self._design, self._ledger, self._fleet, self._source, self._say = design, ledger, fleet, source, say
+        self._design, self._plan, self._folder = design, plan, folder
+        self._ledger, self._fleet, self._source, self._say = ledger, fleet, source, say
         self._role, self.total, self._waiting, self._begun = role, total, list(waiting), begun
         self._threads, self._gpus = threads, gpus
         self._locks: dict[int, ExitStack] = {}
         self._started: dict[int, float] = {}
         self._failures: list[str] = []
-        self._journal = Journal(design.folder.journal)
+        self._changes: Counter[int] = Counter()
+        self._journal = Journal(folder.journal)
         self.checkpoint_every: int | None = None
         """Steps between two checkpoints where each look must have one: a population clones at looks."""
         self.stopping = False
         self.bug: Failure | None = None
         """What the first trials all failed of, which ends the sweep."""
+        for trial in self.trials():
+            if trial.ended and not trial.run_id:  # the process was killed before MLflow had all of it
+                loaded = self._settings(trial.params)
+                self._fleet.add(trial.number, self._tracker(trial, loaded, self._plan_of(loaded.run), folder_of(folder, trial.number)))
+                self._track(trial)
 
     # ---- asked by Ray Tune
 
@@ -140,12 +129,12 @@ class Conductor:
 
     def changed(self, number: int, task: Task, donor: int) -> Task:
         """Population Based Training: the donor's settings, each a little changed, for a trial that takes over its weights."""
-        seed = f"{self._design.run.sweep.seed} {number} {len(self._ledger.trials[number].looks)}"
-        random = Random(seed)
+        self._changes[number] += 1
+        random = Random(f"{self._design.run.sweep.seed} {number} {self._changes[number]}")
         params = {key: self._design.space[key].changed(value, random) for key, value in self._ledger.trials[donor].params.items()}
         self._ledger.change(number, params, donor)
         self._say(f"trial {number} goes on with the weights of trial {donor} and {name_of(params)}")
-        folder = RunFolder(self._design.folder.path / f"{number:04}")
+        folder = folder_of(self._folder, number)
         run = self._settings(params).run
         return replace(task, job=replace(task.job, run=run, folder=folder, identity=self._identity(number, run, task.job.fingerprint)))
 
@@ -178,8 +167,8 @@ class Conductor:
 
     def _task(self, trial: Trial) -> Task:
         loaded = self._settings(trial.params)
-        run, plan = loaded.run, self._plan(loaded.run)
-        folder = RunFolder(self._design.folder.path / f"{trial.number:04}")
+        run, plan = loaded.run, self._plan_of(loaded.run)
+        folder = folder_of(self._folder, trial.number)
         folder.path.mkdir(exist_ok=True)
         lock = self._locks[trial.number] = ExitStack()
         lock.enter_context(folder.locked("driver", wait_seconds=5))
@@ -193,22 +182,22 @@ class Conductor:
         return Task(job, self._design.metric, sign, "test" if self._role == "confirm" else "validation", self._gpus)
 
     def _identity(self, number: int, run: Run, fingerprint: str) -> str:
-        if self._design.run.sweep.scheduler != "pbt" or self._role == "confirm":
+        if not self._design.populated or self._role == "confirm":
             return run.identity(fingerprint)
         # the settings of a member of a population change, and its weights come from others: it is what its place is
-        return hashlib.sha256(f"{self._design.folder.identity.read_text()} {number}".encode()).hexdigest()
+        return hashlib.sha256(f"{self._folder.identity.read_text()} {number}".encode()).hexdigest()
 
-    def _plan(self, run: Run) -> Plan:
+    def _plan_of(self, run: Run) -> Plan:
         """The data of a trial; others than the sweep's where a setting of the task is searched. Prepared here, once for all."""
         if run.model.task_settings() == self._design.run.model.task_settings():
-            return self._design.plan
+            return self._plan
         plan = preparing.plan(run)
         preparing.prepare(run, plan, shards.each if self._design.run.scale.workers else preparing.in_process)
         return plan
 
     def _tracker(self, trial: Trial, loaded: Loaded, plan: Plan, folder: RunFolder) -> mlflow.Tracker:
         about = train.about(loaded, plan, folder, train.write_config(loaded.run, folder), time.time())
-        sweep = self._design.folder.path.name
+        sweep = self._folder.path.name
         tags = {"raylway.sweep": sweep, "raylway.trial": str(trial.number), "raylway.role": self._role}
         about = replace(
             about,
@@ -224,10 +213,11 @@ class Conductor:
     def _end(self, trial: Trial, status: Status, told: Mapping[str, Any], failure: Failure | None = None) -> None:
         seconds = time.monotonic() - self._started.pop(trial.number, time.monotonic())
         cause = failure.error if failure else ""
+        told = dict(told) | ({"frame": failure.frame} if failure and failure.frame else {})
         self._ledger.end(trial.number, status, seconds=seconds, told=told, cause=cause, code=failure.code if failure else 0)
         if self._role == "search":
             self._source.end(trial.number, trial.value(self._design.metric), stopped=status == "stopped")
-        self._track(trial, failure)
+        self._track(trial)
         if lock := self._locks.pop(trial.number, None):
             lock.close()
         self._free_disk()
@@ -243,17 +233,18 @@ class Conductor:
         """Those of this role, in their order."""
         return [trial for trial in list(self._ledger.trials.values()) if trial.role == self._role]
 
-    def _track(self, trial: Trial, failure: Failure | None) -> None:
+    def _track(self, trial: Trial) -> None:
+        """Tell MLflow that a trial ended, and how."""
         stage = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}[trial.status]
         tags = {"stage": stage, "raylway.threads": str(self._threads)}
-        if failure:
-            tags |= {"cause": failure.error[:500], "exit_code": str(failure.code)} | ({"frame": failure.frame} if failure.frame else {})
+        if trial.cause:
+            tags |= {"cause": trial.cause[:500], "exit_code": str(trial.code)}
         if trial.told.get("weights_sha256"):
             tags["weights_sha256"] = trial.told["weights_sha256"]
         value = trial.value(self._design.metric)
         worth = f", {self._design.metric} **{value:.4f}**" if value is not None else f": {trial.cause}"
         tags["mlflow.note.content"] = f"**{name_of(trial.params) or 'defaults'}**: {stage}{worth}"
-        self._fleet.end(trial.number, "FAILED" if failure else "FINISHED", tags)
+        self._fleet.end(trial.number, "FAILED" if trial.status == "failed" else "FINISHED", tags)
 
     def _last_scores(self, trial: Trial) -> dict[str, float]:
         return dict(trial.looks[max(trial.looks)]) if trial.looks else {}
@@ -264,7 +255,7 @@ class Conductor:
             return
         order = board.ranked([trial for trial in self.trials() if trial.ended], self._design.metric, self._design.mode)
         for trial in order[self._design.run.sweep.keep :]:
-            shutil.rmtree(RunFolder(self._design.folder.path / f"{trial.number:04}").checkpoints, ignore_errors=True)
+            shutil.rmtree(folder_of(self._folder, trial.number).checkpoints, ignore_errors=True)
 
     def _look_for_a_bug(self, failure: Failure | None) -> None:
         """Where the first three trials all fail in the same way, the next would as well."""

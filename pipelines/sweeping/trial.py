@@ -114,7 +114,8 @@ def _told(task: Task, steps: Generator[Look, None, Trained]) -> Generator[Report
             except StopIteration as end:
                 trained: Trained = end.value
                 return trained
-            yield _report(task, look.number, look.step, {f"val/{name}": value for name, value in look.scores.items()})
+            scores = {f"val/{name}": value for name, value in look.scores.items()}
+            yield _report(task, look.number, look.step, scores) | {"last": look.last}
 
 
 def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Report:

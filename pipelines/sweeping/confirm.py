@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import prepare as preparing
-from pipelines.conductor import Design
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder
+from pipelines.prepare import Plan
 from pipelines.sweeping import board
+from pipelines.sweeping.conductor import folder_of
+from pipelines.sweeping.design import Design
 from pipelines.sweeping.ledger import Ledger, Trial
 from pipelines.sweeping.space import Params, key_of
 
@@ -94,25 +96,13 @@ class Listed:
     def __init__(self, entrants: Sequence[Entrant], seeds: Sequence[int], there: Sequence[Trial]) -> None:
         wanted = [{**entrant.params, _SEED: seed} for seed in seeds for entrant in entrants]
         found = {key_of(trial.params): trial for trial in there}
-        self._known = [found[key_of(params)] for params in wanted if key_of(params) in found]
+        self.known = [found[key_of(params)] for params in wanted if key_of(params) in found]
         self._missing = [params for params in wanted if key_of(params) not in found]
         self.total = len(wanted)
 
     @property
-    def known(self) -> int:
-        return len(self._known)
-
-    @property
-    def failed(self) -> list[Trial]:
-        return [trial for trial in self._known if trial.status == "failed"]
-
-    @property
     def waiting(self) -> list[Trial]:
-        return [trial for trial in self._known if not trial.ended]
-
-    @property
-    def left(self) -> bool:
-        return bool(self._missing or self.waiting)
+        return [trial for trial in self.known if not trial.ended]
 
     def suggest(self, number: int) -> Params | None:
         return self._missing.pop(0) if self._missing else None
@@ -124,13 +114,12 @@ class Listed:
         pass
 
 
-def entrants(design: Design, searched: Sequence[Trial], how: str) -> tuple[list[Entrant], list[int]]:
+def entrants(design: Design, searched: Sequence[Trial]) -> tuple[list[Entrant], list[int]]:
     """The best trials of the search and the recipe's own settings; seeds that no trial of the search has used."""
-    best, seeds = (int(number) for number in how.split("x"))
+    best, seeds = (int(number) for number in (design.run.sweep.confirm or "1x1").split("x"))
     order = [trial for trial in board.ranked(searched, design.metric, design.mode) if trial.status == "finished"][:best]
     found = [Entrant(f"trial {trial.number}", trial.params) for trial in order]
-    base = {key: row["value"] for key, row in design.loaded.settings().items()}
-    own = {key: base[key] for key in design.space}
+    own = {key: design.base[key] for key in design.space}
     if key_of(own) not in {key_of(entrant.params) for entrant in found}:
         found.append(Entrant("the recipe's settings", {}))
     first = design.run.train.seed + 1
@@ -155,21 +144,21 @@ def confirmed(design: Design, ledger: Ledger, found: Sequence[Entrant], seeds: S
     return Confirmed(f"test/{headline.metric}", scores, winner.trials[middle], _sentences(f"test {headline.metric}", scores, len(seeds)))
 
 
-def register(design: Design, uri: str, dataset: Dataset, result: Confirmed) -> Registered | None:
+def register(design: Design, plan: Plan, sweep: RunFolder, uri: str, dataset: Dataset, result: Confirmed) -> Registered | None:
     """Register the winner's run of the median seed, and free what the others kept."""
     trial = result.median
-    folder = RunFolder(design.folder.path / f"{trial.number:04}")
+    folder = folder_of(sweep, trial.number)
     for each in (each for scores in result.scores for each in scores.trials if each is not trial):
-        shutil.rmtree(RunFolder(design.folder.path / f"{each.number:04}").checkpoints, ignore_errors=True)
+        shutil.rmtree(folder_of(sweep, each.number).checkpoints, ignore_errors=True)
     run = design.trial(trial.params).run
     if not run.model_name:
         return None
     from pipelines.tracking import registry
     from pipelines.training import checkpoint
 
-    data = design.plan if run.model.task_settings() == design.run.model.task_settings() else preparing.plan(run)
-    if data is not design.plan:
-        dataset = prepared.proven(data.store, data.fingerprint)
+    if run.model.task_settings() != design.run.model.task_settings():
+        plan = preparing.plan(run)
+        dataset = prepared.proven(plan.store, plan.fingerprint)
     path, _ = checkpoint.newest(folder.checkpoints, folder.identity.read_text())
     assert path, folder
     return registry.register(
@@ -182,24 +171,19 @@ def register(design: Design, uri: str, dataset: Dataset, result: Confirmed) -> R
         sample=dataset.sample,
         tags={
             "weights_sha256": trial.told["weights_sha256"],
-            "data.fingerprint": data.fingerprint,
-            "raylway.sweep": design.folder.path.name,
+            "data.fingerprint": plan.fingerprint,
+            "raylway.sweep": sweep.path.name,
         },
     )
 
 
 def _sentences(metric: str, scores: Sequence[Scores], seeds: int) -> list[str]:
     """The means, and whether the winner can be told from the second and from the recipe's settings."""
-    seeds_told = f"{seeds} seeds" if seeds > 1 else "one seed"
-    told = [f"{metric} over {seeds_told}, mean ± half of its 95 % interval: " + "; ".join(map(str, scores))]
+    over = f"{seeds} seeds" if seeds > 1 else "one seed"
     winner = scores[0]
-    own = next((each for each in scores if not each.entrant.params), None)
-    for other, name in ((scores[1] if len(scores) > 1 else None, "the second"), (own, "the recipe's settings")):
-        if other is None or other is winner or (name == "the recipe's settings" and len(scores) > 1 and other is scores[1]):
-            continue
-        called = other.entrant.name if other is own else f"{name}, {other.entrant.name}"
-        told.append(f"{winner.entrant.name} {_difference(winner.test, other.test)} {called}")
-    return told
+    others = [*scores[1:2], *(each for each in scores[2:] if not each.entrant.params)]
+    told = [f"{metric} over {over}, mean ± half of its 95 % interval: " + "; ".join(map(str, scores))]
+    return told + [f"{winner.entrant.name} {_difference(winner.test, other.test)} {other.entrant.name}" for other in others]
 
 
 def _difference(one: Sequence[float], other: Sequence[float]) -> str:
@@ -207,10 +191,10 @@ def _difference(one: Sequence[float], other: Sequence[float]) -> str:
     if min(len(one), len(other)) < 2:
         return "was trained with too few seeds to be told from"
     if statistics.pstdev(one) == statistics.pstdev(other) == 0:
-        return "differs by exactly as much with every seed from" if one[0] != other[0] else "cannot be told from"
+        return "cannot be told from" if one[0] == other[0] else f"differs by {one[0] - other[0]:+.4f}, with every seed, from"
     from scipy.stats import ttest_ind
 
     test = ttest_ind(one, other, equal_var=False)
     low, high = test.confidence_interval(_LEVEL)
     real = "differs from" if test.pvalue < 1 - _LEVEL else "cannot be told from"
-    return f"(difference {low:+.4f} to {high:+.4f}, p = {test.pvalue:.2g}) {real}"
+    return f"(by {low:+.4f} to {high:+.4f}, p = {test.pvalue:.2g}) {real}"
