@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `raylway recipes`) or a YAML file.")]
+Model = Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id or name, `latest`, or a run's folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.path=value, such as optim.lr=0.01.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 
@@ -144,6 +145,24 @@ def reproduce(
         return reproduce(run, overrides or [], steps=steps, screen=screen)
 
     tell(body, json, command=["reproduce", run, *(overrides or [])], code=lambda result: 0 if result["reproduced"] else 4)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    overrides: Overrides = None,
+    slice_: Annotated[list[str] | None, typer.Option("--slice", help="A column of the source; scores of the rows of each value.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test; default: the test rows, or all of data.source.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Judge a model on its test rows, or with data.source=… on any others: metrics with intervals, by class, slice and horizon."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.evaluate import evaluate
+
+        return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
+
+    tell(body, json, command=["evaluate", model, *(overrides or [])])
 
 
 @app.command()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from .judging import Judging
+
 Arrays = Mapping[str, np.ndarray]
 """Columns of the same length: name -> array whose first axis counts rows."""
 
@@ -104,6 +106,10 @@ class Workload(BaseModel):
         """The columns to read, out of those that a source has. Raises DataError."""
         return choose_columns(self.columns, available)
 
+    def needed(self, available: Sequence[str], encoding: Any) -> tuple[str, ...]:
+        """The columns to read of data that are encoded with an `encoding` learnt before. Raises DataError."""
+        return self.choose(available)
+
     def check(self, raw: Arrays) -> None:
         """Raises DataError, with the row, for what no encoding could take; where bad rows are skipped, `fit` is not given them."""
 
@@ -156,6 +162,10 @@ class Workload(BaseModel):
     @abstractmethod
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: Any) -> dict[str, Figure]:
         """Pictures for the run page, by name; `outputs` is what `predict` said of the test examples."""
+
+    @abstractmethod
+    def judging(self, encoding: Any) -> Judging:
+        """How answers (`predict`) are judged beside their examples, one by one."""
 
     def sample(self, model: nn.Module, encoding: Any) -> str | None:
         """Something to read at each evaluation, such as generated text."""

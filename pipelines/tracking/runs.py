@@ -130,6 +130,13 @@ def write(
         client.log_artifact(run_id, str(file), str(Path(name).parent))
 
 
+def url(client: MlflowClient, uri: str, run_id: str) -> str:
+    """The run's page; for a database, where `raylway ui` shows it."""
+    server = provenance.redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    experiment = client.get_run(run_id).info.experiment_id
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+
+
 def _kept(run: MlflowRun) -> Kept:
     info, data = run.info, run.data
     began = info.start_time / 1000

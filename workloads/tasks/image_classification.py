@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from ..judging import Judging
+
 # N rows, B rows of a batch, C channels, H height, W width, K classes
 
 Pixels = Annotated[int, Field(gt=0, le=8192)]
@@ -110,6 +112,11 @@ class ImageClassification(Workload):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "worst_mistakes": worst_images(test.take(worst, ["image"])["image"], truth_N[worst], p_NK[worst], encoding.classes),
         }
+
+    def judging(self, encoding: ImageEncoding) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
 
     def model_input(self, raw: Arrays) -> np.ndarray:
         if raw["image"].dtype != object:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from ..judging import Judging
+
 # N rows, B rows of a batch, F features, K classes
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -68,6 +70,9 @@ class TabularClassification(Workload):
         if not features:
             raise DataError("there is no column but label; a classifier needs features")
         return choose_columns(("label", *features), available)
+
+    def needed(self, available: Sequence[str], encoding: TableEncoding) -> tuple[str, ...]:
+        return choose_columns(("label", *encoding.features), available)
 
     def check(self, raw: Arrays) -> None:
         labels_in(raw["label"])
@@ -129,6 +134,11 @@ class TabularClassification(Workload):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "roc_curves": roc_curves(truth_N, p_NK, encoding.classes),
         }
+
+    def judging(self, encoding: TableEncoding) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
 
     def model_input(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd

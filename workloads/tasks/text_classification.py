@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from ..judging import Judging
+
 # N rows, B rows of a batch, T tokens of the longest text, K classes
 
 
@@ -121,6 +123,11 @@ class TextClassification(Workload):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "worst_mistakes": worst_texts(texts, truth_N[worst], p_NK[worst], encoding.classes),
         }
+
+    def judging(self, encoding: TextEncoding) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
 
     def model_input(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd
