@@ -131,6 +131,27 @@ def sweep(
 
 
 @app.command()
+def compare(
+    called: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN RUN …", help="Runs: an id, a name, latest, best. And storage=.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="The best runs of an experiment; or where latest and best are looked for.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="The best trials of a sweep.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Only what differs, how good, whether the difference is real, what it cost, and MLflow's page of the runs."""
+    given = called or []
+    named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.compare import compare
+
+        return compare(named, settings, experiment=experiment, sweep=sweep, screen=screen)
+
+    tell(body, json, command=["compare", *given])
+
+
+@app.command()
 def reproduce(
     run: Annotated[str, typer.Argument(help="A run's id or name, latest or best.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, data.prepared=, data.cache=, scale.*=.")] = None,

@@ -6,6 +6,7 @@ Each part can be done again after a kill without being there twice: points are j
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pipelines.attempt import Attempt, Cost
 from pipelines.data import summary
 from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder, write_atomically
+from pipelines.judging import rows
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
@@ -48,6 +50,7 @@ def conclude(
     tracker.flush()
     _describe(tracker, dataset)
     _draw(run, tracker, outcome, dataset, encoding)
+    _keep_scores(run, tracker, outcome, dataset, encoding)
     attempt.stage, registering = "register", time.time()
     model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
     seconds = {
@@ -116,6 +119,15 @@ def _draw(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset,
     test = run.model.examples(dataset.test, training=False)
     for name, figure in shown_by.figures(run, tracker.folder, network, outcome.outputs, test, encoding).items():
         tracker.log_figure(name, figure)
+
+
+def _keep_scores(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
+    """What each test row adds to each score, for `raylway compare`."""
+    test = run.model.examples(dataset.test, training=False)
+    folder, _, name = rows.ARTIFACT.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
+        rows.write(Path(scratch) / name, rows.row_scores(run.model.judging(encoding), outcome.outputs, test))
+        tracker.log_file(Path(scratch) / name, folder)
 
 
 def _register(run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> Registered:

@@ -123,6 +123,28 @@ def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Diff
     return Difference(value, Interval(float(drawn.low), float(drawn.high)), float(tested.pvalue), "paired permutation test")
 
 
+def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), seed: int = 0) -> Difference:
+    """The difference of two models' scores on different rows, by the bootstrap of each: its interval, and how often it would fall to the
+    other side of zero. It sees less than `paired` does, for it does not know which rows are hard."""
+    from scipy.stats import bootstrap
+
+    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
+        return total.sum(axis=axis) / count.sum(axis=axis)
+
+    drawn = []
+    for number, (score, block) in enumerate(zip((ours, theirs), blocks, strict=True)):
+        total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
+        if len(total_U) < _FEWEST_UNITS:
+            return Difference(ours.value - theirs.value, None, 1.0, "bootstrap of each")
+        data = (total_U[count_U > 0], count_U[count_U > 0])
+        drawn.append(_resampled(bootstrap, data, ratio, seed + number).bootstrap_distribution)
+    apart_R = drawn[0] - drawn[1]
+    low, high = np.percentile(apart_R, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    beyond = 1 + min(int((apart_R <= 0).sum()), int((apart_R >= 0).sum()))
+    p = min(1.0, 2 * beyond / (1 + len(apart_R)))
+    return Difference(ours.value - theirs.value, Interval(float(low), float(high)), p, "bootstrap of each")
+
+
 def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray, *, seed: int = 0) -> Difference:
     """The difference of two shares of right answers on the same rows, by McNemar's exact test (1947): only rows where they differ count."""
     from scipy.stats import binomtest
@@ -141,6 +163,10 @@ def derived(found: Interval | None, function: Callable[[float], float]) -> Inter
 
 
 def _bootstrapped(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
+    return _resampled(bootstrap, data, statistic, seed).confidence_interval
+
+
+def _resampled(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
     return bootstrap(
         data,
         statistic,
@@ -151,7 +177,7 @@ def _bootstrapped(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], s
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
-    ).confidence_interval
+    )
 
 
 def _summed(values: np.ndarray, block: int) -> np.ndarray:

@@ -103,10 +103,16 @@ def names(client: MlflowClient) -> list[str]:
 
 def text(client: MlflowClient, run_id: str, name: str) -> str | None:
     """The content of a text artifact, or None if the run has none of that name."""
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
+        file = artifact(client, run_id, name, Path(scratch))
+        return file.read_text(encoding="utf-8", errors="replace") if file else None
+
+
+def artifact(client: MlflowClient, run_id: str, name: str, into: Path) -> Path | None:
+    """An artifact as a file in the folder `into`, or None if the run has none of that name."""
     if not any(file.path == name for file in client.list_artifacts(run_id, str(Path(name).parent) if "/" in name else None)):
         return None
-    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
-        return Path(client.download_artifacts(run_id, name, scratch)).read_text(encoding="utf-8", errors="replace")
+    return Path(client.download_artifacts(run_id, name, str(into)))
 
 
 def write(
