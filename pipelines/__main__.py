@@ -101,6 +101,36 @@ def train(
 
 
 @app.command()
+def sweep(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    space: Annotated[
+        list[str] | None, typer.Option(help="What to search: optim.lr=loguniform(1e-4,1e-1). May be given several times.")
+    ] = None,
+    trials: Annotated[str | None, typer.Option(help="Trials in all, or so many more: +16.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be searched, and the arithmetic of how many fit at once.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Search settings by trials. The same command goes on where it was stopped; --trials +N extends it."""
+    more = int(trials[1:]) if trials and trials[0] == "+" and trials[1:].isdigit() else None
+    given = [*(overrides or []), *(f"sweep.space.{each}" for each in space or [])]
+    given += [f"sweep.trials={trials}"] if trials and more is None else []
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.config import load
+
+        load(recipe, given)  # a wrong setting must not wait for anything heavy
+        from pipelines.sweep import planned, sweep
+
+        return planned(recipe, given, screen) if dry_run else sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
+
+    options = [*(word for each in space or [] for word in ("--space", each)), *(("--trials", trials) if trials else ())]
+    tell(body, json, command=["sweep", recipe, *(overrides or []), *options], code=lambda result: 2 if result.get("problems") else 0)
+
+
+@app.command()
 def evaluate(
     model: Model,
     overrides: Overrides = None,
