@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import Annotated, Any
 
@@ -189,20 +187,16 @@ def evaluate(
 @app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
 ) -> None:
     """The MLflow UI on this storage."""
-    from pathlib import Path
 
-    database = Path(storage).expanduser().resolve() / "mlflow.db"
-    if not database.is_file():
-        typer.echo(f"error: {database}: no runs are kept there yet", err=True)
-        raise typer.Exit(12)
-    typer.echo(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes of 200 MB each, for nothing here
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.ui import ui
+
+        ui(storage, port, screen)
+
+    tell(body, False, command=["ui"])
 
 
 def main() -> None:

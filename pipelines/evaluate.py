@@ -52,6 +52,7 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
     began = time.monotonic()
     if split and split not in SPLITS:
         raise RecipeError(f"--split {split}: no such split; write {', '.join(SPLITS)}")
+    _given(overrides)
     model = models.find(called, overrides)
     for warning in model.warnings:
         screen.say(f"warning: {warning}")
@@ -77,10 +78,7 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
 
 def choose(model: Model, overrides: Sequence[str], split: str | None, each: Each) -> Chosen:
     """The examples to judge a model on: those of data that `overrides` name, else a split (the test rows) of what it was trained on."""
-    given = {override.partition("=")[0] for override in overrides} & set(_NEW)
-    if given - {"data.source"}:
-        raise RecipeError(f"{min(given - {'data.source'})}: what a model is evaluated on is one source; write data.source=…")
-    if given:
+    if _given(overrides):
         rows = newdata.rows_of(model, split=split)
         label = _slug(rows.selection.source.label)
         return Chosen(newdata.encoded(model, rows, each), rows.split, f"{label}-{split}" if split else label, rows)
@@ -109,6 +107,14 @@ def sliced(model: Model, judging: Judging, chosen: Chosen, source: Rows, columns
     assert judging.told_by is not None or not columns
     told_by = judging.told_by or 0
     return slices.read(columns, source.selection, source.pieces, chosen.split, model.encoding, examples=examples, told_by=told_by)
+
+
+def _given(overrides: Sequence[str]) -> bool:
+    """Whether the overrides name data. Raises RecipeError where they name several."""
+    given = {override.partition("=")[0] for override in overrides} & set(_NEW)
+    if several := given - {"data.source"}:
+        raise RecipeError(f"{min(several)}: what a model is evaluated on is one source; write data.source=…")
+    return bool(given)
 
 
 def _write(

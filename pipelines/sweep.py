@@ -62,9 +62,9 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
     with folder.locked("driver", wait_seconds=5):
         config = train.write_config(run, folder)
         about = train.about(made.loaded, data, folder, config, began or time.time())
-        space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}
-        tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}"}
-        about = replace(about, params={**about.params, **space}, tags={**about.tags, **tags})
+        space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may
+        tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}"} | space
+        about = replace(about, tags={**about.tags, **tags})
         return _Sweep(made, data, mlflow.Tracker(uri, folder, run.root, about), screen, about.began).run(more)
 
 

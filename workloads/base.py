@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .judging import Judging
 
+_TOLD = 3
 Arrays = Mapping[str, np.ndarray]
 """Columns of the same length: name -> array whose first axis counts rows."""
 
@@ -208,5 +209,6 @@ def choose_columns(wanted: Sequence[str], available: Sequence[str]) -> tuple[str
             near = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
             problems.append(f"there is no column {name!r}" + (f"; did you mean data.columns.{name}={near[0]}?" if near else ""))
     if problems:
-        raise DataError("; ".join(problems) + f"; columns: {', '.join(available)}")
+        more = f"; and {len(problems) - _TOLD} more are missing" if len(problems) > _TOLD else ""
+        raise DataError("; ".join(problems[:_TOLD]) + f"{more}; columns: {', '.join(available)}")
     return tuple(wanted)

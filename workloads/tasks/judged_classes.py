@@ -114,8 +114,8 @@ def _roc_auc(truth_N: np.ndarray, p_NK: np.ndarray) -> float:
     from sklearn.metrics import roc_auc_score
 
     there = [k for k in range(p_NK.shape[1]) if 0 < (truth_N == k).sum() < len(truth_N)]
-    areas = [roc_auc_score(truth_N == k, p_NK[:, k]) for k in (there[-1:] if p_NK.shape[1] == 2 else there)]
-    return float(np.mean(areas)) if areas else float("nan")
+    there = there[-1:] if p_NK.shape[1] == 2 else there
+    return float(roc_auc_score(truth_N[:, None] == np.array(there), p_NK[:, there])) if there else float("nan")
 
 
 def _calibration_error(truth_N: np.ndarray, p_NK: np.ndarray) -> float:
