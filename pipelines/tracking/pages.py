@@ -9,7 +9,7 @@ from pipelines.attempt import Cost
 
 BEST_OF = 5
 BOARD = "## The five best"
-"""The heading that our part of an experiment's description begins with; what a person wrote above it is kept."""
+"""What our part of an experiment's description begins with; what a person wrote above it is kept."""
 
 
 def finished(
@@ -48,30 +48,16 @@ def failed(what: str, *, stage: str, cause: str, hint: str, command: Sequence[st
 
 
 def board(best: Sequence[Mapping[str, str]], *, metric: str, mode: str, experiment: str) -> str:
-    """The best runs of an experiment; each is {"run", "link", "score", "baseline", "model", "data", "cpu_hours", "when"}."""
-    better = "higher" if mode == "max" else "lower"
+    """The best runs of an experiment; each is {"run", "link", "score", "baseline", "workload", "data", "cpu_hours", "when"}."""
+    names = ("baseline", "workload", "data", "cpu_hours", "when")
     rows = [
-        [
-            str(place),
-            f"[{run['run']}]({run['link']})",
-            f"**{run['score']}**",
-            run["baseline"],
-            run["workload"],
-            f"`{run['data']}`",
-            run["cpu_hours"],
-            run["when"],
-        ]
+        [str(place), f"[{run['run']}]({run['link']})", f"**{run['score']}**", *(run[name] for name in names)]
         for place, run in enumerate(best, 1)
     ]
     columns = ["", "run", f"test {metric}", "naive answer", "workload", "data", "CPU-hours", "ended (UTC)"]
-    return "\n\n".join(
-        [
-            BOARD,
-            f"by {metric} on the test rows; {better} is better",
-            table(columns, rows),
-            _block([f"raylway compare --experiment {experiment}"]),
-        ]
-    )
+    first = f"{BOARD}: {best[0]['score']} {metric} by {best[0]['run']}"  # all that MLflow shows before one asks for more
+    rule = f"by {metric} on the test rows; {'higher' if mode == 'max' else 'lower'} is better"
+    return "\n\n".join([first, rule, table(columns, rows), _block([f"raylway compare --experiment {experiment}"])])
 
 
 def scores(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
@@ -95,8 +81,10 @@ def number(value: float | None) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, ["---"] * len(columns), *rows))
+    """A Markdown table. MLflow's pages draw it with nothing between columns, so cells bring their own space."""
+    lines = [columns, *rows]
+    head, *body = ("| " + " | ".join(f"{cell} &nbsp; " for cell in line) + "|" for line in lines)
+    return "\n".join([head, "|" + " --- |" * len(columns), *body])
 
 
 def _next(name: str, model: str | None, where: Sequence[str]) -> list[str]:
