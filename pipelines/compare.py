@@ -29,8 +29,7 @@ MOST = 10
 """Runs of an experiment or a sweep that are laid side by side, the best ones."""
 _AS_COLUMNS = 5
 _IGNORED = ("storage", "name", "track.", "sweep.", "train.log_every", "train.checkpoint_every", "train.keep")
-_COST = {"seconds": "cost/seconds", "seconds of training": "seconds/train", "CPU-hours": "cost/cpu_hours", "GPU-hours": "cost/gpu_hours",
-         "samples/s": "perf/samples_per_second"}  # fmt: skip
+_LABELS = {"cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours"}
 Line = tuple[str, list[str]]
 """A label, and a cell for each run."""
 
@@ -122,9 +121,19 @@ def _as_json(side: Side, experiments: dict[str, str], uri: str) -> dict[str, Any
         "status": run.status,
         "metrics": {name: value for name, value in run.metrics.items() if name.startswith(("test/", "val/", "best/", "baseline/"))},
         "intervals": {f"test/{name}": list(interval) for name, interval in side.intervals.items()},
-        "cost": {name.partition("/")[2]: run.metrics.get(name) for name in ("cost/seconds", "cost/cpu_hours", "cost/gpu_hours")},
+        "cost": _cost(run),
         "url": f"{named.server(uri)}/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning",
     }
+
+
+def _cost(run: Kept) -> dict[str, float | None]:
+    """What a run has cost. A trial of a sweep does not say, so it is told by its times and its threads."""
+    seconds = run.metrics.get("cost/seconds", run.ended and run.ended - run.began)
+    threads = float(run.tags.get("raylway.threads", 0)) * max(1, int(run.tags.get("raylway.workers", 1)))
+    hours = run.metrics.get("cost/cpu_hours", seconds * threads / 3600 if seconds and threads else None)
+    stages = {name.replace("/", " of "): value for name, value in run.metrics.items() if name.startswith("seconds/")}
+    stages.pop("seconds of total", None)
+    return {"seconds": seconds, **stages, "cpu_hours": hours, "gpu_hours": run.metrics.get("cost/gpu_hours")}
 
 
 def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Verdict], result: dict[str, Any], screen: Screen) -> None:
@@ -137,12 +146,9 @@ def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Ve
     _table("how good", _scores(sides), sides, screen)
     for verdict in found:
         screen.say(str(verdict))
-    _table(
-        "what it cost",
-        [(label, cells) for label, name in _COST.items() if any(cells := [_amount(side, name) for side in sides])],
-        sides,
-        screen,
-    )
+    if not found and any(named.PARENT in side.kept.tags for side in sides):
+        screen.say("trials are ranked by the rows that chose among them: no test of theirs would be honest; sweep.confirm=3x5 gives one")
+    _table("what it cost", _costs(sides), sides, screen)
     screen.say(f"look     {result['compare_url']}")
 
 
@@ -164,8 +170,14 @@ def _with_interval(side: Side, name: str) -> str:
     return number(value) + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval and value is not None else "")
 
 
-def _amount(side: Side, name: str) -> str:
-    value = side.kept.metrics.get(name)
+def _costs(sides: Sequence[Side]) -> list[Line]:
+    costs = [_cost(side.kept) | {"samples/s": side.kept.metrics.get("perf/samples_per_second")} for side in sides]
+    names = dict.fromkeys(name for cost in costs for name in cost)
+    lines = [(_LABELS.get(name, name), [_amount(cost.get(name)) for cost in costs]) for name in names]
+    return [(label, cells) for label, cells in lines if any(cells)]
+
+
+def _amount(value: float | None) -> str:
     return "" if not value else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 

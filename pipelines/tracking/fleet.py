@@ -101,6 +101,8 @@ class Fleet:
         run.flush(patience_seconds=0)
         for figure in sorted((run.folder.path / "figures").glob("*.png")):
             run.log_file(figure, "figures")
+        for scores in (run.folder.path / "scores").glob("*.npz"):
+            run.log_file(scores, "scores")
         run.close(end.status, end.tags, patience_seconds=0)
         self._tracked(number, run.run_id)
         del self._live[number], self._ended[number]

@@ -37,6 +37,7 @@ class Kept:
     status: str
     began: float
     """Seconds since 1970."""
+    ended: float | None
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
@@ -145,5 +146,5 @@ def url(client: MlflowClient, uri: str, run_id: str) -> str:
 
 def _kept(run: MlflowRun) -> Kept:
     info, data = run.info, run.data
-    began = info.start_time / 1000
-    return Kept(info.run_id, info.run_name, info.experiment_id, info.status, began, data.params, data.metrics, data.tags)
+    times = info.start_time / 1000, info.end_time / 1000 if info.end_time else None
+    return Kept(info.run_id, info.run_name, info.experiment_id, info.status, *times, data.params, data.metrics, data.tags)
