@@ -224,7 +224,7 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
             "raylway.code": provenance.code(),
             "raylway.network_code": run.network_code[:12],
             "mlflow.source.name": f"raylway train {run.recipe}",
-            NOTE: f"`{conclude.what(run)}`",
+            NOTE: pages.begun(conclude.what(run), _command(loaded, folder)),
         },
         source=run.data.name,
         fingerprint=plan.fingerprint,

@@ -319,6 +319,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
         try:
             with folder.locked("driver", wait_seconds=0):
+                client.set_tag(run.info.run_id, "cause", "its process was killed outright")
                 client.set_terminated(run.info.run_id, "KILLED")
         except (StorageError, OSError):
             continue

@@ -42,6 +42,11 @@ def finished(
     return "\n\n".join(lines)
 
 
+def begun(what: str, command: Sequence[str]) -> str:
+    """What is being tried, and the command that goes on should it be killed so hard that nobody can say so."""
+    return "\n\n".join([f"**{what}**", "Should it be stopped, go on with:", _block([shlex.join(command)])])
+
+
 def failed(what: str, *, stage: str, cause: str, hint: str, command: Sequence[str]) -> str:
     """What was tried, in which stage it ended, why, and the command that goes on."""
     return "\n\n".join([f"**{what}**", f"{hint} (stage: {stage})", _block([cause]), "Go on with:", _block([shlex.join(command)])])
