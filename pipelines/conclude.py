@@ -15,6 +15,7 @@ from pipelines.data import summary
 from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder, write_atomically
 from pipelines.prepare import Plan
+from pipelines.promote import crown_first
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.tracking import mlflow
@@ -47,6 +48,8 @@ def conclude(
     _draw(run, tracker, outcome, dataset, encoding)
     registering = time.time()
     model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
+    if model:
+        crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen)
     seconds = {
         "startup": outcome.first_step - began,
         "prepare": prepare_seconds,

@@ -37,6 +37,7 @@ _UNTRACKED = (
     "scale.",
     "track.",
     "sweep.",
+    "promote.",
     "storage",
     "name",
     "train.log_every",
@@ -65,6 +66,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
         config = write_config(run, folder)
+        write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
         tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, began))
         try:
@@ -171,7 +173,6 @@ def claimed(run: Run, name: str, identity: str) -> RunFolder:
     if folder.identity.exists() and folder.identity.read_text() != identity:
         raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
     write_atomically(folder.identity, identity)
-    write_atomically(folder.fingerprint, plan.fingerprint)
     return folder
 
 
