@@ -104,10 +104,10 @@ def promote(client: MlflowClient, name: str, version: int, *, judged_against: Se
 def roll_back(client: MlflowClient, name: str, *, reason: str = "") -> Entry:
     """Make the champion before this one champion again. Raises RecipeError if there is none, Conflict if it changed meanwhile."""
     now = seen(client, name)
-    reign = _reign(client, name, history(client, name), now.champion)
-    if len(reign) < 2:
+    before = [version for version in _reign(client, name, history(client, name), now.champion) if version != now.champion]
+    if not before:
         raise RecipeError(f"models:/{name} has no previous champion to go back to")
-    return promote(client, name, reign[-2], judged_against=now, kind=ROLLED_BACK, reason=reason)
+    return promote(client, name, before[-1], judged_against=now, kind=ROLLED_BACK, reason=reason)
 
 
 def _settle(client: MlflowClient, name: str) -> None:
