@@ -134,7 +134,7 @@ def judge(model: Model, now: Seen) -> Verdict:
     with hands(model.run) as each:
         dataset = own(model, each)
         judged = answers.judged(model, dataset, _SPLIT, each)
-        report = reports.report(judging, judged, _columns(model, judging, dataset, len(judged)))
+        report = reports.plain(judging, judged, _columns(model, judging, dataset, len(judged)))
         took = latency.milliseconds(model, dataset) if asked.max_latency_ms else None
         found = rules.floors(asked, report, workload.better, latency_ms=took)
         if not asked.must_beat or now.champion is None:

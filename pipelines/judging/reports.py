@@ -54,6 +54,16 @@ def report(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray] |
     return Report(Group(len(judged), found, told), slices, judging.details(judged), block)
 
 
+def plain(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray]) -> Report:
+    """Every metric of all examples and of each slice, without intervals: what floors are held against."""
+
+    def group(index: np.ndarray) -> Group:
+        return Group(len(index), metrics(judging, judged.take(index)), {})
+
+    slices = {name: {value: group(np.flatnonzero(inside)) for value, inside in groups(values).items()} for name, values in columns.items()}
+    return Report(group(np.arange(len(judged))), slices)
+
+
 def markdown(report: Report, *, of: str, on: str) -> str:
     """The report as a page."""
     drawn = "rows" if report.block == 1 else f"blocks of {report.block:,} consecutive examples"
