@@ -185,6 +185,27 @@ def evaluate(
 
 
 @app.command()
+def promote(
+    model: Model,
+    overrides: Overrides = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion champion again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote in spite of the verdict; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; written on the version.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Make a candidate champion if it keeps its recipe's rules (promote.…) and beats the champion on the same test rows."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines import promote
+
+        if rollback:
+            return promote.roll_back(model, overrides or [], reason=reason, screen=screen)
+        return promote.promote(model, overrides or [], force=force, reason=reason, screen=screen)
+
+    tell(body, json, command=["promote", model, *(overrides or [])], code=lambda result: 3 if result["decision"] == "refused" else 0)
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,

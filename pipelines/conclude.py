@@ -18,6 +18,7 @@ from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder, write_atomically
 from pipelines.judging import rows
 from pipelines.prepare import Plan
+from pipelines.promote import crown_first
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.tracking import mlflow, pages
@@ -53,6 +54,8 @@ def conclude(
     _keep_scores(run, tracker, outcome, dataset, encoding)
     attempt.stage, registering = "register", time.time()
     model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
+    if model:
+        crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen)
     seconds = {
         "startup": outcome.first_step - attempt.began,
         "prepare": prepare_seconds,

@@ -21,7 +21,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import RecipeError
-from pipelines.settings import Data, Optim, Run, Scale, Splits, Sweep, Track, Train
+from pipelines.settings import Data, Optim, Promote, Run, Scale, Splits, Sweep, Track, Train
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent
@@ -226,7 +226,15 @@ def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], probl
     told: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
     if "recipe" in values:
         told["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
-    groups: dict[str, type[BaseModel]] = {"data": Data, "optim": Optim, "train": Train, "scale": Scale, "track": Track, "sweep": Sweep}
+    groups: dict[str, type[BaseModel]] = {
+        "data": Data,
+        "optim": Optim,
+        "train": Train,
+        "scale": Scale,
+        "track": Track,
+        "sweep": Sweep,
+        "promote": Promote,
+    }
     if "workload" not in values:
         told["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
     else:

@@ -43,6 +43,7 @@ _UNTRACKED = (
     "scale.",
     "track.",
     "sweep.",
+    "promote.",
     "storage",
     "name",
     "train.log_every",
@@ -71,6 +72,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
         config = write_config(run, folder)
+        write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
         tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, attempt.began))
         try:

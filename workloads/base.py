@@ -97,6 +97,8 @@ class Workload(BaseModel):
     skippable: ClassVar[bool] = True
     """Whether a bad row can be left out."""
     headline: ClassVar[Headline]
+    better: ClassVar[Mapping[str, Literal["max", "min"]]]
+    """Every metric that the task is judged by, and which direction is better."""
     encoding_type: ClassVar[type[Encoding]]
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that a registered model needs besides torch, numpy, pandas, pydantic and safetensors."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -64,8 +64,6 @@ def joined(parts: Sequence[Judged]) -> Judged:
 class Judging(ABC):
     """How the answers of one model are judged. Metrics are those of the training's curves, by the same names, and more."""
 
-    better: ClassVar[Mapping[str, Literal["max", "min"]]]
-    """Which direction is better, of every metric of all examples."""
     derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {}
     """Metrics that are a rising function of a score: name -> (score, function)."""
 
@@ -82,6 +80,13 @@ class Judging(ABC):
     @abstractmethod
     def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
         """What `Workload.predict` said of examples, beside these."""
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        """Examples that another judged, in the terms of this one: its units, its order of classes. `columns["truth"]` is then the same.
+
+        Raises ValueError, with a sentence, for one whose terms are others altogether.
+        """
+        return judged
 
     def others(self, judged: Judged) -> dict[str, float]:
         """Metrics that no sum over examples gives, of all examples and, as group/name/metric, of groups of them."""

@@ -101,6 +101,13 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
         raise RecipeError(_unknown(client, called))
 
 
+def registered_name(called: str, overrides: Sequence[str] = ()) -> tuple[str, str]:
+    """(name of a registered model, tracking URI) of models:/name, with a version or an alias or without, or of the bare name."""
+    where, _ = _parted(overrides)
+    name = _named(called, "")[0] if called.startswith(_URI) else called
+    return name, tracking_uri(_root(where), where.get("track.uri"))
+
+
 def cache() -> Path:
     """This node's folder for copies of models that lie elsewhere."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
@@ -246,8 +253,11 @@ def _settings(called: str, text: str | None, others: Sequence[str], home: Path, 
 
 
 def _home(where: dict[str, str], folder: RunFolder | None, root: Path) -> Path:
-    """The storage: what was asked for, else that of the run's folder, else where it was looked for."""
-    return _root(where) if "storage" in where or folder is None else folder.path.parent.parent
+    """The storage: what was asked for, else that of the run's folder (of a trial it lies deeper), else where it was looked for."""
+    if "storage" in where or folder is None:
+        return _root(where) if "storage" in where else root
+    above = folder.path.parents[1:3]
+    return next((place for place in above if (place / "mlflow.db").is_file() or (place / "datasets").is_dir()), above[0])
 
 
 def _unknown(client: MlflowClient, called: str) -> str:

@@ -54,12 +54,22 @@ def report(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray] |
     return Report(Group(len(judged), found, told), slices, judging.details(judged), block)
 
 
+def plain(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray]) -> Report:
+    """Every metric of all examples and of each slice, without intervals: what floors are held against."""
+
+    def group(index: np.ndarray) -> Group:
+        return Group(len(index), metrics(judging, judged.take(index)), {})
+
+    slices = {name: {value: group(np.flatnonzero(inside)) for value, inside in groups(values).items()} for name, values in columns.items()}
+    return Report(group(np.arange(len(judged))), slices)
+
+
 def markdown(report: Report, *, of: str, on: str) -> str:
     """The report as a page."""
     drawn = "rows" if report.block == 1 else f"blocks of {report.block:,} consecutive examples"
     lines = [f"# {of} on {on}", "", f"{report.whole.rows:,} examples; 95 % bootstrap intervals over {drawn}"]
     for title, rows in tables(report):
-        lines += ["", *([f"## {title}", ""] if title else []), *_page(rows)]
+        lines += ["", *([f"## {title}", ""] if title else []), *page(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -121,7 +131,7 @@ def _intervals(judging: Judging, scores: Mapping[str, Score], block: int) -> dic
     return {name: interval for name, interval in found.items() if interval}
 
 
-def _page(rows: Sequence[Sequence[str]]) -> list[str]:
+def page(rows: Sequence[Sequence[str]]) -> list[str]:
     """A table in Markdown."""
     head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]

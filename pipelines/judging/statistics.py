@@ -77,18 +77,8 @@ def intervals(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, blo
     For what is no sum over rows: each resample costs a call. A number that a resample has not (the recall of a class it lacks) is left out
     of that resample.
     """
-    units = -(-rows // block)
-    if units < _FEWEST_UNITS:
-        return {}
-    generator = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {}
-    for _ in range(_DEAR_RESAMPLES if rows <= _MOST_UNITS else _DEAR_RESAMPLES // 4):
-        begin_U = generator.integers(0, units, units) * block
-        index = (begin_U[:, None] + np.arange(block)).reshape(-1)
-        for name, value in of(index[index < rows]).items():
-            found.setdefault(name, []).append(value)
-    tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
-    return {name: Interval(*map(float, np.nanpercentile(values, tails))) for name, values in found.items() if np.isfinite(values).any()}
+    drawn = _resampled(of, rows, block=block, seed=seed)
+    return {name: _between(values) for name, values in drawn.items() if np.isfinite(values).any()}
 
 
 def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Difference:
@@ -137,12 +127,26 @@ def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), se
         if len(total_U) < _FEWEST_UNITS:
             return Difference(ours.value - theirs.value, None, 1.0, "bootstrap of each")
         data = (total_U[count_U > 0], count_U[count_U > 0])
-        drawn.append(_resampled(bootstrap, data, ratio, seed + number).bootstrap_distribution)
+        drawn.append(_whole(bootstrap, data, ratio, seed + number).bootstrap_distribution)
     apart_R = drawn[0] - drawn[1]
     low, high = np.percentile(apart_R, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     beyond = 1 + min(int((apart_R <= 0).sum()), int((apart_R >= 0).sum()))
     p = min(1.0, 2 * beyond / (1 + len(apart_R)))
     return Difference(ours.value - theirs.value, Interval(float(low), float(high)), p, "bootstrap of each")
+
+
+def apart(of: Callable[[np.ndarray], float], rows: int, *, block: int = 1, seed: int = 0) -> Difference:
+    """The difference of two metrics that are no sums over rows: `of` gives it for rows (their numbers, with repeats).
+
+    p is twice the share of bootstrap differences beyond zero (Efron & Tibshirani, 1993), at least one of as many as were drawn.
+    """
+    drawn = _resampled(lambda index: {"difference": of(index)}, rows, block=block, seed=seed).get("difference", [])
+    value = of(np.arange(rows))
+    if not len(drawn):
+        return Difference(value, None, 1.0, "paired bootstrap")
+    beyond = min(np.mean(np.array(drawn) <= 0), np.mean(np.array(drawn) >= 0))
+    p = min(1.0, max(2 * float(beyond), 1 / len(drawn)))
+    return Difference(value, _between(drawn), p, "paired bootstrap")
 
 
 def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray, *, seed: int = 0) -> Difference:
@@ -163,10 +167,10 @@ def derived(found: Interval | None, function: Callable[[float], float]) -> Inter
 
 
 def _bootstrapped(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
-    return _resampled(bootstrap, data, statistic, seed).confidence_interval
+    return _whole(bootstrap, data, statistic, seed).confidence_interval
 
 
-def _resampled(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
+def _whole(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
     return bootstrap(
         data,
         statistic,
@@ -183,3 +187,22 @@ def _resampled(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], stat
 def _summed(values: np.ndarray, block: int) -> np.ndarray:
     """Sums over blocks of consecutive rows; the last may be shorter."""
     return values if block == 1 else np.add.reduceat(values, np.arange(0, len(values), block))
+
+
+def _resampled(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, block: int, seed: int) -> dict[str, list[float]]:
+    """What `of` gives for each of many draws of rows; nothing where there are too few units to draw."""
+    units = -(-rows // block)
+    if units < _FEWEST_UNITS:
+        return {}
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(_DEAR_RESAMPLES if rows <= _MOST_UNITS else _DEAR_RESAMPLES // 4):
+        begin_U = generator.integers(0, units, units) * block
+        index = (begin_U[:, None] + np.arange(block)).reshape(-1)
+        for name, value in of(index[index < rows]).items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _between(values: list[float]) -> Interval:
+    return Interval(*map(float, np.nanpercentile(values, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])))

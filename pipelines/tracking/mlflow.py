@@ -267,7 +267,7 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         about, commit = self.about, provenance.git_commit()
-        tags = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
+        tags = {"mlflow.user": user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
         tags |= {"mlflow.source.git.commit": commit} if commit else {}
         tags |= {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
         params = [Param(name, provenance.redact(str(value))) for name, value in about.params.items()]
@@ -325,7 +325,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
 
 
-def _user() -> str:
+def user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
@@ -61,6 +61,7 @@ class Forecasting(Workload):
     ordered: ClassVar[bool] = True
     skippable: ClassVar[bool] = False
     headline: ClassVar[Headline] = Headline("mse", "min")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"mse": "min", "mae": "min", "rmse": "min", "loss": "min"}
     encoding_type: ClassVar[type[Encoding]] = SeriesEncoding
 
     window: int = Field(100, gt=0)
@@ -189,7 +190,15 @@ class Forecasting(Workload):
     def judging(self, encoding: SeriesEncoding) -> Judging:
         from .judged_forecasts import ForecastJudging
 
-        return ForecastJudging(lambda z_BHK: _original(z_BHK, encoding), window=self.window, horizon=self.horizon)
+        targets = len(self.targets or encoding.names)
+        mean_K, deviation_K = (np.array(each[:targets]) for each in (encoding.mean, encoding.deviation))
+        return ForecastJudging(
+            names=encoding.names[:targets],
+            restored=lambda z_BHK: _original(z_BHK, encoding),
+            standardised=lambda x_BHK: (x_BHK - mean_K) / deviation_K,
+            window=self.window,
+            horizon=self.horizon,
+        )
 
     def _naive(self) -> dict[str, Answer]:
         """Answers that need no training, worked out of the window alone."""

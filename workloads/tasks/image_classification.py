@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
 from .classes import (
+    BETTER,
     Classes,
     class_index,
     class_names,
@@ -49,6 +50,7 @@ class ImageClassification(Workload):
     columns: ClassVar[tuple[str, ...]] = ("image", "label")
     label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = ImageEncoding
     files: ClassVar[tuple[str, ...]] = ("image",)
     requires: ClassVar[tuple[str, ...]] = ("pillow",)

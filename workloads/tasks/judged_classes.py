@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,17 +23,6 @@ _MOST_RANKED = 20
 class ClassJudging(Judging):
     """Examples with a `label`, outputs with `probabilities`. Scores by scikit-learn, but for the calibration error, which it has not."""
 
-    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {
-        "accuracy": "max",
-        "loss": "min",
-        "brier": "min",
-        "precision": "max",
-        "recall": "max",
-        "f1": "max",
-        "roc_auc": "max",
-        "calibration_error": "min",
-    }
-
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = tuple(classes)
 
@@ -50,6 +39,17 @@ class ClassJudging(Judging):
             "brier": Score(distance_N, one_N),
         }
         return Judged({"truth": truth_N, "probabilities": p_NK}, scores)
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        if not isinstance(by, ClassJudging) or set(by._classes) != set(self._classes):
+            theirs = ", ".join(by._classes) if isinstance(by, ClassJudging) else "none"
+            raise ValueError(f"its classes are {theirs}, not {', '.join(self._classes)}")
+        if by._classes == self._classes:
+            return judged
+        place = {name: number for number, name in enumerate(self._classes)}
+        truth_N = np.array([place[name] for name in by._classes])[judged.columns["truth"]]
+        order = [by._classes.index(name) for name in self._classes]
+        return self.judge({"probabilities": judged.columns["probabilities"][:, order]}, {"label": truth_N})
 
     def others(self, judged: Judged) -> dict[str, float]:
         truth_N, p_NK = judged.columns["truth"], judged.columns["probabilities"]

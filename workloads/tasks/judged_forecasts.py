@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,14 +19,22 @@ if TYPE_CHECKING:
 class ForecastJudging(Judging):
     """Examples are windows whose last rows are what came; errors are of standardised values, as in training.
 
-    `restored` gives standardised values (N, H, K) in the series' own units, which the table is in.
+    `restored` gives standardised values (N, H, K) in the units of the series `names`, which the table is in; `standardised` the other way.
     """
 
-    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"mse": "min", "mae": "min", "loss": "min", "rmse": "min"}
     derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"rmse": ("mse", math.sqrt)}
 
-    def __init__(self, restored: Callable[[np.ndarray], np.ndarray], *, window: int, horizon: int) -> None:
-        self._restored, self._window, self._horizon = restored, window, horizon
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        restored: Callable[[np.ndarray], np.ndarray],
+        standardised: Callable[[np.ndarray], np.ndarray],
+        window: int,
+        horizon: int,
+    ) -> None:
+        self._names, self._window, self._horizon = tuple(names), window, horizon
+        self._restored, self._standardised = restored, standardised
 
     @property
     def span(self) -> int:
@@ -40,6 +48,16 @@ class ForecastJudging(Judging):
     def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
         forecast_NHK = outputs["forecast"].astype(np.float64)
         truth_NHK = examples["values"][:, self._window :, : forecast_NHK.shape[2]].astype(np.float64)
+        return self._judged(truth_NHK, forecast_NHK)
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        if not isinstance(by, ForecastJudging) or (by._names, by._horizon) != (self._names, self._horizon):
+            told = f"{by._horizon} rows of {', '.join(by._names)}" if isinstance(by, ForecastJudging) else "nothing"
+            raise ValueError(f"it forecasts {told}, not {self._horizon} rows of {', '.join(self._names)}")
+        truth_NHK, forecast_NHK = (self._standardised(by._restored(judged.columns[name])) for name in ("truth", "forecast"))
+        return self._judged(truth_NHK, forecast_NHK)
+
+    def _judged(self, truth_NHK: np.ndarray, forecast_NHK: np.ndarray) -> Judged:
         error_NHK = forecast_NHK - truth_NHK
         squared, absolute = (_score(each_NHK) for each_NHK in (np.square(error_NHK), np.abs(error_NHK)))
         return Judged({"truth": truth_NHK, "forecast": forecast_NHK}, {"mse": squared, "mae": absolute, "loss": squared})

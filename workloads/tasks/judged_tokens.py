@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 class TokenJudging(Judging):
     """Windows lie end to end, so each token counts once; neighbours are parts of one text, so they are not drawn one by one."""
 
-    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"loss": "min", "accuracy": "max", "perplexity": "min"}
     derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"perplexity": ("loss", math.exp)}
 
     def __init__(self, tokenizer: str) -> None:
@@ -40,7 +39,12 @@ class TokenJudging(Judging):
         count_N = fresh_NT.sum(1).astype(np.float64)
         nll_NT, correct_NT = outputs["nll"].astype(np.float64), outputs["correct"].astype(np.float64)
         scores = {"loss": Score((nll_NT * fresh_NT).sum(1), count_N), "accuracy": Score((correct_NT * fresh_NT).sum(1), count_N)}
-        return Judged({"token": token_NT, "fresh": fresh_NT, "nll": outputs["nll"]}, scores)
+        return Judged({"truth": token_NT, "fresh": fresh_NT, "nll": outputs["nll"]}, scores)
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        if not isinstance(by, TokenJudging) or by._tokenizer != self._tokenizer:
+            raise ValueError("it cuts a text into other tokens, so losses per token cannot be compared")
+        return judged
 
     def table(self, judged: Judged) -> dict[str, Any]:
         loss, accuracy = judged.scores["loss"], judged.scores["accuracy"]
@@ -50,7 +54,7 @@ class TokenJudging(Judging):
             "loss": loss.total / loss.count,
             "perplexity": np.exp(loss.total / loss.count),
             "accuracy": accuracy.total / accuracy.count,
-            "text": [tokens.text(self._tokenizer, row_T.tolist()) for row_T in judged.columns["token"]],
+            "text": [tokens.text(self._tokenizer, row_T.tolist()) for row_T in judged.columns["truth"]],
         }
 
     def figures(self, judged: Judged) -> dict[str, Figure]:

@@ -47,6 +47,7 @@ class LanguageModeling(Workload):
     columns: ClassVar[tuple[str, ...]] = ("text",)
     ordered: ClassVar[bool] = True
     headline: ClassVar[Headline] = Headline("loss", "min")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"loss": "min", "accuracy": "max", "perplexity": "min"}
     encoding_type: ClassVar[type[Encoding]] = LanguageEncoding
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 

@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
 from .classes import (
+    BETTER,
     Classes,
     class_index,
     class_names,
@@ -58,6 +59,7 @@ class TabularClassification(Workload):
     columns: ClassVar[tuple[str, ...]] = ("label",)
     label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = TableEncoding
 
     classes: Classes = ()

@@ -11,6 +11,7 @@ from pydantic import Field
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
 from . import tokens
 from .classes import (
+    BETTER,
     Classes,
     class_index,
     class_names,
@@ -52,6 +53,7 @@ class TextClassification(Workload):
     length_column: ClassVar[str | None] = "length"
     label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = TextEncoding
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 

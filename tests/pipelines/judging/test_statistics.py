@@ -63,9 +63,8 @@ def test_too_few_units_have_no_interval():
 def test_numbers_that_are_no_sums_have_intervals_as_well():
     values = np.random.default_rng(0).normal(size=500)
     found = statistics.intervals(lambda index: {"median": float(np.median(values[index]))}, 500)
-    expected = stats.bootstrap(
-        (values,), np.median, n_resamples=2000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
+    drawn = stats.bootstrap((values,), np.median, n_resamples=2000, method="percentile", rng=np.random.default_rng(1))
+    expected = drawn.confidence_interval
     assert tuple(found["median"]) == pytest.approx((expected.low, expected.high), abs=0.02)
 
 
