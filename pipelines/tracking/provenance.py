@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import re
@@ -46,12 +47,14 @@ def git_diff() -> str:
     return redact(_git("diff", "HEAD")[:_DIFF_BYTES])
 
 
+@functools.cache
 def code() -> str:
     """A short hash of all Python files of the program: what it is where there is no commit, or files that no commit has."""
     files = {path for room in _ROOMS for path in (_ROOT / room).rglob("*.py")}
     return code_sha256(files)[:12]
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
