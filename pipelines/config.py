@@ -134,19 +134,14 @@ def _find(recipe: str) -> Path:
     return path
 
 
-<<<<<<< HEAD
 def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
-=======
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file. Aliases are refused: they can be bombs."""
-    values, places, problems = _parsed(path, path.read_text(encoding="utf-8", errors="replace"))
+    values, places, problems = _parsed(path, text)
     return copy.deepcopy(values), dict(places), list(problems)
 
 
 @functools.lru_cache(maxsize=8)  # a sweep reads the same recipe for each trial
 def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
->>>>>>> main
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     problems: list[str] = []
