@@ -23,7 +23,7 @@ from pipelines.tracking.pages import number
 from pipelines.tracking.runs import Kept
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from pipelines.tracking.runs import MlflowClient
 
 MOST = 10
 """Runs of an experiment or a sweep that are laid side by side, the best ones."""

@@ -53,7 +53,7 @@ def conclude(
     _draw(run, tracker, outcome, dataset, encoding)
     _keep_scores(run, tracker, outcome, dataset, encoding)
     attempt.stage, registering = "register", time.time()
-    model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
+    model = _register(run, plan, tracker, outcome, dataset, encoding, metrics) if run.model_name else None
     if model:
         crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen)
     seconds = {
@@ -133,7 +133,9 @@ def _keep_scores(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: D
         tracker.log_file(Path(scratch) / name, folder)
 
 
-def _register(run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> Registered:
+def _register(
+    run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding, metrics: dict[str, float]
+) -> Registered:
     from pipelines.tracking import registry
     from pipelines.training import checkpoint
 
@@ -147,6 +149,9 @@ def _register(run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, d
         weights=checkpoint.weights_file(Path(outcome.checkpoint)),
         sample=dataset.sample,
         tags={"weights_sha256": outcome.weights_sha256, "data.fingerprint": plan.fingerprint},
+        description=pages.candidate(
+            what(run), headline=run.model.headline.metric, metrics=metrics, command=["promote", run.model_name, *_where(run)]
+        ),
     )
 
 
@@ -184,8 +189,13 @@ def _note(run: Run, folder: RunFolder, result: dict[str, Any], dataset: Dataset,
         cost=cost,
         name=folder.path.name,
         model=result["model"] and result["model"]["uri"],
-        where=[*([f"storage={run.root}"] if run.storage != "./runs" else []), *([f"track.uri={run.track.uri}"] if run.track.uri else [])],
+        where=_where(run),
     )
+
+
+def _where(run: Run) -> list[str]:
+    """What a command must be told to find the run."""
+    return [*([f"storage={run.root}"] if run.storage != "./runs" else []), *([f"track.uri={run.track.uri}"] if run.track.uri else [])]
 
 
 def _show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:

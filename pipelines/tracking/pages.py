@@ -27,11 +27,8 @@ def finished(
 
     `model` is the registered version's URI; `where` are the settings that say where the run is kept.
     """
-    columns, rows = scores(metrics)
     lines = [
-        f"**{what}**",
-        f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive answer gives {metrics[f'baseline/{headline}']:.4f}",
-        table(columns, rows),
+        *_trained(what, headline, metrics),
         *facts,
         spent(cost),
         "Next:",
@@ -40,6 +37,12 @@ def finished(
     if model:
         lines += [f'In Python: `mlflow.pyfunc.load_model("{model}").predict(…)`']
     return "\n\n".join(lines)
+
+
+def candidate(what: str, *, headline: str, metrics: Mapping[str, float], command: Sequence[str]) -> str:
+    """A registered version that nobody has judged beside the champion yet."""
+    rest = ["Not judged beside the champion yet:", _block([shlex.join(["raylway", *command])])]
+    return "\n\n".join([*_trained(what, headline, metrics), *rest])
 
 
 def begun(what: str, command: Sequence[str]) -> str:
@@ -90,6 +93,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, *rows]
     head, *body = ("| " + " | ".join(f"{cell} &nbsp; " for cell in line) + "|" for line in lines)
     return "\n".join([head, "|" + " --- |" * len(columns), *body])
+
+
+def _trained(what: str, headline: str, metrics: Mapping[str, float]) -> list[str]:
+    """What was trained, and how good it is."""
+    good = f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive answer gives {metrics[f'baseline/{headline}']:.4f}"
+    return [f"**{what}**", good, table(*scores(metrics))]
 
 
 def _next(name: str, model: str | None, where: Sequence[str]) -> list[str]:
