@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import Annotated, Any
 
@@ -17,6 +15,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `raylway recipes`) or a YAML file.")]
+Model = Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id or name, `latest`, or a run's folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.path=value, such as optim.lr=0.01.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 
@@ -130,22 +129,95 @@ def sweep(
 
 
 @app.command()
+def compare(
+    called: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN RUN …", help="Runs: an id, a name, latest, best. And storage=.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="The best runs of an experiment; or where latest and best are looked for.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="The best trials of a sweep.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Only what differs, how good, whether the difference is real, what it cost, and MLflow's page of the runs."""
+    given = called or []
+    named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.compare import compare
+
+        return compare(named, settings, experiment=experiment, sweep=sweep, screen=screen)
+
+    tell(body, json, command=["compare", *given])
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run's id or name, latest or best.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, data.prepared=, data.cache=, scale.*=.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Only the first so many steps.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a run again from what was written down of it; is every number what it was?"""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.reproduce import reproduce
+
+        return reproduce(run, overrides or [], steps=steps, screen=screen)
+
+    tell(body, json, command=["reproduce", run, *(overrides or [])], code=lambda result: 0 if result["reproduced"] else 4)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    overrides: Overrides = None,
+    slice_: Annotated[list[str] | None, typer.Option("--slice", help="A column of the source; scores of the rows of each value.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test; default: the test rows, or all of data.source.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Judge a model on its test rows, or with data.source=… on any others: metrics with intervals, by class, slice and horizon."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.evaluate import evaluate
+
+        return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
+
+    tell(body, json, command=["evaluate", model, *(overrides or [])])
+
+
+@app.command()
+def promote(
+    model: Model,
+    overrides: Overrides = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion champion again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote in spite of the verdict; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; written on the version.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Make a candidate champion if it keeps its recipe's rules (promote.…) and beats the champion on the same test rows."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines import promote
+
+        if rollback:
+            return promote.roll_back(model, overrides or [], reason=reason, screen=screen)
+        return promote.promote(model, overrides or [], force=force, reason=reason, screen=screen)
+
+    tell(body, json, command=["promote", model, *(overrides or [])], code=lambda result: 3 if result["decision"] == "refused" else 0)
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
 ) -> None:
     """The MLflow UI on this storage."""
-    from pathlib import Path
 
-    database = Path(storage).expanduser().resolve() / "mlflow.db"
-    if not database.is_file():
-        typer.echo(f"error: {database}: no runs are kept there yet", err=True)
-        raise typer.Exit(12)
-    typer.echo(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes of 200 MB each, for nothing here
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.ui import ui
+
+        ui(storage, port, screen)
+
+    tell(body, False, command=["ui"])
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import RecipeError
-from pipelines.settings import Data, Optim, Run, Scale, Splits, Sweep, Track, Train
+from pipelines.settings import Data, Optim, Promote, Run, Scale, Splits, Sweep, Track, Train
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent
@@ -46,6 +46,8 @@ class Loaded:
     origins: Mapping[str, str]
     about: Mapping[str, Any]
     """What the recipe says of itself (`about:`): parameters, and seconds on the machine it was measured on."""
+    words: tuple[str, ...] = ()
+    """The recipe and the overrides as they were given: the words behind `raylway train` that mean this run."""
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting: {dotted key: {"value", "origin"}}."""
@@ -67,35 +69,27 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     Raises RecipeError with every problem found: unknown keys with the nearest known one, wrong types, values out of bounds.
     """
     path = _find(recipe)
-    values, places, problems = _read(path)
+    values, places, problems = _read(path, path.read_text(encoding="utf-8", errors="replace"))
     presets = _presets(values)
     about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
-    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
-        key, equals, text = override.partition("=")
-        if key == "preset":
-            if text not in presets:
-                problems.append(f"preset: {path.name} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
-            for name, value in presets.get(text, {}).items():
-                _set(name, {name: value}, f"preset {text}", values, origins)
-            continue
-        if not equals or not all(key.split(".")):
-            problems.append(f"{override}: an override is written key.path=value")
-            continue
-        if key == "recipe":
-            problems.append("recipe: the recipe is the command's first word, not a setting")
-            continue
-        try:
-            value = yaml.safe_load(text)
-        except _YAML_ERRORS:
-            value = text
-        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
-        _set(key, given, "command line", values, origins)
-        places |= dict.fromkeys(given, "command line")
+    _lay_over(overrides, values, origins, places, problems, presets=presets, of=path.name)
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
-    return Loaded(run, origins, about)
+    return Loaded(run, origins, about, (recipe, *overrides))
+
+
+def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:
+    """The settings of a run, from the text of its config.yaml, with overrides laid over. Raises RecipeError."""
+    path = Path("config.yaml")
+    values, places, problems = _read(path, text[:_RECIPE_BYTES])
+    recipe = str(values.pop("recipe", path.stem))
+    _lay_over(overrides, values, dict.fromkeys(values, "recipe"), places, problems, presets={}, of=recipe)
+    run = _validate(recipe, values, places, problems)
+    if run is None:
+        raise RecipeError(*problems)
+    return run
 
 
 @functools.cache
@@ -110,7 +104,7 @@ def workload_class(name: str) -> type[Workload]:
     except ModuleNotFoundError as error:
         if error.name != dotted and not dotted.startswith(f"{error.name}."):
             raise
-        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "served"}]
+        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "judging", "served"}]
         raise RecipeError(f"workload: there is no workloads/{module}.py{_nearest(module, families)}") from None
     classes = {
         name: value
@@ -140,9 +134,9 @@ def _find(recipe: str) -> Path:
     return path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file. Aliases are refused: they can be bombs."""
-    values, places, problems = _parsed(path, path.read_text(encoding="utf-8", errors="replace"))
+def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
+    values, places, problems = _parsed(path, text)
     return copy.deepcopy(values), dict(places), list(problems)
 
 
@@ -189,6 +183,40 @@ def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return presets
 
 
+def _lay_over(
+    overrides: Sequence[str],
+    values: dict[str, Any],
+    origins: dict[str, str],
+    places: dict[str, str],
+    problems: list[str],
+    *,
+    presets: Mapping[str, dict[str, Any]],
+    of: str,
+) -> None:
+    """Put `key.path=value` overrides over `values`, presets first."""
+    for override in sorted(overrides, key=lambda override: not override.startswith("preset=")):
+        key, equals, text = override.partition("=")
+        if key == "preset":
+            if text not in presets:
+                problems.append(f"preset: {of} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
+            for name, value in presets.get(text, {}).items():
+                _set(name, {name: value}, f"preset {text}", values, origins)
+            continue
+        if not equals or not all(key.split(".")):
+            problems.append(f"{override}: an override is written key.path=value")
+            continue
+        if key == "recipe":
+            problems.append("recipe: the recipe is the command's first word, not a setting")
+            continue
+        try:
+            value = yaml.safe_load(text)
+        except _YAML_ERRORS:
+            value = text
+        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
+        _set(key, given, "command line", values, origins)
+        places |= dict.fromkeys(given, "command line")
+
+
 def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:
     """Put `given`, the settings at and below `key`, in the place of what stands there."""
     for covered in [known for known in values if f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.")]:
@@ -205,7 +233,15 @@ def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], probl
     told: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
     if "recipe" in values:
         told["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
-    groups: dict[str, type[BaseModel]] = {"data": Data, "optim": Optim, "train": Train, "scale": Scale, "track": Track, "sweep": Sweep}
+    groups: dict[str, type[BaseModel]] = {
+        "data": Data,
+        "optim": Optim,
+        "train": Train,
+        "scale": Scale,
+        "track": Track,
+        "sweep": Sweep,
+        "promote": Promote,
+    }
     if "workload" not in values:
         told["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
     else:

@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "identity"
 
     @property
+    def fingerprint(self) -> Path:
+        """Name of the prepared dataset that it is trained on."""
+        return self.path / "fingerprint"
+
+    @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 
@@ -45,6 +50,11 @@ class RunFolder:
     def result(self) -> Path:
         """The JSON of `raylway train`, written when all is done."""
         return self.path / "result.json"
+
+    @property
+    def cost(self) -> Path:
+        """What all attempts at the run have cost so far."""
+        return self.path / "cost.json"
 
     @property
     def abandoned(self) -> Path:

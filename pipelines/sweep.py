@@ -18,7 +18,7 @@ from cluster import session as cluster_session
 from cluster import shards, trials, workers
 from cluster.room import Room
 from cluster.session import Session
-from pipelines import plan, train
+from pipelines import plan, promote, train
 from pipelines import prepare as preparing
 from pipelines.data.prepared import Dataset
 from pipelines.errors import CLUSTER, Failure, StorageError, WorkerFailed, code_of
@@ -230,6 +230,8 @@ class _Sweep:
         self._fleet.finish()  # before the ids of the runs are told
         self._tracker.describe(findings.markdown({trial.number: trial.run_id for trial in self._ledger.trials.values()}))
         model = confirm.register(self._design, self._data, self._folder, self._tracker.uri, dataset, confirmed) if confirmed else None
+        if model:
+            promote.crown_first(model, storage=self._design.run.storage, uri=self._tracker.uri, screen=self._screen)
         self._tracker.close("FINISHED", {"stage": "finished"})
         result = findings.as_json(model) | {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._began}
         write_atomically(self._folder.result, json.dumps(result, indent=1))

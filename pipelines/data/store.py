@@ -23,6 +23,8 @@ from workloads.base import DataError
 if TYPE_CHECKING:
     import pyarrow.fs
 
+    from pipelines.settings import Run
+
 
 @dataclass(frozen=True)
 class Store:
@@ -125,6 +127,13 @@ class Store:
             yield filesystem, root.rstrip("/")
         except OSError as error:
             raise DataError(f"{shown(self.place)}: {files.first_line(error)}") from error
+
+
+def store_of(run: Run) -> Store:
+    """Where the run's prepared data are kept."""
+    cache = run.data.cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "raylway")
+    place = run.data.prepared or str(run.root / "datasets")
+    return Store(place if "://" in place else str(Path(place).expanduser().resolve()), Path(cache).expanduser().resolve())
 
 
 def _rename(folder: Path, target: Path, last: str) -> None:

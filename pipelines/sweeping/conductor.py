@@ -175,6 +175,7 @@ class Conductor:
         lock.enter_context(folder.locked("driver", wait_seconds=5))
         identity = self._identity(trial.number, run, plan.fingerprint)
         write_atomically(folder.identity, identity)
+        write_atomically(folder.fingerprint, plan.fingerprint)
         folder.abandoned.unlink(missing_ok=True)
         self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
         self._started[trial.number] = time.monotonic()

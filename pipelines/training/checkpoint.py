@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -130,11 +131,24 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
 
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load the weights alone, for evaluating or packaging."""
-    model.load_state_dict(load_file(path / _MODEL))
+    load_weights_file(weights_file(path), model)
+
+
+def load_weights_file(file: Path, model: nn.Module) -> None:
+    """Load a safetensors file of all weights and buffers by name. Raises CheckpointError if they are not those of the network."""
+    try:
+        model.load_state_dict(load_file(file))
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: not the weights of this network: {str(error).strip().splitlines()[-1].strip()}") from None
 
 
 def weights_file(path: Path) -> Path:
     return path / _MODEL
+
+
+def promised_sha256(path: Path) -> str:
+    """What `weights_sha256` was when a verified checkpoint was written."""
+    return str(json.loads((path / _STATE).read_text())["weights_sha256"])
 
 
 def weights_sha256(model: nn.Module) -> str:
