@@ -85,9 +85,8 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
     Raises RecipeError for what is unknown, saying what there is, and StorageError for what cannot be reached or is not what was written.
     """
     where, others = _parted(overrides)
-    path = Path(called).expanduser()
-    if not called.startswith(_URI) and (path / "config.yaml").is_file():
-        return _of_folder(called, RunFolder(path.resolve()), where, others)
+    if path := _folder(called):
+        return _of_folder(called, RunFolder(path), where, others)
     root = _root(where)
     uri = tracking_uri(root, where.get("track.uri"))
     with runs.asked(uri) as client:
@@ -126,6 +125,17 @@ def _parted(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         else:
             others.append(override)
     return where, others
+
+
+def _folder(called: str) -> Path | None:
+    """The run's folder that `called` is, if it is one."""
+    if called.startswith(_URI):
+        return None
+    try:
+        path = Path(called).expanduser()
+        return path.resolve() if (path / "config.yaml").is_file() else None
+    except (RuntimeError, ValueError, OSError):  # what can be no path may be a name
+        return None
 
 
 def _root(where: dict[str, str]) -> Path:

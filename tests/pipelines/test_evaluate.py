@@ -278,6 +278,8 @@ def test_each_mistake_is_one_sentence(storage, table, cnn, gpt, breast_cancer, t
     told = problem("judged-table", storage, columns=["wrad"], kind=RecipeError)
     assert "--slice wrad: breast_cancer has no such column; columns: " in told
     assert "stores tokens" in problem("judged-gpt", storage, columns=["text"], kind=RecipeError)
+    told = problem("judged-table", storage, "data.splits.test=0.5", kind=RecipeError)
+    assert "data.splits.test: goes with data.source=…" in told
     assert "--split tset: no such split" in problem("judged-cnn", storage, split="tset", kind=RecipeError)
     assert "write data.source=" in problem("judged-cnn", storage, "data.test=x.npz", kind=RecipeError)
     assert "no MLflow server answers" in problem("judged-cnn", storage, "track.uri=http://127.0.0.1:9", kind=StorageError)

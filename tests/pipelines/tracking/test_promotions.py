@@ -111,6 +111,13 @@ def test_a_deleted_champion_takes_its_alias_along_and_that_is_noticed(uri):
     assert versions.aliases(client, "race") == {"champion": 1}
 
 
+def test_a_version_that_is_not_there_enters_no_log(uri):
+    client = promoter.registry(uri, count=2)
+    with pytest.raises(RecipeError, match="models:/race has no version 7; it has: versions 1, 2"):
+        promote(client, 7)
+    assert promotions.history(client, "race") == []
+
+
 def test_an_alias_that_was_moved_by_hand_is_believed(uri):
     client = promoter.registry(uri, count=3)
     promote(client, 1)
