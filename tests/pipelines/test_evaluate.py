@@ -19,6 +19,7 @@ from pipelines.errors import RecipeError, StorageError
 from pipelines.judging import models
 from pipelines.screen import Screen
 from pipelines.tracking import runs
+from tests.cli import CPU_QUICK, raylway
 from tests.trained import storage_with, trained
 from workloads.base import DataError
 
@@ -293,3 +294,18 @@ def test_bad_rows_of_new_data_are_left_out_and_counted_if_asked(storage, table, 
     result = evaluate("judged-table", storage, *skipping, columns=["ward"])
     assert (result["rows"], result["skipped"]) == (568, 1)
     assert sum(group["rows"] for group in result["slices"]["ward"].values()) == 568
+
+
+def test_the_command_line_has_a_code_for_each_mistake(storage, table, tmp_path):
+    (tmp_path / "other.csv").write_text("label,size\nbenign,3\n")
+    where = f"storage={storage}"
+    for arguments, code, sentence in [
+        (["evaluate", "models:/cnnn@champion", where], 2, "there is no registered model 'cnnn'; there are: "),
+        (["evaluate", "latest"], 12, "no runs are kept there yet; storage=FOLDER or track.uri=URI says where they are"),
+        (["evaluate", "judged-table", where, "data.source=other.csv", *CPU_QUICK], 13, "other.csv: there is no column 'mean_radius'"),
+        (["promote", "mlp_binary", where, "promote.min.acuracy=1"], 2, "no such metric; did you mean accuracy?"),
+    ]:
+        exit_code, result, err = raylway(*arguments, "--json", cwd=tmp_path)
+        assert (exit_code, result["exit_code"]) == (code, code), (arguments, err)
+        assert sentence in err
+        assert "Traceback" not in err
