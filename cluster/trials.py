@@ -77,7 +77,8 @@ def run(
     fails.
     """
     os.environ.update(
-        {name: os.environ.get(name, value) for name, value in _QUIET.items()} | {"TUNE_MAX_PENDING_TRIALS_PG": str(room.at_once)}
+        {name: os.environ.get(name, value) for name, value in _QUIET.items()}
+        | {"TUNE_MAX_PENDING_TRIALS_PG": str(max(room.at_once, len(population)))}
     )
     told = _Told(conductor, retries=0 if population else retries)
     while True:
@@ -313,7 +314,9 @@ def _population(told: _Told, every: int) -> dict[str, Any]:
         def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             return told.changed(trial, trial_to_clone), {}  # the caller's way of exploring; PBT's own would copy the donor's number (2.60)
 
-    scheduler = Population(time_attr=_LOOK, perturbation_interval=every, custom_explore_fn=lambda config: config, log_config=False)
+    # all are compared at the same look: otherwise short trials end before there is another to be compared with
+    how = {"time_attr": _LOOK, "perturbation_interval": every, "synch": True}
+    scheduler = Population(**how, custom_explore_fn=lambda config: config, log_config=False)
     return {"scheduler": scheduler, "num_samples": 1}
 
 

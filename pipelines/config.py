@@ -5,6 +5,7 @@ Nothing heavy is imported here or by the workloads' settings, so a mistake is re
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -133,6 +134,12 @@ def _find(recipe: str) -> Path:
 
 def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
+    values, places, problems = _parsed(path, text)
+    return copy.deepcopy(values), dict(places), list(problems)
+
+
+@functools.lru_cache(maxsize=8)  # a sweep reads the same recipe for each trial
+def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     problems: list[str] = []

@@ -91,6 +91,7 @@ class _Sweep:
         self._ledger = Ledger(self._folder.path / "ledger.jsonl")
         self._fleet = Fleet(tracker, self._ledger.tracked)
         self._conductor: Conductor | None = None
+        self._startup_seconds: float | None = None
 
     def run(self, more: int | None) -> dict[str, Any]:
         known, screen = self._searched(), self._screen
@@ -158,6 +159,7 @@ class _Sweep:
         """Run the trials of one role to the last. Raises WorkerFailed where the first three failed of one bug."""
         run = self._design.run
         room = self._design.room(session.resources() if session else cluster_session.local_resources())
+        self._startup_seconds = self._startup_seconds or time.time() - self._began
         conductor = self._conductor = Conductor(
             self._design,
             self._data,
@@ -231,7 +233,7 @@ class _Sweep:
         if model:
             promote.crown_first(model, storage=self._design.run.storage, uri=self._tracker.uri, screen=self._screen)
         self._tracker.close("FINISHED", {"stage": "finished"})
-        result = findings.as_json(model, self._began)
+        result = findings.as_json(model) | {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._began}
         write_atomically(self._folder.result, json.dumps(result, indent=1))
         findings.show(self._screen, self._design.run.root, model)
         return result

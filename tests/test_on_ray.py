@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -279,9 +280,10 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tracked):
         while not list((tracked / "cnn" / "trial-killed").glob("0000/checkpoints/step-*/MANIFEST.json")):
             time.sleep(0.01)
         for process in psutil.Process().children(recursive=True):
-            if process.name().startswith("ray::Trial"):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.set()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith(("ray::Trial", "ray::ResourceTrainable")):
+                    process.kill()
+                    killed.set()
 
     threading.Thread(target=kill_when_a_checkpoint_stands, daemon=True).start()
     swept(tracked, "trial-killed", *long)

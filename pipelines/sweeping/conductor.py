@@ -79,6 +79,7 @@ class Conductor:
         self._started: dict[int, float] = {}
         self._failures: list[str] = []
         self._changes: Counter[int] = Counter()
+        self._freed: set[int] = set()
         self._journal = Journal(folder.journal)
         self.checkpoint_every: int | None = None
         """Steps between two checkpoints where each look must have one: a population clones at looks."""
@@ -256,7 +257,9 @@ class Conductor:
             return
         order = board.ranked([trial for trial in self.trials() if trial.ended], self._design.metric, self._design.mode)
         for trial in order[self._design.run.sweep.keep :]:
-            shutil.rmtree(folder_of(self._folder, trial.number).checkpoints, ignore_errors=True)
+            if trial.number not in self._freed:
+                self._freed.add(trial.number)
+                shutil.rmtree(folder_of(self._folder, trial.number).checkpoints, ignore_errors=True)
 
     def _look_for_a_bug(self, failure: Failure | None) -> None:
         """Where the first three trials all fail in the same way, the next would as well."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +43,8 @@ class Findings:
         """The page of all trials, the best first."""
         return self.tracker.comparison(f"metrics.`{self.design.metric}`", ascending=self.design.mode == "min")
 
-    def as_json(self, model: Registered | None, began: float) -> dict[str, Any]:
-        """The JSON of `raylway sweep`."""
+    def as_json(self, model: Registered | None) -> dict[str, Any]:
+        """The JSON of `raylway sweep`, but for the seconds."""
         return {
             "sweep_id": self.tracker.folder.path.name,
             "run_id": self.tracker.run_id,
@@ -60,7 +59,6 @@ class Findings:
             "tracking_uri": redact(self.tracker.uri),
             "run_url": self.tracker.run_url,
             "compare_url": self.comparison,
-            "seconds": time.time() - began,
         }
 
     def markdown(self, run_ids: Mapping[int, str]) -> str:

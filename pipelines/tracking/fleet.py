@@ -99,8 +99,8 @@ class Fleet:
 
     def _close(self, number: int, run: Tracker, end: _End) -> None:
         run.flush(patience_seconds=0)
-        for figure in sorted((run.folder.path / "figures").glob("*.png")):
-            run.log_file(figure, "figures")
+        if (figures := run.folder.path / "figures").is_dir():
+            run.log_folder(figures, "figures")
         run.close(end.status, end.tags, patience_seconds=0)
         self._tracked(number, run.run_id)
         del self._live[number], self._ended[number]

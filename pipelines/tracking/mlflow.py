@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import tempfile
 import threading
 import time
 import urllib.error
@@ -183,6 +184,11 @@ class Tracker:
         assert self._client
         self._client.log_artifact(self._run_id, str(path), folder)
 
+    def log_folder(self, path: Path, folder: str) -> None:
+        """All files of `path`."""
+        assert self._client
+        self._client.log_artifacts(self._run_id, str(path), folder)
+
     def describe(self, text: str) -> None:
         """The run's description, Markdown."""
         assert self._client
@@ -261,10 +267,12 @@ class Tracker:
             name=Path(about.source).name, digest=about.fingerprint, source_type="local", source=json.dumps({"uri": about.source})
         )
         client.log_inputs(self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        client.log_text(self._run_id, provenance.redact(about.config), "config.yaml")
-        client.log_dict(self._run_id, provenance.versions(), "versions.json")
-        if diff := provenance.git_diff():
-            client.log_text(self._run_id, diff, "git.diff")
+        with tempfile.TemporaryDirectory(prefix="raylway-") as folder:  # all at once: each call asks MLflow where artifacts go
+            (Path(folder) / "config.yaml").write_text(provenance.redact(about.config))
+            (Path(folder) / "versions.json").write_text(json.dumps(provenance.versions(), indent=1))
+            if diff := provenance.git_diff():
+                (Path(folder) / "git.diff").write_text(diff)
+            client.log_artifacts(self._run_id, folder)
 
 
 def connect(uri: str) -> MlflowClient:
