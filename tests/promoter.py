@@ -33,7 +33,7 @@ def registry(uri: str, *, count: int, name: str = "race"):
     client = connect(uri)
     client.create_registered_model(name)
     for _ in range(count):
-        client.create_model_version(name, "file:///nowhere/model")
+        client.create_model_version(name, "s3://nowhere/model")
     return client
 
 

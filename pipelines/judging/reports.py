@@ -25,8 +25,9 @@ class Group:
     """95 %, of those metrics that have one."""
 
     def as_json(self) -> dict[str, Any]:
-        told = {name: list(interval) for name, interval in self.intervals.items()}
-        return {"rows": self.rows, "metrics": self.metrics, "intervals": told}
+        """What no rows can tell (NaN), such as the ROC curve of a single class, as null: JSON has no other word for it."""
+        told = {name: [_known(end) for end in interval] for name, interval in self.intervals.items()}
+        return {"rows": self.rows, "metrics": {name: _known(value) for name, value in self.metrics.items()}, "intervals": told}
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,10 @@ def write_table(path: Path, table: Mapping[str, Any], slices: Mapping[str, np.nd
     for name, values in slices.items():
         columns[f"slice {name}"] = pa.array([None if value is None or value != value else str(value) for value in values])
     parquet.write_table(pa.table(columns), path)
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _arrow(values: Any) -> Any:

@@ -176,6 +176,14 @@ def test_new_data_are_encoded_as_the_model_s_own_were(storage, table, breast_can
     assert (result["rows"], result["split"]) == (40, None)
 
 
+def test_rows_of_one_class_are_judged_and_what_cannot_be_told_is_null(storage, table, breast_cancer, tmp_path):
+    frame = pd.read_csv(breast_cancer)
+    frame[frame["label"] == "benign"].to_csv(tmp_path / "benign.csv", index=False)
+    result = json.loads(json.dumps(evaluate("judged-table", storage, f"data.source={tmp_path / 'benign.csv'}"), allow_nan=False))
+    assert result["metrics"]["roc_auc"] is None
+    assert result["metrics"]["accuracy"] == pytest.approx(result["metrics"]["class/benign/recall"])
+
+
 def test_a_slice_is_scored_by_itself(storage, table, breast_cancer):
     result = evaluate("judged-table", storage, f"data.source={breast_cancer}", columns=["ward", "mean_radius"])
     frame = pd.read_csv(breast_cancer)
