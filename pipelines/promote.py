@@ -124,7 +124,10 @@ def crown_first(registered: Registered, *, storage: str, uri: str, screen: Scree
             return
     alone = model.run.scale.model_copy(update={"workers": 0})  # one's own test rows are few, and Ray has been left already
     model = replace(model, run=model.run.model_copy(update={"scale": alone}))
-    decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    try:
+        decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
+        screen.say(f"{registered.uri} is no champion yet, for it could not be judged: {error}")
 
 
 def judge(model: Model, now: Seen) -> Verdict:
@@ -157,6 +160,10 @@ def decide(model: Model, verdict: Verdict, now: Seen, *, force: bool, reason: st
         try:
             promotions.promote(client, version.name, version.version, judged_against=now, kind=kind, reason=reason)
         except Conflict as conflict:
+            after = promotions.seen(client, version.name)
+            if after.champion == version.version:  # another promoted the same one, and wrote why
+                screen.say(f"{version.uri} is champion already")
+                return _result(model, "promoted", verdict, now, after)
             _mark(client, version.name, version.version, "refused", str(conflict), verdict.rules)
             return _refused_by(conflict, version.name, model.tracking_uri, screen) | {"rules": [rule.as_json() for rule in verdict.rules]}
         _mark(client, version.name, version.version, kind, reason, verdict.rules)
