@@ -201,7 +201,7 @@ def _make(client: MlflowClient, log: str, name: str) -> None:
 
 
 def _conflict(client: MlflowClient, name: str, judged_against: Seen) -> Conflict:
-    now = versions.aliases(client, name).get(CHAMPION)
+    now = seen(client, name).champion
     before = "there was none" if judged_against.champion is None else f"it was version {judged_against.champion}"
     is_now = "there is none" if now is None else f"it is version {now}"
     return Conflict(f"models:/{name}@champion changed while the candidate was judged: {before}, {is_now}; give the command again")
