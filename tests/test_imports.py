@@ -99,7 +99,22 @@ def test_nouns_import_of_workloads_only_the_contract():
 
 
 def test_nouns_import_no_verb_and_no_cluster():
-    names = ("__main__", "train", "prepare", "datasets", "plan", "recipes", "conclude", "config", "screen", "evaluate", "promote")
+    names = (
+        "__main__",
+        "train",
+        "prepare",
+        "datasets",
+        "plan",
+        "recipes",
+        "conclude",
+        "config",
+        "screen",
+        "evaluate",
+        "promote",
+        "rival",
+        "newdata",
+        "hands",
+    )
     verbs = {f"pipelines.{name}" for name in names}
     for module in NOUNS:
         told = {"pipelines.config"} if module.startswith("pipelines.judging.") else set()  # a model is found by settings laid over its own

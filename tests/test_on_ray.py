@@ -22,6 +22,7 @@ from pipelines import config, prepare
 from pipelines.data.prepared import Dataset
 from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
+from pipelines.evaluate import evaluate
 from pipelines.folder import RunFolder
 from pipelines.screen import Screen
 from pipelines.sweep import sweep
@@ -314,3 +315,15 @@ def test_a_trial_may_have_workers_of_its_own_and_be_ended_early(tracked):
     one = swept(tracked, "one-worker-each", *settings, "scale.workers=0")
     accuracy = [[trial["metrics"]["val/accuracy"] for trial in result["trials"][:2]] for result in (one, two)]
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
+
+
+def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
+    def judged(workers):
+        where = [f"storage={tracked}", f"scale.workers={workers}"]
+        return evaluate(alone["run_id"], where, columns=["label"], split="train", screen=Screen())
+
+    here, there = judged(0), judged(1)
+    assert here["rows"] > 1024, "one piece of work would not go to Ray"
+    for found in (here, there):
+        del found["seconds"], found["rows_per_second"]
+    assert there == here
