@@ -65,6 +65,8 @@ def predict(
         if any(override.startswith(f"{key}=") for override in overrides):
             raise RecipeError(f"{key}: what is read is INPUT, the command's second word")
     model = models.find(called, ["scale={workers: 1}", *overrides])  # how it was trained says nothing of how it is to answer
+    if model.run.data.on_bad_row == "skip" and not model.workload.skippable:
+        raise RecipeError("data.on_bad_row=skip: rows of a series follow one another in time, so none can be left out; fill the gaps")
     for warning in model.warnings:
         screen.say(f"warning: {warning}")
     check_writable(model.run.root)
@@ -73,9 +75,10 @@ def predict(
     asked = open_input(model, source)
     identity = _identity(model, asked, output)
     with output.locked() as notes:
-        if again:
-            output.clear()
         before = output.begun()
+        if again and before is not None:
+            output.clear()
+            before = None
         if before is not None and (result := _finished(output, before, identity, screen)):
             return result
         job, rate = job_of(model, asked, output, screen.say)
@@ -126,14 +129,18 @@ def _answered(work: Work, notes: Path, screen: Screen) -> tuple[list[dict[str, A
         screen.say(f"going on: {len(standing):,} of {len(work.pieces):,} parts are done")
     seconds = sum(piece.stop - piece.start for piece in waiting) / work.rate
     few = work.workers is None and (len(waiting) < 2 or seconds < _HERE_SECONDS)  # done before Ray would have started
-    with screen.counted("parts", len(work.pieces), output.counted):
-        if few or work.workers == 0:
-            job, began = _threaded(work.job, session.local_resources().cpus), time.monotonic()
+    if few or work.workers == 0:
+        job, began = _threaded(work.job, session.local_resources().cpus), time.monotonic()
+        with screen.counted("parts", len(work.pieces), output.counted):
             return list(standing.values()), [job(piece) for piece in waiting], time.monotonic() - began
-        with screen.captured(notes / ".ray.log"), session.connect() as connected:
-            connected.ready()
-            began = time.monotonic()
-            return list(standing.values()), _on_ray(work, waiting, connected), time.monotonic() - began
+    log = notes / ".ray.log"
+    with screen.captured(log), session.connect() as connected, screen.counted("parts", len(work.pieces), output.counted):
+        connected.ready()
+        began = time.monotonic()
+        done = _on_ray(work, waiting, connected)
+        seconds = time.monotonic() - began
+    log.unlink()
+    return list(standing.values()), done, seconds
 
 
 def _on_ray(work: Work, waiting: Sequence[Piece], connected: Session) -> list[dict[str, Any]]:

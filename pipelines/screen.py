@@ -71,7 +71,7 @@ class Screen:
     @contextmanager
     def counted(self, things: str, total: int, done: Callable[[], int]) -> Iterator[None]:
         """Show how many of `total` are done, until the block ends: a bar on a terminal, a line every 15 seconds in a log."""
-        stop, console, began = threading.Event(), self._console, time.monotonic()
+        stop, began, console = threading.Event(), time.monotonic(), self._console
 
         def follow() -> None:
             if console.is_terminal:

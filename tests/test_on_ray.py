@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from pyarrow import parquet
 
 from cluster import session
 from cluster.shards import each, stream
@@ -20,6 +21,7 @@ from pipelines.data.prepared import Dataset
 from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
 from pipelines.folder import RunFolder
+from pipelines.predict import predict
 from pipelines.screen import Screen
 from pipelines.tracking.journal import read
 from pipelines.train import train
@@ -238,3 +240,19 @@ def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(i
     assert 0 < manifest.rows["train"] <= BATCH_ROWS < manifest.summary.splits["train"]
     assert manifest.rows["test"] == manifest.summary.splits["test"]
     assert {"test/accuracy", "baseline/accuracy"} <= set(result["metrics"])
+
+
+def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path):
+    run(tracked, "scale.workers=0", f"data.source={images}", "name=predicts", "train.steps=5", "track.register=false")
+    tables, arguments = [], (str(images), [f"storage={tracked}", "scale.threads=1"])
+    for workers in (0, 2):
+        target = tmp_path / f"{workers}.parquet"
+        result = predict("predicts", arguments[0], str(target), [*arguments[1], f"scale.workers={workers}"], screen=Screen())
+        assert (result["rows_in"], result["rows_out"], result["parts_done_before"]) == (20_000, 20_000, 0)
+        assert result["parts"] > 1
+        assert result["rows_per_second"] > 0
+        tables.append(parquet.read_table(target))
+    here, there = tables
+    assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
+    assert here["label"].to_pylist() == there["label"].to_pylist()
+    assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))

@@ -16,8 +16,9 @@ from workloads.base import Arrays
 if TYPE_CHECKING:
     from torch import nn
 
-_CPU_ROWS, _GPU_ROWS = 128, 1024
-"""Rows answered at once: on a CPU more of them leave the cache (the guide's CNN lost a quarter at 1,024)."""
+_CPU_BYTES, _GPU_BYTES = 128 << 10, 8 << 20
+"""Bytes of the rows answered at once: what a network makes of more of them leaves a CPU's cache (the guide's CNN lost a quarter)."""
+_LEAST_ROWS, _MOST_ROWS = 16, 1024
 _networks: dict[tuple[str, str], nn.Module] = {}
 """The network that this process answers with, by its weights' file and hash: it is loaded once, not once a piece."""
 
@@ -80,7 +81,9 @@ class Answerer:
         count = len(next(iter(examples.values())))
         length = examples.get(workload.length_column or "")
         order = np.arange(count) if length is None else np.argsort(length, kind="stable")
-        at_once = _CPU_ROWS if device.type == "cpu" else _GPU_ROWS
+        row_bytes = sum(column.nbytes for column in examples.values()) / max(count, 1)
+        most_bytes = _CPU_BYTES if device.type == "cpu" else _GPU_BYTES
+        at_once = int(min(max(most_bytes / max(row_bytes, 1), _LEAST_ROWS), _MOST_ROWS))
         said: dict[str, list[np.ndarray]] = {}
         with torch.inference_mode():
             for start in range(0, max(count, 1), at_once):

@@ -55,6 +55,9 @@ class Output:
         except OSError as error:
             raise StorageError(f"{self.name}: cannot be written: {error.strerror or error}") from error
         with RunFolder(folder).locked("predict", wait_seconds=2):
+            for name in self._names():
+                if name.startswith(".work."):  # a killed process left it
+                    self.parts.remove(name)
             yield folder
 
     def begun(self) -> dict[str, Any] | None:
@@ -73,8 +76,8 @@ class Output:
     def clear(self) -> None:
         """Forget what was written before."""
         for name in self._names():
-            if name in (_JOB, _DONE) or name.startswith(("part-", "_part-", ".work.")):
-                self.parts.remove_file(name) if not name.startswith(".work.") else self.parts.remove(name)
+            if name in (_JOB, _DONE) or name.startswith(("part-", "_part-")):
+                self.parts.remove_file(name)
         if self.file and self.file[0].has("", self.file[1]):
             self.file[0].remove_file(self.file[1])
 
