@@ -130,10 +130,10 @@ class Output:
 
     def _card(self, name: str) -> dict[str, Any]:
         with self.parts.workspace() as here:
-            text = self.parts.get("", name, here).read_text()
+            content = self.parts.get("", name, here).read_bytes()
         try:
-            return dict(json.loads(text))
-        except ValueError:
+            return dict(json.loads(content))
+        except (ValueError, TypeError):
             raise StorageError(f"{shown(self.parts.place)}/{name}: damaged; --again begins anew") from None
 
     def _put(self, name: str, card: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from pipelines.data.source import Source
 from pipelines.data.splits import SPLITS, Splitting
 from pipelines.data.store import Store
 from pipelines.data.summary import Counts, Summary, counted, missing_in, row_hashes
+from pipelines.tracking.provenance import redact
 from workloads.base import Arrays, DataError, Encoding, Workload
 
 R = TypeVar("R")
@@ -152,9 +153,9 @@ def tried(
     except DataError as error:
         if bad is None:
             where = label if error.row is None else place(int(rows[error.row]))
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(redact(f"{where}: {error}")) from None
         if len(rows) == 1:
-            bad[int(rows[0])] = str(error)
+            bad[int(rows[0])] = redact(str(error))  # what stands in a row may be an address with its password
             return
     else:
         yield rows, done
