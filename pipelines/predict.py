@@ -32,7 +32,8 @@ from pipelines.tracking import registry
 from workloads import served
 from workloads.base import DataError
 
-_PIECE_SECONDS, _HERE_SECONDS = 1.0, 5.0
+_SHORTEST_SECONDS, _PIECE_SECONDS, _HERE_SECONDS = 0.1, 1.0, 5.0
+_PIECES_A_CORE = 4
 _LEAST_ROWS, _MOST_ROWS, _MOST_PIECES = 64, 1 << 16, 4096
 _WORKERS = "scale.workers="
 _OTHERS = {"model": "another model", "code": "other code of workloads/", "source": "other data"}
@@ -115,9 +116,10 @@ def _finished(output: Output, before: Mapping[str, Any], identity: Mapping[str, 
 
 
 def _piece_rows(rate: float, rows: int) -> int:
-    """A power of two that takes about a second, so that little is lost with a killed process and all cores end together."""
-    wanted = min(max(rate * _PIECE_SECONDS, _LEAST_ROWS), _MOST_ROWS)
-    return int(max(2 ** int(np.log2(wanted)), rows // _MOST_PIECES))
+    """A power of two that takes about a second, so that little is lost with a killed process; less where cores would have no piece."""
+    for_all = rows / (_PIECES_A_CORE * session.local_resources().cpus)
+    wanted = min(max(for_all, _SHORTEST_SECONDS * rate), _PIECE_SECONDS * rate)
+    return max(2 ** int(np.log2(min(max(wanted, _LEAST_ROWS), _MOST_ROWS))), rows // _MOST_PIECES)
 
 
 def _answered(work: Work, notes: Path, screen: Screen) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float]:
