@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import delivery, figures, memory, preparing, startup, throughput, tracking
+from tests.benchmarks import delivery, figures, memory, predicting, preparing, startup, throughput, tracking
 from tests.benchmarks.rows import Row
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "startup": startup.measure,
     "figures": figures.measure,
     "preparing": preparing.measure,
+    "predicting": predicting.measure,
     "memory": memory.measure,
 }
 _ONLY_IF_NAMED = {"memory"}
