@@ -55,7 +55,8 @@ def served(storage, tmp_path_factory):
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read())
+            text = error.read().decode()
+            return error.code, json.loads(text) if text.startswith("{") else text
 
     try:
         deadline = time.monotonic() + 120

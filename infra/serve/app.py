@@ -71,6 +71,8 @@ class Deployed:
             body = (await request.body()).decode()
             given = scoring_server._parse_json_data(body, self._model.metadata, self._model.metadata.get_input_schema()).data
             answers = await self._together(pd.DataFrame(given) if isinstance(given, dict) else given)
+            if isinstance(answers, Exception):
+                raise answers
         except (MlflowException, ValueError, TypeError) as error:
             return Response(pd.Series({"error": str(error)}).to_json(), 400, media_type="application/json")
         written = io.StringIO()
