@@ -179,7 +179,7 @@ def _as_json(report: Report) -> dict[str, Any]:
 
 def _show(result: dict[str, Any], report: Report, screen: Screen) -> None:
     of = f"the {result['split']} rows of {result['data']}" if result["split"] else result["data"]
-    screen.say(f"{result['model']} on {of}: {result['rows']:,} examples, {result['rows_per_second']:,.0f} a second")
+    screen.say(f"{result['model']} on {of}: {result['rows']:,} examples")
     for title, (head, *rows) in reports.tables(report):
         screen.table(title, head, rows)
     if report.block > 1:
