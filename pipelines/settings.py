@@ -350,6 +350,13 @@ class Run(Settings):
     def root(self) -> Path:
         return Path(self.storage).expanduser().resolve()
 
+    @property
+    def network_code(self) -> str:
+        """Hash of the files that the network is made of."""
+        network = Path(inspect.getfile(type(self.model)))
+        layers = {file for file in imported(network, nested=True) if file.parent.name == "layers"}
+        return code_sha256({network, *layers})
+
     def steps(self, rows: int) -> int:
         """Optimizer steps of the whole run over `rows` training examples."""
         return self.train.steps or -(-(self.train.epochs or 0) * rows // self.train.batch)
@@ -362,11 +369,9 @@ class Run(Settings):
 
         The network's own code is in it: who edits it and gives the command again wants a new run. (The task's code is in `fingerprint`.)
         """
-        network = Path(inspect.getfile(type(self.model)))
-        layers = {file for file in imported(network, nested=True) if file.parent.name == "layers"}
         decides = {
             "workload": self.workload,
-            "code": code_sha256({network, *layers}),
+            "code": self.network_code,
             "model": self.model.model_dump(mode="json"),
             "data": fingerprint,
             "optim": self.optim.model_dump(mode="json"),

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from pyarrow import parquet
 
 from cluster import session
 from cluster.shards import each, stream
@@ -24,6 +25,7 @@ from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
 from pipelines.evaluate import evaluate
 from pipelines.folder import RunFolder
+from pipelines.predict import predict
 from pipelines.screen import Screen
 from pipelines.sweep import sweep
 from pipelines.sweeping.ledger import Ledger
@@ -327,3 +329,20 @@ def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
     for found in (here, there):
         del found["seconds"], found["rows_per_second"]
     assert there == here
+
+
+def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.predict._PIECE_SECONDS", 1e-9)
+    run(tracked, "scale.workers=0", f"data.source={images}", "name=predicts", "train.steps=5", "track.register=false")
+    tables, arguments = [], (str(images), [f"storage={tracked}", "scale.threads=1"])
+    for workers in (0, 2):
+        target = tmp_path / f"{workers}.parquet"
+        result = predict("predicts", arguments[0], str(target), [*arguments[1], f"scale.workers={workers}"], screen=Screen())
+        assert (result["rows_in"], result["rows_out"], result["parts_done_before"]) == (20_000, 20_000, 0)
+        assert result["parts"] > 3
+        assert result["rows_per_second"] > 0
+        tables.append(parquet.read_table(target))
+    here, there = tables
+    assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
+    assert here["label"].to_pylist() == there["label"].to_pylist()
+    assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))

@@ -7,6 +7,7 @@ again after an unclear failure adds nothing.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -23,7 +24,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pipelines.errors import StorageError
 from pipelines.folder import RunFolder, write_atomically
-from pipelines.tracking import journal, provenance
+from pipelines.tracking import journal, leaderboard, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ _INTERVAL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 15.0
 _FLUSH_SECONDS = 60.0
 _KEY, _FOLDER = "raylway.key", "raylway.folder"
+_NOTHING: Mapping[str, float] = {}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -168,13 +170,24 @@ class Tracker:
                                    f"the journal in {self.folder.path} is sent when the same command is run again")  # fmt: skip
             time.sleep(2)
 
-    def close(self, status: str, tags: Mapping[str, str], *, patience_seconds: float | None = None) -> None:
+    def close(
+        self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float] = _NOTHING, *, patience_seconds: float | None = None
+    ) -> None:
         """End the run as FINISHED, FAILED or KILLED, after sending what is left. Raises StorageError as `flush` does."""
         self.flush(patience_seconds=patience_seconds)
         assert self._client
-        for name, value in tags.items():
-            self._client.set_tag(self._run_id, name, provenance.redact(value))
+        from mlflow.entities import Metric, RunTag
+
+        now = time.time_ns() // 1_000_000
+        self._client.log_batch(
+            self._run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            tags=[RunTag(name, provenance.redact(value)) for name, value in tags.items()],
+        )
         self._client.set_terminated(self._run_id, status)
+        if status == "FINISHED" and (headline := self.about.tags.get(leaderboard.HEADLINE)):
+            with contextlib.suppress(Exception):  # the run is done and kept; its experiment's description is only a summary of such
+                leaderboard.update(self._client, self._experiment_id, headline)
 
     def log_figure(self, name: str, figure: Figure) -> None:
         assert self._client
@@ -247,6 +260,8 @@ class Tracker:
         self._remember()  # before the run is created, so a create whose answer is lost is found the next time
         found = client.search_runs([self._experiment_id], f"tags.`{_KEY}` = '{self._key}'", max_results=1)
         if found:
+            for name in {"cause", "exit_code"} & set(found[0].data.tags):  # why it stopped the last time
+                client.delete_tag(found[0].info.run_id, name)
             return found[0].info.run_id
         self._offset = 0
         tags = {_KEY: self._key, _FOLDER: str(self.folder.path)}
@@ -312,6 +327,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
         try:
             with folder.locked("driver", wait_seconds=0):
+                client.set_tag(run.info.run_id, "cause", "its process was killed outright")
                 client.set_terminated(run.info.run_id, "KILLED")
         except (StorageError, OSError):
             continue
