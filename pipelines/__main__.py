@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `raylway recipes`) or a YAML file.")]
+Model = Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id or name, `latest`, or a run's folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.path=value, such as optim.lr=0.01.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 
@@ -101,7 +102,7 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id, name or folder, or latest.")],
+    model: Model,
     input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
     output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
     overrides: Overrides = None,
@@ -121,6 +122,75 @@ def predict(
         return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
 
     tell(body, json, command=["predict", model, input_, output, *(overrides or [])])
+
+
+@app.command()
+def sweep(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    space: Annotated[
+        list[str] | None, typer.Option(help="What to search: optim.lr=loguniform(1e-4,1e-1). May be given several times.")
+    ] = None,
+    trials: Annotated[str | None, typer.Option(help="Trials in all, or so many more: +16.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be searched, and the arithmetic of how many fit at once.")
+    ] = False,
+    json: AsJson = False,
+) -> None:
+    """Search settings by trials. The same command goes on where it was stopped; --trials +N extends it."""
+    more = int(trials[1:]) if trials and trials[0] == "+" and trials[1:].isdigit() else None
+    given = [*(overrides or []), *(f"sweep.space.{each}" for each in space or [])]
+    given += [f"sweep.trials={trials}"] if trials and more is None else []
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.config import load
+
+        load(recipe, given)  # a wrong setting must not wait for anything heavy
+        from pipelines.sweep import planned, sweep
+
+        return planned(recipe, given, screen) if dry_run else sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
+
+    options = [*(word for each in space or [] for word in ("--space", each)), *(("--trials", trials) if trials else ())]
+    tell(body, json, command=["sweep", recipe, *(overrides or []), *options], code=lambda result: 2 if result.get("problems") else 0)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    overrides: Overrides = None,
+    slice_: Annotated[list[str] | None, typer.Option("--slice", help="A column of the source; scores of the rows of each value.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test; default: the test rows, or all of data.source.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Judge a model on its test rows, or with data.source=… on any others: metrics with intervals, by class, slice and horizon."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.evaluate import evaluate
+
+        return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
+
+    tell(body, json, command=["evaluate", model, *(overrides or [])])
+
+
+@app.command()
+def promote(
+    model: Model,
+    overrides: Overrides = None,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion champion again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote in spite of the verdict; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; written on the version.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Make a candidate champion if it keeps its recipe's rules (promote.…) and beats the champion on the same test rows."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines import promote
+
+        if rollback:
+            return promote.roll_back(model, overrides or [], reason=reason, screen=screen)
+        return promote.promote(model, overrides or [], force=force, reason=reason, screen=screen)
+
+    tell(body, json, command=["promote", model, *(overrides or [])], code=lambda result: 3 if result["decision"] == "refused" else 0)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 _ERROR_LINES = 25
+_RESUMED = ("train", "sweep")
 
 
 def tell(
@@ -47,7 +48,7 @@ def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:
 
     resume = f"resume with: raylway {shlex.join(command)}"
     if isinstance(error, KeyboardInterrupt):
-        return ["interrupted", resume] if command[0] == "train" else ["interrupted"]
+        return ["interrupted", resume] if command[0] in _RESUMED else ["interrupted"]
     if isinstance(error, RecipeError):
         return [f"error: {problem}" for problem in error.problems]
     lines = [f"error: {line}" if number == 0 else f"  {line}" for number, line in enumerate(str(error).splitlines() or [repr(error)])]
@@ -55,7 +56,7 @@ def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:
         lines += [f"  worker {error.failure.rank}" + (f", {error.failure.frame}" if error.failure.frame else "")]
     elif code == 10:
         lines = [f"error: {type(error).__name__}: {error}", *"".join(traceback.format_exception(error)).splitlines()[-20:]]
-    if code in (10, 11, 12) and command[0] == "train":
+    if code in (10, 11, 12) and command[0] in _RESUMED:
         lines += [resume]
     return lines
 

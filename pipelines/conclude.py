@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines import shown_by
 from pipelines.data import summary
 from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder, write_atomically
 from pipelines.prepare import Plan
+from pipelines.promote import crown_first
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.tracking import mlflow
-from pipelines.tracking.journal import Journal, read
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
@@ -41,12 +42,14 @@ def conclude(
     encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
     test = run.model.examples(dataset.test, training=False)
     baselines = run.model.baselines(run.model.examples(dataset.train, training=True), test, encoding)
-    metrics = _record(run, tracker.folder, outcome, baselines)
+    metrics = shown_by.record(run, tracker.folder, outcome.metrics, baselines)
     tracker.flush()
     _describe(tracker, dataset)
     _draw(run, tracker, outcome, dataset, encoding)
     registering = time.time()
     model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
+    if model:
+        crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen)
     seconds = {
         "startup": outcome.first_step - began,
         "prepare": prepare_seconds,
@@ -85,23 +88,6 @@ def what(run: Run) -> str:
     return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 
-def _record(run: Run, folder: RunFolder, outcome: Outcome, baselines: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Journal the scores of the end; every metric's last value, and the best of the headline."""
-    metric = run.model.headline.metric
-    best = max if run.model.headline.mode == "max" else min
-    strongest = best(baselines.values(), key=lambda scores: scores[metric])
-    scores = outcome.metrics | {f"baseline/{name}": value for name, value in strongest.items()}
-    if len(baselines) > 1:
-        scores |= {f"baseline/{answer}/{name}": value for answer, each in baselines.items() for name, value in each.items()}
-    headline = f"val/{metric}"
-    scores[f"best/{headline}"] = best(point.metrics[headline] for point in read(folder.journal) if headline in point.metrics)
-    journal = Journal(folder.journal)
-    journal.write(0, scores)  # at step 0, MLflow draws a number as a bar beside other runs, and not as a curve of one point
-    journal.sync()
-    journal.close()
-    return {name: value for point in read(folder.journal) for name, value in point.metrics.items()}
-
-
 def _describe(tracker: mlflow.Tracker, dataset: Dataset) -> None:
     """What is in the data, on the run page."""
     manifest = dataset.manifest
@@ -118,17 +104,12 @@ def _describe(tracker: mlflow.Tracker, dataset: Dataset) -> None:
 
 
 def _draw(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
-    import torch
-
-    from pipelines.tracking.curves import curves
     from pipelines.training import checkpoint
 
-    tracker.log_figure("curves", curves(read(tracker.folder.journal)))
     network = run.model.network(encoding).eval()
     checkpoint.load_weights(Path(outcome.checkpoint), network)
-    with torch.no_grad():
-        figures = run.model.figures(network, outcome.outputs, run.model.examples(dataset.test, training=False), encoding)
-    for name, figure in figures.items():
+    test = run.model.examples(dataset.test, training=False)
+    for name, figure in shown_by.figures(run, tracker.folder, network, outcome.outputs, test, encoding).items():
         tracker.log_figure(name, figure)
 
 

@@ -5,6 +5,7 @@ Nothing heavy is imported here or by the workloads' settings, so a mistake is re
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import importlib
@@ -21,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import RecipeError
-from pipelines.settings import Data, Optim, Run, Scale, Splits, Sweep, Track, Train
+from pipelines.settings import Data, Optim, Promote, Run, Scale, Splits, Sweep, Track, Train
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent
@@ -101,7 +102,7 @@ def workload_class(name: str) -> type[Workload]:
     except ModuleNotFoundError as error:
         if error.name != dotted and not dotted.startswith(f"{error.name}."):
             raise
-        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "served"}]
+        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "judging", "served"}]
         raise RecipeError(f"workload: there is no workloads/{module}.py{_nearest(module, families)}") from None
     classes = {
         name: value
@@ -133,6 +134,12 @@ def _find(recipe: str) -> Path:
 
 def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
+    values, places, problems = _parsed(path, text)
+    return copy.deepcopy(values), dict(places), list(problems)
+
+
+@functools.lru_cache(maxsize=8)  # a sweep reads the same recipe for each trial
+def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     problems: list[str] = []
@@ -224,7 +231,15 @@ def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], probl
     told: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
     if "recipe" in values:
         told["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
-    groups: dict[str, type[BaseModel]] = {"data": Data, "optim": Optim, "train": Train, "scale": Scale, "track": Track, "sweep": Sweep}
+    groups: dict[str, type[BaseModel]] = {
+        "data": Data,
+        "optim": Optim,
+        "train": Train,
+        "scale": Scale,
+        "track": Track,
+        "sweep": Sweep,
+        "promote": Promote,
+    }
     if "workload" not in values:
         told["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import threading
 from collections.abc import Iterable, Mapping
@@ -45,13 +46,22 @@ def imported(file: Path, *, nested: bool) -> set[Path]:
         if path in found or not path.is_file():
             continue
         found.add(path)
-        with _PARSING:
-            tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree) if nested else tree.body:
-            if isinstance(node, ast.ImportFrom) and node.level:
-                folder = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
-                waiting += [folder.with_suffix(".py"), *(folder / f"{alias.name}.py" for alias in node.names)]
+        stat = path.stat()
+        waiting += _imports(path, nested, stat.st_mtime_ns, stat.st_size)
     return found
+
+
+@functools.lru_cache(maxsize=1000)  # a sweep asks for each trial, and parsing a network's files takes 0.1 s
+def _imports(path: Path, nested: bool, modified: int, size: int) -> tuple[Path, ...]:
+    """What a file that was last `modified` then imports relatively."""
+    with _PARSING:
+        tree = ast.parse(path.read_bytes())
+    named: list[Path] = []
+    for node in ast.walk(tree) if nested else tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+            named += [folder.with_suffix(".py"), *(folder / f"{alias.name}.py" for alias in node.names)]
+    return tuple(named)
 
 
 def mismatch(folder: Path, files: Mapping[str, File], *, content: bool = True) -> str | None:

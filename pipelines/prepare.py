@@ -68,11 +68,11 @@ class Plan:
 
 def plan(run: Run) -> Plan:
     """Find the source and name the dataset, reading no more than is needed to hash it. Raises DataError, RecipeError."""
-    source = _source(run)
+    source = source_of(run)
     if run.data.on_bad_row == "skip" and not run.model.skippable:
         raise RecipeError("data.on_bad_row=skip: rows of a series follow one another in time, so none can be left out; fill the gaps")
     splitting = dividing.splitting_of(run, source)
-    with _naming(run.data.name):
+    with naming(run.data.name):
         there = source.columns()
         choose_columns(splitting.columns, there)
         columns = _chosen(run.model, there, splitting.columns)
@@ -87,7 +87,7 @@ def plan(run: Run) -> Plan:
         "mode": run.data.mode,
         "skip": run.data.on_bad_row == "skip",
         "task": run.model.task_settings(),
-        "code": _code_version(type(run.model)),
+        "code": code_version(type(run.model)),
     }
     fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     return Plan(source, columns, splitting, identity, fingerprint, store_of(run))
@@ -101,7 +101,7 @@ def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
     if not plan.ready:
         _make(run, plan, each)
     dataset = prepared.proven(plan.store, plan.fingerprint)
-    _check_bad(run, dataset.manifest.summary)
+    check_bad(run, dataset.manifest.summary)
     _check_batch(run, examples(run, dataset)["train"])
     return dataset
 
@@ -110,7 +110,7 @@ def examples(run: Run, dataset: Dataset) -> dict[str, int]:
     """How many examples each split holds. Raises DataError if one holds none."""
     found = {}
     for split in SPLITS:
-        with _naming(f"{run.data.name}, {split} split"):
+        with naming(f"{run.data.name}, {split} split"):
             found[split] = len(run.model.examples(getattr(dataset, split), training=split == "train"))
     return found | ({"train": dataset.manifest.summary.splits["train"]} if run.data.mode == "stream" else {})
 
@@ -197,7 +197,8 @@ def _chosen(workload: Workload, there: Sequence[str], splitting: Sequence[str]) 
         return workload.choose(there)
 
 
-def _source(run: Run) -> Source:
+def source_of(run: Run) -> Source:
+    """What `data.source`, or `data.train` and its like, names. Raises DataError."""
     data = run.data
     how = Reading(run.root / "datasets", data.columns, run.model.files, skip=data.on_bad_row == "skip")
     return sources.open_together(data.given, how) if data.train else sources.open_source(data.source or "", how)
@@ -209,7 +210,7 @@ def _examples_of_rows(run: Run, splitting: Splitting, rows: int) -> dict[str, in
         return dict.fromkeys(SPLITS)
     found = {}
     for number, split in enumerate(SPLITS):
-        with _naming(f"{run.data.name}, {split} split"):
+        with naming(f"{run.data.name}, {split} split"):
             found[split] = run.model.count(len(splitting.rows_of(number, 0, rows, {})), training=split == "train")
     return found
 
@@ -220,7 +221,7 @@ def _check_batch(run: Run, examples: int | None) -> None:
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def naming(place: str) -> Iterator[None]:
     """Put where it was before the sentence of a DataError."""
     try:
         yield
@@ -271,7 +272,7 @@ def _checked(run: Run, plan: Plan, told: Sequence[dict[str, Any]]) -> Summary:
     skipped = plan.source.skipped()
     unread = Summary(read=skipped.count, skipped=skipped.count, examples=skipped.examples)
     summary = sum((Summary.model_validate(one["summary"]) for one in told), unread)
-    _check_bad(run, summary)
+    check_bad(run, summary)
     if empty := [split for split in SPLITS if not summary.splits.get(split)]:
         raise DataError(f"{run.data.name}: the {empty[0]} split has no rows; give it a larger share, or more data")
     if changed := [name for name, content in plan.source.identity().items() if plan.identity.get(name) != content]:
@@ -280,7 +281,7 @@ def _checked(run: Run, plan: Plan, told: Sequence[dict[str, Any]]) -> Summary:
     return summary
 
 
-def _check_bad(run: Run, summary: Summary) -> None:
+def check_bad(run: Run, summary: Summary) -> None:
     if summary.skipped > run.data.max_bad_fraction * summary.read:
         examples = "\n".join(summary.examples)
         raise DataError(
@@ -289,7 +290,7 @@ def _check_bad(run: Run, summary: Summary) -> None:
         )
 
 
-def _code_version(workload: type[Workload]) -> str:
+def code_version(workload: type[Workload]) -> str:
     """Hash of the code that decides what is in a dataset: the task and what it imports, the reading, the splitting, the writing."""
     task = {file for method in (workload.fit, workload.encode) for file in imported(Path(inspect.getfile(method)), nested=False)}
     return code_sha256({*task, *Path(sources.__file__).parent.rglob("*.py"), Path(__file__)})

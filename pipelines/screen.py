@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -36,10 +37,7 @@ class Screen:
         self._console.print(text, markup=False)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*(str(cell) for cell in row))
-        self._console.print(table)
+        self._console.print(table(title, columns, rows))
 
     def result(self, result: Mapping[str, Any]) -> None:
         """The JSON object, as the last line of stdout, if it was asked for."""
@@ -96,6 +94,18 @@ class Screen:
             thread.join()
 
     @contextmanager
+    def live(self, render: Callable[[], RenderableType]) -> Iterator[None]:
+        """Show what `render` gives, again and again, until the block ends; only on a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        shown = Live(
+            get_renderable=render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        with shown:
+            yield
+
+    @contextmanager
     def progress(self, path: Path, headline: str) -> Iterator[_Follower]:
         """Show the journal at `path` as it grows, until the block ends."""
         follower = _Follower(self._console, path, headline)
@@ -103,6 +113,13 @@ class Screen:
             yield follower
         finally:
             follower.stop()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    drawn = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    return drawn
 
 
 class _Follower:

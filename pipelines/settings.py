@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import inspect
 import json
@@ -16,6 +17,8 @@ from pipelines.errors import shown
 from pipelines.integrity import code_sha256, imported
 from workloads.base import Workload
 
+_FLOOR = {"max": "min", "min": "max"}
+"""What is better the larger has a least value."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -242,6 +245,32 @@ class Sweep(Settings):
     """Train the best anew with other seeds and judge them on the test rows: 3x5 is the best three, five seeds each."""
 
 
+class Promote(Settings):
+    """What a model must hold to become champion, on its own test rows; `raylway promote` judges, and `train` the first of a name."""
+
+    min: dict[str, float] = {}
+    """Metrics and the least each must be: accuracy: 0.97, or of one class: class/malignant/recall: 0.95."""
+    max: dict[str, float] = {}
+    """Metrics of which less is better, and the most each may be: mse: 0.05."""
+    must_beat: Literal["champion", False] = "champion"
+    """champion: be better than it on the same rows, beyond chance; false: the floors are enough."""
+    metric: str | None = None
+    """What the two are compared by; default: the task's headline."""
+    margin: float = Field(0, ge=0)
+    """How much worse than the champion it may be; above 0, not being worse by so much is enough, and being better is not asked."""
+    slices: dict[str, dict[str, float]] = {}
+    """Columns of the source and what the rows of each of their values must hold, as min or max do: ward: {accuracy: 0.9}."""
+    min_rows: int = Field(30, gt=0)
+    """Rows that a value needs to be held against `slices`; of fewer, a score says nothing."""
+    max_latency_ms: float | None = Field(None, gt=0)
+    """Most milliseconds that an answer to one raw row may take, the median of 30 on this machine."""
+
+    @property
+    def has_floors(self) -> bool:
+        """Whether a model without a rival has anything to hold."""
+        return bool(self.min or self.max or self.slices or self.max_latency_ms)
+
+
 class Run(Settings):
     """Everything a run is made of."""
 
@@ -257,6 +286,7 @@ class Run(Settings):
     scale: Scale = Scale()
     track: Track = Track()
     sweep: Sweep = Sweep()
+    promote: Promote = Promote()
     storage: Annotated[str, AfterValidator(_possible_path)] = "./runs"
     """Folder for runs, prepared data and the embedded MLflow; every node must reach it."""
     name: Name | None = None
@@ -283,6 +313,23 @@ class Run(Settings):
                     f"data.mode=stream: train.batch={self.train.batch} must be whole micro-batches of {self.micro_batch} for each of "
                     f"{self.scale.workers} workers, so that all come to the end of an epoch together"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> Run:
+        better, rules = self.model.better, self.promote
+        named: list[tuple[str, str, str | None]]
+        named = [(f"promote.{end}.{name}", name, end) for end in ("min", "max") for name in getattr(rules, end)]
+        named += [(f"promote.slices.{column}.{name}", name, None) for column, floors in rules.slices.items() for name in floors]
+        named += [("promote.metric", rules.metric, None)] if rules.metric else []
+        for key, name, end in named:
+            found = better.get(name.rpartition("/")[2])
+            if found is None:
+                near = difflib.get_close_matches(name, better, n=1)
+                meant = f"did you mean {near[0]}? " if near else ""
+                raise ValueError(f"{key}: {self.model.task} has no such metric; {meant}there are: {', '.join(better)}")
+            if end and end != _FLOOR[found]:
+                raise ValueError(f"{key}: of {name} {'more' if found == 'max' else 'less'} is better; write promote.{_FLOOR[found]}.{name}")
         return self
 
     @property

@@ -7,10 +7,8 @@ while the data are prepared and MLflow opens its database.
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import yaml
@@ -23,12 +21,15 @@ from pipelines import prepare as preparing
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, StorageError, WorkerFailed, code_of
+from pipelines.errors import StorageError, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
+from pipelines.supervision import supervised
+from pipelines.threads import in_background
 from pipelines.tracking import mlflow, provenance
+from pipelines.training.job import Job
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
@@ -36,6 +37,7 @@ _UNTRACKED = (
     "scale.",
     "track.",
     "sweep.",
+    "promote.",
     "storage",
     "name",
     "train.log_every",
@@ -43,10 +45,6 @@ _UNTRACKED = (
     "train.checkpoint_every",
     "train.keep",
 )
-
-
-class WorkerLost(Exception):
-    """Workers died again and again without a new checkpoint between."""
 
 
 def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float | None = None) -> dict[str, Any]:
@@ -67,10 +65,10 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         return conclude.finished_before(folder, screen)
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
-        config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
-        write_atomically(folder.config, config)
+        config = write_config(run, folder)
+        write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, _about(loaded, plan, folder, config, began))
+        tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, began))
         try:
             dataset, outcome, prepare_seconds = (_here if run.scale.workers == 0 else _on_ray)(run, plan, tracker, screen)
             with screen.captured(folder.log):
@@ -87,7 +85,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
 
 def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tuple[Dataset, Any, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
-    from pipelines.training.worker import Job, work
+    from pipelines.training.worker import work
 
     tracker.start()
     dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
@@ -113,7 +111,7 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
         if run.data.mode == "stream" or not session.local:
             session.ready()
             made = _timed(make)
-        training = _in_background(lambda: _supervise(run, plan, folder, session, screen))
+        training = in_background(lambda: _supervise(run, plan, folder, session, screen))
         try:
             session.ready()
             tracker.start()
@@ -127,8 +125,7 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
 
 
 def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen: Screen) -> Any:
-    """Launch the workers, and launch them again when one is lost; every launch goes on from the newest checkpoint."""
-    from pipelines.training.worker import Job, guarded_work
+    from pipelines.training.worker import guarded_work
 
     streaming = run.data.mode == "stream"
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
@@ -136,22 +133,20 @@ def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen
     cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
     job = Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
-    in_a_row, newest = 0, ""
-    while True:
-        try:
-            return workers.launch(
-                guarded_work, job, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=folder.path / ".ray", stream=stream
-            )
-        except workers.WorkersFailed as failed:
-            if own := _own_failure(failed):
-                raise own from None
-            checkpoint = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
-            in_a_row = in_a_row + 1 if checkpoint == newest else 1
-            newest = checkpoint
-            if in_a_row > run.scale.retries:
-                times = f"{in_a_row} times in a row without a new checkpoint (scale.retries={run.scale.retries})"
-                raise WorkerLost(f"{failed}; {times}") from None
-            screen.say(f"lost {failed}; going on from {newest or 'the beginning'} ({in_a_row} of scale.retries={run.scale.retries})")
+
+    def launch() -> Any:
+        return workers.launch(
+            guarded_work, job, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=folder.path / ".ray", stream=stream
+        )
+
+    return supervised(launch, folder, retries=run.scale.retries, say=screen.say)
+
+
+def write_config(run: Run, folder: RunFolder) -> str:
+    """Keep the whole settings of a run in its folder; their text."""
+    config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    write_atomically(folder.config, config)
+    return config
 
 
 def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
@@ -161,36 +156,34 @@ def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
     return shards.stream(read, pieces)
 
 
-def _own_failure(failed: workers.WorkersFailed) -> WorkerFailed | None:
-    """The first failure that is the workload's own; None where a process or a connection was lost, whose errors are consequences."""
-    if failed.lost:
-        return None
-    raised = [error for error in failed.raised.values() if isinstance(error, WorkerFailed) and error.failure.code != CLUSTER]
-    return min(raised, key=lambda error: error.failure.at, default=None)
-
-
 def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
-    """The run's folder, made if need be. A name means one run only. Raises StorageError if it is another's."""
+    """The run's folder; `again` gives a new one."""
     identity = run.identity(plan.fingerprint)
-    stem = run.name or f"{run.recipe}-{_slug(plan.source.label)}-{identity[:8]}"
+    stem = run.name or f"{run.recipe}-{slug(plan.source.label)}-{identity[:8]}"
     parent, number = run.root / run.experiment, 1
     while again and (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    folder = RunFolder(parent / (stem if number == 1 else f"{stem}-{number}"))
+    return claimed(run, stem if number == 1 else f"{stem}-{number}", identity)
+
+
+def claimed(run: Run, name: str, identity: str) -> RunFolder:
+    """The folder of that name, made if need be. A name means one thing only. Raises StorageError if it is another's."""
+    folder = RunFolder(run.root / run.experiment / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     if folder.identity.exists() and folder.identity.read_text() != identity:
         raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
     write_atomically(folder.identity, identity)
-    write_atomically(folder.fingerprint, plan.fingerprint)
     return folder
 
 
-def _slug(label: str) -> str:
+def slug(label: str) -> str:
+    """A few letters of a label, fit for a name."""
     kept = "".join(letter if letter.isalnum() else "-" for letter in label.lower().encode("ascii", "ignore").decode())
     return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
 
 
-def _about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> mlflow.About:
+def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> mlflow.About:
+    """What MLflow is told of a run before it begins."""
     run = loaded.run
     return mlflow.About(
         name=folder.path.name,
@@ -219,17 +212,3 @@ def _close(tracker: mlflow.Tracker, status: str, tags: dict[str, str], screen: S
 def _timed(stage: Callable[[], R]) -> tuple[R, float]:
     began = time.monotonic()
     return stage(), time.monotonic() - began
-
-
-def _in_background(function: Callable[[], R]) -> Future[R]:
-    """`function` in a daemon thread: Ctrl-C must reach this one, and must not wait for that one."""
-    future: Future[R] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="fit", daemon=True).start()
-    return future

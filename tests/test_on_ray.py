@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import signal
 import threading
 import time
@@ -20,9 +23,12 @@ from pipelines import config, prepare
 from pipelines.data.prepared import Dataset
 from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
+from pipelines.evaluate import evaluate
 from pipelines.folder import RunFolder
 from pipelines.predict import predict
 from pipelines.screen import Screen
+from pipelines.sweep import sweep
+from pipelines.sweeping.ledger import Ledger
 from pipelines.tracking.journal import read
 from pipelines.train import train
 from tests.idx import write_idx
@@ -257,3 +263,86 @@ def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monk
     assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
     assert here["label"].to_pylist() == there["label"].to_pylist()
     assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))
+
+
+# ---- sweeps
+
+
+SEARCH = ("train.epochs=2", "sweep.search=random", "model.filters=8", "scale.threads=1", "sweep.space.optim.lr=loguniform(1e-4, 1e-1)")
+
+
+def swept(storage, name, *settings):
+    return sweep("cnn", [f"storage={storage}", f"name={name}", *SEARCH, *settings], screen=Screen())
+
+
+def facts(storage, name):
+    """Of each trial: its settings, the bits it ended with, the step it was resumed from."""
+    trials = Ledger(storage / "cnn" / name / "ledger.jsonl").trials.values()
+    return [(trial.params, trial.told["weights_sha256"]) for trial in trials], [trial.told["resumed_from_step"] for trial in trials]
+
+
+def test_trials_on_ray_are_those_of_one_process_bit_for_bit_and_their_processes_are_used_again(tracked):
+    here = swept(tracked, "swept-here", "sweep.trials=4", "scale.workers=0")
+    there = swept(tracked, "swept-on-ray", "sweep.trials=4")
+    assert facts(tracked, "swept-on-ray")[0] == facts(tracked, "swept-here")[0]
+    assert [trial["metrics"]["val/loss"] for trial in there["trials"]] == [trial["metrics"]["val/loss"] for trial in here["trials"]]
+    logged = (tracked / "cnn" / "swept-on-ray" / "run.log").read_text()
+    assert len(set(re.findall(r"Trial pid=(\d+)", logged))) <= len(os.sched_getaffinity(0))
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tracked):
+    long = ("train.epochs=60", "train.checkpoint_every=20", "sweep.trials=1", "train.batch=32")
+    swept(tracked, "trial-alone", *long, "scale.workers=0")
+    killed = threading.Event()
+
+    def kill_when_a_checkpoint_stands():
+        while not list((tracked / "cnn" / "trial-killed").glob("0000/checkpoints/step-*/MANIFEST.json")):
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if process.name().startswith(("ray::Trial", "ray::ResourceTrainable")):
+                    process.kill()
+                    killed.set()
+
+    threading.Thread(target=kill_when_a_checkpoint_stands, daemon=True).start()
+    swept(tracked, "trial-killed", *long)
+    assert killed.is_set()
+    [bits], [resumed] = facts(tracked, "trial-killed")
+    assert resumed > 0
+    assert [bits] == facts(tracked, "trial-alone")[0]
+
+
+def test_a_population_takes_over_the_weights_of_its_best(tracked):
+    settings = ("sweep.scheduler=pbt", "train.epochs=6", "sweep.trials=3", "sweep.space.optim.lr=choice(1.0e-6, 0.005, 0.02)")
+    result = swept(tracked, "population", *settings)
+    assert [trial["status"] for trial in result["trials"]] == ["finished"] * 3
+    events = [json.loads(line) for line in (tracked / "cnn" / "population" / "ledger.jsonl").read_text().splitlines()]
+    changed = [event for event in events if event["event"] == "changed"]
+    assert changed
+    assert {event["params"]["optim.lr"] for event in changed} <= {1e-6, 0.005, 0.02}
+    slow = next(event["trial"] for event in events if event["event"] == "begun" and event["params"]["optim.lr"] == 1e-6)
+    assert slow in {event["trial"] for event in changed}
+    assert result["trials"][slow]["metrics"]["val/accuracy"] > 0.5, "alone, it would have learnt nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
+def test_a_trial_may_have_workers_of_its_own_and_be_ended_early(tracked):
+    settings = ("sweep.space.optim.lr=grid(0.02, 0.03, 1.0e-6)", "sweep.search=grid", "sweep.scheduler=asha", "train.epochs=20")
+    two = swept(tracked, "two-workers-each", *settings, "scale.workers=2")
+    assert [trial["status"] for trial in two["trials"]] == ["finished", "finished", "stopped"]
+    one = swept(tracked, "one-worker-each", *settings, "scale.workers=0")
+    accuracy = [[trial["metrics"]["val/accuracy"] for trial in result["trials"][:2]] for result in (one, two)]
+    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
+
+
+def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
+    def judged(workers):
+        where = [f"storage={tracked}", f"scale.workers={workers}"]
+        return evaluate(alone["run_id"], where, columns=["label"], split="train", screen=Screen())
+
+    here, there = judged(0), judged(1)
+    assert here["rows"] > 1024, "one piece of work would not go to Ray"
+    for found in (here, there):
+        del found["seconds"], found["rows_per_second"]
+    assert there == here

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from .judging import Judging
+
+_TOLD = 3
 Arrays = Mapping[str, np.ndarray]
 """Columns of the same length: name -> array whose first axis counts rows."""
 
@@ -94,6 +97,8 @@ class Workload(BaseModel):
     skippable: ClassVar[bool] = True
     """Whether a bad row can be left out."""
     headline: ClassVar[Headline]
+    better: ClassVar[Mapping[str, Literal["max", "min"]]]
+    """Every metric that the task is judged by, and which direction is better."""
     encoding_type: ClassVar[type[Encoding]]
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that a registered model needs besides torch, numpy, pandas, pydantic and safetensors."""
@@ -103,6 +108,10 @@ class Workload(BaseModel):
     def choose(self, available: Sequence[str]) -> tuple[str, ...]:
         """The columns to read, out of those that a source has. Raises DataError."""
         return choose_columns(self.columns, available)
+
+    def needed(self, available: Sequence[str], encoding: Any) -> tuple[str, ...]:
+        """The columns to read of data that are encoded with an `encoding` learnt before. Raises DataError."""
+        return self.choose(available)
 
     def check(self, raw: Arrays) -> None:
         """Raises DataError, with the row, for what no encoding could take; where bad rows are skipped, `fit` is not given them."""
@@ -156,6 +165,10 @@ class Workload(BaseModel):
     @abstractmethod
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: Any) -> dict[str, Figure]:
         """Pictures for the run page, by name; `outputs` is what `predict` said of the test examples."""
+
+    @abstractmethod
+    def judging(self, encoding: Any) -> Judging:
+        """How answers (`predict`) are judged beside their examples, one by one."""
 
     def sample(self, model: nn.Module, encoding: Any) -> str | None:
         """Something to read at each evaluation, such as generated text."""
@@ -215,5 +228,6 @@ def choose_columns(wanted: Sequence[str], available: Sequence[str]) -> tuple[str
             near = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
             problems.append(f"there is no column {name!r}" + (f"; did you mean data.columns.{name}={near[0]}?" if near else ""))
     if problems:
-        raise DataError("; ".join(problems) + f"; columns: {', '.join(available)}")
+        more = f"; and {len(problems) - _TOLD} more are missing" if len(problems) > _TOLD else ""
+        raise DataError("; ".join(problems[:_TOLD]) + f"{more}; columns: {', '.join(available)}")
     return tuple(wanted)

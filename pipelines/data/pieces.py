@@ -52,12 +52,15 @@ class Selection:
     workload: Workload
     skip: bool
 
-    def batches(self, piece: Piece) -> Iterator[Batch]:
-        """The rows of a piece, batch by batch. Raises DataError with its place for what cannot be used, unless bad rows are skipped."""
+    def batches(self, piece: Piece, *, also: Sequence[str] = ()) -> Iterator[Batch]:
+        """The rows of a piece, batch by batch, with columns that others ask for.
+
+        Raises DataError with its place for what cannot be used, unless bad rows are skipped.
+        """
         row = piece.start
-        wanted = tuple(dict.fromkeys([*self.columns, *self.splitting.columns]))
+        wanted = tuple(dict.fromkeys([*self.columns, *self.splitting.columns, *also]))
         for raw in self.source.read(piece.start, piece.stop, wanted):
-            batch = Batch(self, row, raw)
+            batch = Batch(self, row, raw, also)
             yield batch
             row += batch.rows
         if row != piece.stop:
@@ -73,10 +76,11 @@ class Selection:
 class Batch:
     """Some consecutive rows of a source, and which of them turned out bad."""
 
-    def __init__(self, selection: Selection, start: int, raw: Arrays) -> None:
+    def __init__(self, selection: Selection, start: int, raw: Arrays, also: Sequence[str] = ()) -> None:
         self._selection, self.start = selection, start
         self.rows = len(next(iter(raw.values())))
         self.raw = {name: raw[name] for name in selection.columns}
+        self.also = {name: raw[name] for name in also}
         self.bad: dict[int, str] = {}
         self._told_by = {name: raw[name] for name in selection.splitting.columns}
         self._sortable = np.arange(self.rows)
@@ -111,6 +115,15 @@ class Batch:
             encode = self._selection.workload.encode
             for _, arrays in self._tried(lambda raw: encode(raw, encoding), chosen, self.raw):
                 yield arrays
+
+    def numbers(self, split: int, encoding: Encoding) -> np.ndarray:
+        """The rows, counted from the batch's first, of which `encoded` gives stored rows, where each gives one."""
+        chosen = self.of_split(split)
+        if not self._selection.skip or not len(chosen):
+            return chosen
+        encode = self._selection.workload.encode
+        kept = [rows for rows, _ in self._tried(lambda raw: encode(raw, encoding), chosen, self.raw)]
+        return np.concatenate([np.empty(0, np.int64), *kept])
 
     def place(self, row: int) -> str:
         return self._selection.source.place(self.start + row)

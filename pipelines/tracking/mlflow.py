@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import tempfile
 import threading
 import time
 import urllib.error
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pipelines.errors import StorageError
 from pipelines.folder import RunFolder, write_atomically
@@ -80,10 +81,13 @@ class About:
 
 
 class Tracker:
-    """Ships the journal of the run in `folder` to MLflow at `uri` from a thread of its own, from `start` to `close`."""
+    """Ships the journal of the run in `folder` to MLflow at `uri` from a thread of its own, from `start` to `close`.
 
-    def __init__(self, uri: str, folder: RunFolder, root: Path, about: About) -> None:
-        self.uri, self.folder, self.about, self._root = uri, folder, about, root
+    One below a `parent` has no thread: whoever has many of them calls `ship`, and the parent must have been shipped before.
+    """
+
+    def __init__(self, uri: str, folder: RunFolder, root: Path, about: About, parent: Tracker | None = None) -> None:
+        self.uri, self.folder, self.about, self._root, self._parent = uri, folder, about, root, parent
         self._state = folder.path / "mlflow.json"
         self._client: MlflowClient | None = None
         self._run_id = self._experiment_id = self._key = ""
@@ -101,10 +105,56 @@ class Tracker:
         return self._run_id
 
     @property
+    def experiment_id(self) -> str:
+        return self._experiment_id
+
+    @property
+    def opened(self) -> bool:
+        """Whether MLflow knows the run."""
+        return self._client is not None
+
+    @property
     def run_url(self) -> str:
         """The run's page; for a database, where `raylway ui` shows it."""
+        return self.url_of(self._run_id)
+
+    def url_of(self, run_id: str) -> str:
+        """The page of another run of the same experiment."""
+        return f"{self._experiment_url}/runs/{run_id}?workflowType=machine_learning"
+
+    def comparison(self, order_by: str, *, ascending: bool) -> str:
+        """The page of all runs below this one, the best first."""
+        # nesting is off only where the list is sorted, and then children are shown (MLflow 3.17)
+        query = {
+            "workflowType": "machine_learning",
+            "searchFilter": f'tags.`mlflow.parentRunId` = "{self._run_id}"',
+            "orderByKey": order_by,
+            "orderByAsc": str(ascending).lower(),
+        }
+        return f"{self._experiment_url}/runs?{urlencode(query)}"
+
+    @property
+    def _experiment_url(self) -> str:
         server = provenance.redact(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server}/#/experiments/{self._experiment_id}/runs/{self._run_id}?workflowType=machine_learning"
+        return f"{server}/#/experiments/{self._experiment_id}"
+
+    def ship(self) -> bool:
+        """Open the run if need be and send what is new; False, with the cause kept, if MLflow failed."""
+        try:
+            client = self._client or self._open()
+            while batch := self._next_batch():
+                from mlflow.entities import Metric
+
+                metrics = [Metric(name, value, point.time, point.step) for point, _ in batch for name, value in point.metrics.items()]
+                client.log_batch(self._run_id, metrics=metrics)
+                if any(point.texts for point, _ in batch):
+                    self._send_texts(client)
+                self._offset = batch[-1][1]
+                self._remember()
+        except Exception as error:  # whatever a server, a network or a database may throw must not end the training
+            self._trouble = provenance.redact(str(error)).strip().partition("\n")[0]
+            return False
+        return True
 
     def flush(self, *, patience_seconds: float | None = None) -> None:
         """Send everything that is in the journal. Raises StorageError if MLflow cannot be reached for so long (a minute)."""
@@ -112,7 +162,7 @@ class Tracker:
         if self._thread.is_alive():
             self._thread.join()
         deadline = time.monotonic() + (_FLUSH_SECONDS if patience_seconds is None else patience_seconds)
-        while not self._ship():
+        while not self.ship():
             if time.monotonic() > deadline:
                 raise StorageError(f"MLflow at {provenance.redact(self.uri)} cannot be reached ({self._trouble}); nothing is lost: "
                                    f"the journal in {self.folder.path} is sent when the same command is run again")  # fmt: skip
@@ -130,6 +180,20 @@ class Tracker:
         assert self._client
         self._client.log_figure(self._run_id, figure, f"figures/{name}.png")
 
+    def log_file(self, path: Path, folder: str) -> None:
+        assert self._client
+        self._client.log_artifact(self._run_id, str(path), folder)
+
+    def log_folder(self, path: Path, folder: str) -> None:
+        """All files of `path`."""
+        assert self._client
+        self._client.log_artifacts(self._run_id, str(path), folder)
+
+    def describe(self, text: str) -> None:
+        """The run's description, Markdown."""
+        assert self._client
+        self._client.set_tag(self._run_id, "mlflow.note.content", provenance.redact(text))
+
     def log_text(self, name: str, text: str) -> None:
         assert self._client
         self._client.log_text(self._run_id, provenance.redact(text), name)
@@ -137,25 +201,7 @@ class Tracker:
     def _ship_until_stopped(self) -> None:
         pause = _INTERVAL_SECONDS
         while not self._stop.wait(pause):
-            pause = _INTERVAL_SECONDS if self._ship() else min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _ship(self) -> bool:
-        """Open the run if need be and send what is new; False, with the cause kept, if MLflow failed."""
-        try:
-            client = self._client or self._open()
-            while batch := self._next_batch():
-                from mlflow.entities import Metric
-
-                metrics = [Metric(name, value, point.time, point.step) for point, _ in batch for name, value in point.metrics.items()]
-                client.log_batch(self._run_id, metrics=metrics)
-                if any(point.texts for point, _ in batch):
-                    self._send_texts(client)
-                self._offset = batch[-1][1]
-                self._remember()
-        except Exception as error:  # whatever a server, a network or a database may throw must not end the training
-            self._trouble = provenance.redact(str(error)).strip().partition("\n")[0]
-            return False
-        return True
+            pause = _INTERVAL_SECONDS if self.ship() else min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _send_texts(self, client: MlflowClient) -> None:
         """All texts of each name so far as one artifact, the newest first."""
@@ -177,9 +223,13 @@ class Tracker:
         return batch
 
     def _open(self) -> MlflowClient:
-        client = connect(self.uri)
-        self._experiment_id = _experiment(client, self.about.experiment, self._root if self.uri.startswith("sqlite") else None)
-        _end_abandoned(client, self._experiment_id, self.folder)
+        client = self._parent._client if self._parent else connect(self.uri)
+        assert client
+        if self._parent:
+            self._experiment_id = self._parent._experiment_id
+        else:
+            self._experiment_id = _experiment(client, self.about.experiment, self._root if self.uri.startswith("sqlite") else None)
+            _end_abandoned(client, self._experiment_id, self.folder)
         known = json.loads(self._state.read_text()) if self._state.exists() else {}
         if known.get("uri") == provenance.redact(self.uri):
             self._offset = known["offset"]
@@ -208,18 +258,21 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         about, commit = self.about, provenance.git_commit()
-        tags = {"mlflow.user": _user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
+        tags = {"mlflow.user": user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
         tags |= {"mlflow.source.git.commit": commit} if commit else {}
+        tags |= {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
         params = [Param(name, provenance.redact(str(value))) for name, value in about.params.items()]
         client.log_batch(self._run_id, params=params, tags=[RunTag(name, provenance.redact(text)) for name, text in tags.items()])
         dataset = Dataset(
             name=Path(about.source).name, digest=about.fingerprint, source_type="local", source=json.dumps({"uri": about.source})
         )
         client.log_inputs(self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        client.log_text(self._run_id, provenance.redact(about.config), "config.yaml")
-        client.log_dict(self._run_id, provenance.versions(), "versions.json")
-        if diff := provenance.git_diff():
-            client.log_text(self._run_id, diff, "git.diff")
+        with tempfile.TemporaryDirectory(prefix="raylway-") as folder:  # all at once: each call asks MLflow where artifacts go
+            (Path(folder) / "config.yaml").write_text(provenance.redact(about.config))
+            (Path(folder) / "versions.json").write_text(json.dumps(provenance.versions(), indent=1))
+            if diff := provenance.git_diff():
+                (Path(folder) / "git.diff").write_text(diff)
+            client.log_artifacts(self._run_id, folder)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -264,7 +317,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
 
 
-def _user() -> str:
+def user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import re
@@ -43,6 +44,7 @@ def git_diff() -> str:
     return redact(_git("diff", "HEAD")[:_DIFF_BYTES])
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 

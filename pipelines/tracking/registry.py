@@ -42,7 +42,7 @@ class Registered:
 def register(
     uri: str, *, run_id: str, name: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays, tags: Mapping[str, str]
 ) -> Registered:
-    """Log the model to the run and register it as `name`: alias `candidate`, and `champion` too if there is none.
+    """Log the model to the run and register it as `name`, alias `candidate`. Who is champion is another question (promotions.py).
 
     Registering the same run twice gives the version that is there.
     """
@@ -53,8 +53,6 @@ def register(
             model_id = _log(client, Path(scratch), run_id, workload, encoding, weights, sample)
         version = _create_version(client, name, model_id, tags)
     client.set_registered_model_alias(name, "candidate", str(version))
-    if "champion" not in client.get_registered_model(name).aliases:
-        client.set_registered_model_alias(name, "champion", str(version))
     return Registered(name, version, f"models:/{name}/{version}")
 
 

@@ -81,7 +81,8 @@ def find(client: MlflowClient, called: str) -> Kept | None:
                 return None
             raise
     if called == "latest":
-        return next(iter(search(client, "attributes.status = 'FINISHED' and tags.stage = 'finished'", most=1)), None)
+        trained = "attributes.status = 'FINISHED' and tags.stage = 'finished' and tags.weights_sha256 LIKE '%'"  # a sweep has no weights
+        return next(iter(search(client, trained, most=1)), None)
     quoted = called.replace("'", "")
     return next(iter(search(client, f"attributes.run_name = '{quoted}'", most=1)), None)
 
@@ -125,6 +126,13 @@ def write(
         client.log_figure(run_id, figure, name)
     for name, file in (files or {}).items():
         client.log_artifact(run_id, str(file), str(Path(name).parent))
+
+
+def url(client: MlflowClient, uri: str, run_id: str) -> str:
+    """The run's page; for a database, where `raylway ui` shows it."""
+    server = provenance.redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    experiment = client.get_run(run_id).info.experiment_id
+    return f"{server}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
 def _kept(run: MlflowRun) -> Kept:

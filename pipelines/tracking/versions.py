@@ -15,6 +15,7 @@ import yaml
 
 from pipelines.errors import RecipeError, StorageError
 from pipelines.integrity import sha256
+from pipelines.tracking import provenance
 from pipelines.tracking.registry import Registered
 from pipelines.tracking.runs import MISSING
 from workloads import served
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PROMOTIONS = " (promotions)"
 """Behind a model's name: the log of its promotions, no model that one loads."""
+_TAG_LETTERS = 5000
 _INSIDE = "data/model"
 _PACKAGE = "raylway_workloads_"
 
@@ -70,8 +72,8 @@ def find(client: MlflowClient, name: str, which: str) -> Version:
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        raise RecipeError(_unknown(client, name, which)) from None
-    if which.isdigit() is False:  # asked by alias, MLflow gives a version without its aliases
+        raise RecipeError(unknown(client, name, which)) from None
+    if not which.isdigit():  # asked by alias, MLflow gives a version without its aliases
         found = client.get_model_version(name, found.version)
     return _version(found)
 
@@ -108,6 +110,17 @@ def fetch(client: MlflowClient, version: Version, cache: Path) -> Fetched:
     if sha256(weights) != promised:
         raise StorageError(f"{version.registered.uri}: {weights}: its content is not what was registered (sha256 differs)")
     return Fetched(model, weights, str(loader).partition(".")[0].removeprefix(_PACKAGE))
+
+
+def has(client: MlflowClient, name: str, version: int) -> bool:
+    return any(int(found.version) == version for found in client.search_model_versions(f"name = '{name}'"))
+
+
+def mark(client: MlflowClient, name: str, version: int, *, tags: Mapping[str, str], description: str) -> None:
+    """Write on a version's page."""
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, provenance.redact(value)[:_TAG_LETTERS])
+    client.update_model_version(name, str(version), provenance.redact(description)[:_TAG_LETTERS])
 
 
 def _local(client: MlflowClient, version: Version, files: tuple[str, ...], cache: Path) -> list[Path]:
@@ -149,7 +162,8 @@ def _version(found: ModelVersion) -> Version:
     )
 
 
-def _unknown(client: MlflowClient, name: str, which: str) -> str:
+def unknown(client: MlflowClient, name: str, which: str) -> str:
+    """What to tell of a version or an alias that is not there: those that are."""
     there = names(client)
     if name not in there:
         return f"there is no registered model {name!r}; there are: {', '.join(there) or 'none'}"

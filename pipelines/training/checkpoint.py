@@ -77,6 +77,22 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, st
     return final
 
 
+def adopt(source: Path, folder: Path, identity: str) -> Path:
+    """Put a verified checkpoint of another run into `folder` as this run's own, in the place of those there. Raises CheckpointError."""
+    manifest = verify(source)
+    partial = folder / f".{source.name}.{uuid.uuid4().hex[:8]}"
+    shutil.copytree(source, partial)
+    unsealed = partial / f".{_MANIFEST}"
+    unsealed.write_text(json.dumps(manifest.model_copy(update={"identity": identity}).model_dump(mode="json"), indent=1))
+    os.rename(unsealed, partial / _MANIFEST)
+    _sync(partial)
+    for own in _newest_first(folder):
+        shutil.rmtree(own)
+    os.rename(partial, final := path_of(folder, manifest.step))
+    _sync(folder)
+    return final
+
+
 def newest(folder: Path, identity: str) -> tuple[Path | None, list[str]]:
     """The newest checkpoint in `folder` that verifies, or None, and why newer ones were refused."""
     refused: list[str] = []

@@ -20,13 +20,11 @@ from torch import nn
 from pipelines.data import prepared
 from pipelines.data.order import micro_batches
 from pipelines.data.prepared import Dataset
-from pipelines.data.store import Store
 from pipelines.errors import Diverged, WorkerFailed, describe
-from pipelines.folder import RunFolder
-from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
+from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.scoring import evaluate, score
@@ -35,18 +33,6 @@ from workloads.base import DataError, Encoding, Rows
 
 R = TypeVar("R")
 _WRITER_WAIT_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker is told: plain picklable values."""
-
-    run: Run
-    folder: RunFolder
-    store: Store
-    fingerprint: str
-    identity: str
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +61,8 @@ class Look:
     number: int
     step: int
     scores: dict[str, float]
+    last: bool
+    group: Group
 
 
 @dataclass(frozen=True)
@@ -228,7 +216,7 @@ def _train(
         if final or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         if seen is not None:
-            yield Look(-(-step.number // eval_every), step.number, seen)
+            yield Look(-(-step.number // eval_every), step.number, seen, final, group)
         began = time.perf_counter()
     return timing
 

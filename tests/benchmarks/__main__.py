@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import delivery, figures, memory, predicting, preparing, startup, throughput, tracking
+from tests.benchmarks import delivery, figures, memory, predicting, preparing, startup, sweeps, throughput, tracking
 from tests.benchmarks.rows import Row
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "delivery": delivery.measure,
     "tracking": tracking.measure,
     "startup": startup.measure,
+    "sweeps": sweeps.measure,
     "figures": figures.measure,
     "preparing": preparing.measure,
     "predicting": predicting.measure,

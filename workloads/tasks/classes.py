@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator
@@ -22,6 +22,17 @@ def _no_class_twice(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
+BETTER: Mapping[str, Literal["max", "min"]] = {
+    "accuracy": "max",
+    "loss": "min",
+    "brier": "min",
+    "precision": "max",
+    "recall": "max",
+    "f1": "max",
+    "roc_auc": "max",
+    "calibration_error": "min",
+}
+"""The metrics of every classifier (judged_classes.py), and which direction is better."""
 Classes = Annotated[tuple[str, ...], AfterValidator(_no_class_twice)]
 """Class names in index order; empty: those found in the training rows."""
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_DOTTED_STEPS, _POSITIONS = 50, 25
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -99,4 +103,57 @@ def attention_map(weights_HTT: np.ndarray, names: Sequence[str]) -> Figure:
         axes.set_xticks(range(count), shown if head + columns >= heads else [], rotation=90, fontsize=7)
         axes.set_yticks(range(count), shown if head % columns == 0 else [], fontsize=7)
     figure.suptitle("Each row is a token; what it heeds is dark")
+    return figure
+
+
+def error_by_horizon(squared: Mapping[str, np.ndarray]) -> Figure:
+    """Mean squared error of each answer, by steps ahead."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, squared_H in squared.items():
+        ahead = np.arange(1, len(squared_H) + 1)
+        dots = "." if len(ahead) < _DOTTED_STEPS else None
+        axes.plot(ahead, squared_H, marker=dots, label=f"{name.replace('_', ' ')} ({squared_H.mean():.4f})")
+    axes.set(xlabel="rows ahead", ylabel="mean squared error, standardised")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def reliability(right_B: np.ndarray, sure_B: np.ndarray, rows_B: np.ndarray) -> Figure:
+    """How often what was said came true, by how sure it was said, and how many rows each point stands for."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as sure as right")
+    axes.plot(sure_B, right_B, marker="o", label="this model")
+    axes.set(title="Is it as right as it is sure?", ylabel="share of rows that are right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(loc="upper left")
+    below.bar(sure_B, rows_B, width=0.05)
+    below.set(xlabel="probability of the class that was said", ylabel="rows")
+    return figure
+
+
+def loss_by_position(nll_BT: np.ndarray) -> Figure:
+    """Whether more context helps: the loss at each place of the window, of places further on several together, with its standard error."""
+    from matplotlib.figure import Figure
+
+    window = nll_BT.shape[1]
+    edges = np.unique(np.geomspace(1, window + 1, _POSITIONS).round().astype(int))
+    groups = [nll_BT[:, first - 1 : after - 1] for first, after in itertools.pairwise(edges.tolist())]
+    context, mean = (edges[:-1] + edges[1:] - 1) / 2, np.array([group.mean() for group in groups])
+    error = np.array([group.std() / np.sqrt(group.size) for group in groups])
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(context, mean - error, mean + error, alpha=0.25, linewidth=0, label="standard error")
+    axes.plot(context, mean, marker=".", label="test loss")
+    axes.axhline(nll_BT.mean(), color="grey", linestyle=":", label=f"mean {nll_BT.mean():.3f}")
+    axes.set(title="Does more context help?", xlabel="tokens that the prediction looks back on", ylabel="nats a token", xscale="log")
+    powers = 2 ** np.arange(window.bit_length())
+    axes.set_xticks(powers, [str(power) for power in powers])
+    axes.minorticks_off()
+    axes.legend()
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
@@ -15,6 +15,8 @@ from .windows import Windows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from ..judging import Judging
 
 # N rows or windows, B windows of a batch, T rows of a window, H rows of the horizon, S series, the first K of them targets
 
@@ -59,6 +61,7 @@ class Forecasting(Workload):
     ordered: ClassVar[bool] = True
     skippable: ClassVar[bool] = False
     headline: ClassVar[Headline] = Headline("mse", "min")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"mse": "min", "mae": "min", "rmse": "min", "loss": "min"}
     encoding_type: ClassVar[type[Encoding]] = SeriesEncoding
 
     window: int = Field(100, gt=0)
@@ -91,6 +94,9 @@ class Forecasting(Workload):
     def choose(self, available: Sequence[str]) -> tuple[str, ...]:
         stated = choose_columns((*(self.series or self.targets), *([self.time] if self.time else [])), available)
         return stated if self.series else tuple(available)
+
+    def needed(self, available: Sequence[str], encoding: SeriesEncoding) -> tuple[str, ...]:
+        return choose_columns((*encoding.names, *([self.time] if self.time and self.time in available else [])), available)
 
     def fit(self, batches: Iterable[Arrays]) -> SeriesEncoding:
         names: tuple[str, ...] = ()
@@ -167,6 +173,8 @@ class Forecasting(Workload):
         }
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: SeriesEncoding) -> dict[str, Figure]:
+        from .figures import error_by_horizon
+
         forecast_NHK = outputs["forecast"]
         answers: dict[str, Answer] = {"this model": lambda index_B, x_BTK: forecast_NHK[index_B]}
         errors = self._errors(test, answers | self._naive(), encoding)
@@ -176,8 +184,21 @@ class Forecasting(Workload):
             "forecast": _forecasts(
                 _original(truth_BLK, encoding), _original(forecast_NHK[shown], encoding), encoding.names, first_rows=shown
             ),
-            "error_by_horizon": _error_by_horizon({name: squared_H for name, (squared_H, _) in errors.items()}),
+            "error_by_horizon": error_by_horizon({name: squared_H for name, (squared_H, _) in errors.items()}),
         }
+
+    def judging(self, encoding: SeriesEncoding) -> Judging:
+        from .judged_forecasts import ForecastJudging
+
+        targets = len(self.targets or encoding.names)
+        mean_K, deviation_K = (np.array(each[:targets]) for each in (encoding.mean, encoding.deviation))
+        return ForecastJudging(
+            names=encoding.names[:targets],
+            restored=lambda z_BHK: _original(z_BHK, encoding),
+            standardised=lambda x_BHK: (x_BHK - mean_K) / deviation_K,
+            window=self.window,
+            horizon=self.horizon,
+        )
 
     def _naive(self) -> dict[str, Answer]:
         """Answers that need no training, worked out of the window alone."""
@@ -334,20 +355,4 @@ def _forecasts(truth_BLK: np.ndarray, forecast_BHK: np.ndarray, names: Sequence[
     for axes in grid[-1]:
         axes.set_xlabel("rows ahead")
     grid[0, 0].legend(loc="upper left")
-    return figure
-
-
-def _error_by_horizon(squared: Mapping[str, np.ndarray]) -> Figure:
-    """Mean squared error of each answer, by steps ahead."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, squared_H in squared.items():
-        ahead = np.arange(1, len(squared_H) + 1)
-        dots = "." if len(ahead) < _DOTTED else None
-        axes.plot(ahead, squared_H, marker=dots, label=f"{name.replace('_', ' ')} ({squared_H.mean():.4f})")
-    axes.set(xlabel="rows ahead", ylabel="mean squared error, standardised")
-    axes.set_ylim(bottom=0)
-    axes.legend()
     return figure

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
 from .classes import (
+    BETTER,
     Classes,
     class_index,
     class_names,
@@ -25,6 +26,8 @@ from .pictures import Shape, pixels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from ..judging import Judging
 
 # N rows, B rows of a batch, C channels, H height, W width, K classes
 
@@ -47,6 +50,7 @@ class ImageClassification(Workload):
     columns: ClassVar[tuple[str, ...]] = ("image", "label")
     label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = ImageEncoding
     files: ClassVar[tuple[str, ...]] = ("image",)
     requires: ClassVar[tuple[str, ...]] = ("pillow",)
@@ -110,6 +114,11 @@ class ImageClassification(Workload):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "worst_mistakes": worst_images(test.take(worst, ["image"])["image"], truth_N[worst], p_NK[worst], encoding.classes),
         }
+
+    def judging(self, encoding: ImageEncoding) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
 
     def model_input(self, raw: Arrays) -> np.ndarray:
         if raw["image"].dtype != object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,12 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
+    from ..judging import Judging
+
 # B rows, T tokens to predict (the window), S = T + 1 with the one before them, P tokens of the longest prompt, V vocabulary
 
 _BYTES = 256
 _IGNORED = -100  # a target that torch's cross_entropy leaves out
 _COUNTED_ROWS, _WRITTEN_ROWS = 4096, 16
-_POSITIONS = 25
 _PICTURED_TOKENS, _LINE_CHARACTERS, _DARKEST, _WHITE_BELOW = 512, 85, 1e-3, 0.03
 
 
@@ -47,6 +47,7 @@ class LanguageModeling(Workload):
     columns: ClassVar[tuple[str, ...]] = ("text",)
     ordered: ClassVar[bool] = True
     headline: ClassVar[Headline] = Headline("loss", "min")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"loss": "min", "accuracy": "max", "perplexity": "min"}
     encoding_type: ClassVar[type[Encoding]] = LanguageEncoding
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
@@ -117,12 +118,14 @@ class LanguageModeling(Workload):
         return {"loss": Mean(loss, count), "accuracy": Mean(correct, count)}
 
     def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`nll` (B, T): minus the logarithm of the probability that each token was given."""
+        """`nll` (B, T): minus the logarithm of the probability that each token was given; `correct` uint8: whether it was the likeliest."""
+        import torch
         from torch.nn.functional import cross_entropy
 
         token_BS = batch["token"].long()
-        logits_BTV = model(token_BS[:, :-1]).float()
-        return {"nll": cross_entropy(logits_BTV.transpose(1, 2), token_BS[:, 1:], reduction="none")}
+        logits_BTV, target_BT = model(token_BS[:, :-1]).float(), token_BS[:, 1:]
+        correct_BT = (logits_BTV.argmax(2) == target_BT).to(torch.uint8)
+        return {"nll": cross_entropy(logits_BTV.transpose(1, 2), target_BT, reduction="none"), "correct": correct_BT}
 
     def baselines(self, train: Rows, test: Rows, encoding: LanguageEncoding) -> dict[str, dict[str, float]]:
         """Always the same probabilities: how often each token was predicted in training, and once more."""
@@ -132,11 +135,18 @@ class LanguageModeling(Workload):
         return {"unigram": {"loss": float(loss), "accuracy": float(asked_V[seen_V.argmax()] / asked_V.sum())}}
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: LanguageEncoding) -> dict[str, Figure]:
+        from .figures import loss_by_position
+
         nll_BT = outputs["nll"]
         shown = test.take(np.arange(min(len(test), -(-_PICTURED_TOKENS // self.window))))
         token_N, nll_N = shown["token"][:, 1:][shown["fresh"]], nll_BT[: len(shown["fresh"])][shown["fresh"]]
         pieces = [tokens.text(encoding.tokenizer, [token]) for token in token_N[:_PICTURED_TOKENS].tolist()]
-        return {"loss_by_position": _loss_by_position(nll_BT), "passage": _passage(pieces, np.exp(-nll_N[:_PICTURED_TOKENS]))}
+        return {"loss_by_position": loss_by_position(nll_BT), "passage": _passage(pieces, np.exp(-nll_N[:_PICTURED_TOKENS]))}
+
+    def judging(self, encoding: LanguageEncoding) -> Judging:
+        from .judged_tokens import TokenJudging
+
+        return TokenJudging(encoding.tokenizer)
 
     def sample(self, model: nn.Module, encoding: LanguageEncoding) -> str:
         """The prompt and what the network goes on with."""
@@ -243,28 +253,6 @@ def _targets(windows: Rows, size: int) -> np.ndarray:
         target_BT = taken["token"][:, 1:]
         count_V += np.bincount(target_BT[taken["fresh"]] if "fresh" in taken else target_BT.reshape(-1), minlength=size)
     return count_V
-
-
-def _loss_by_position(nll_BT: np.ndarray) -> Figure:
-    """Whether more context helps: the loss at each place of the window, of places further on several together, with its standard error."""
-    from matplotlib.figure import Figure
-
-    window = nll_BT.shape[1]
-    edges = np.unique(np.geomspace(1, window + 1, _POSITIONS).round().astype(int))
-    groups = [nll_BT[:, first - 1 : after - 1] for first, after in itertools.pairwise(edges.tolist())]
-    context, mean = (edges[:-1] + edges[1:] - 1) / 2, np.array([group.mean() for group in groups])
-    error = np.array([group.std() / np.sqrt(group.size) for group in groups])
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.fill_between(context, mean - error, mean + error, alpha=0.25, linewidth=0, label="standard error")
-    axes.plot(context, mean, marker=".", label="test loss")
-    axes.axhline(nll_BT.mean(), color="grey", linestyle=":", label=f"mean {nll_BT.mean():.3f}")
-    axes.set(title="Does more context help?", xlabel="tokens that the prediction looks back on", ylabel="nats a token", xscale="log")
-    powers = 2 ** np.arange(window.bit_length())
-    axes.set_xticks(powers, [str(power) for power in powers])
-    axes.minorticks_off()
-    axes.legend()
-    return figure
 
 
 def _passage(pieces: Sequence[str], p_N: np.ndarray) -> Figure:

@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
 from .classes import (
+    BETTER,
     Classes,
     class_index,
     class_names,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from ..judging import Judging
 
 # N rows, B rows of a batch, F features, K classes
 
@@ -56,6 +59,7 @@ class TabularClassification(Workload):
     columns: ClassVar[tuple[str, ...]] = ("label",)
     label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = TableEncoding
 
     classes: Classes = ()
@@ -68,6 +72,9 @@ class TabularClassification(Workload):
         if not features:
             raise DataError("there is no column but label; a classifier needs features")
         return choose_columns(("label", *features), available)
+
+    def needed(self, available: Sequence[str], encoding: TableEncoding) -> tuple[str, ...]:
+        return choose_columns(("label", *encoding.features), available)
 
     def check(self, raw: Arrays) -> None:
         labels_in(raw["label"])
@@ -129,6 +136,11 @@ class TabularClassification(Workload):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "roc_curves": roc_curves(truth_N, p_NK, encoding.classes),
         }
+
+    def judging(self, encoding: TableEncoding) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
 
     def model_input(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd

@@ -11,6 +11,7 @@ from pydantic import Field
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
 from . import tokens
 from .classes import (
+    BETTER,
     Classes,
     class_index,
     class_names,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
+
+    from ..judging import Judging
 
 # N rows, B rows of a batch, T tokens of the longest text, K classes
 
@@ -50,6 +53,7 @@ class TextClassification(Workload):
     length_column: ClassVar[str | None] = "length"
     label_column: ClassVar[str | None] = "label"
     headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = TextEncoding
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
@@ -121,6 +125,11 @@ class TextClassification(Workload):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "worst_mistakes": worst_texts(texts, truth_N[worst], p_NK[worst], encoding.classes),
         }
+
+    def judging(self, encoding: TextEncoding) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
 
     def model_input(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd

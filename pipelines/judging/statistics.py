@@ -1,0 +1,176 @@
+"""How sure a number is: bootstrap intervals, paired tests.
+
+A *unit* is what is drawn: a row where rows are independent, a block of consecutive ones where they are not (windows over one series, parts
+of one text; Carlstein, 1986). Beyond 20,000 rows blocks are drawn too, which changes nothing for independent rows and keeps it quick.
+An interval tells what another draw of test rows would have given, not another training. It is of the percentile kind, so it knows no
+mistakes that were not made: of a perfect score it is a point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from workloads.judging import Score
+
+CONFIDENCE = 0.95
+_RESAMPLES, _DEAR_RESAMPLES = 2000, 400
+_MOST_UNITS = 20_000
+_DRAWN_AT_ONCE = 1 << 22
+_FEWEST_UNITS = 5
+"""Of fewer units, an interval would say more of these than of what is not known."""
+
+# U units, R resamples
+
+
+class Interval(NamedTuple):
+    """Where a metric lies with 95 % confidence."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much one model's metric is above another's on the same rows, and how likely as large a one is by chance (both directions)."""
+
+    value: float
+    interval: Interval | None
+    p: float
+    test: str
+
+
+def block_of(rows: int, span: int) -> int:
+    """How many consecutive rows are drawn together, where `span` of them share data with one another (1: none do).
+
+    Dependent rows: the span, or the cube root of their number if that is more (Künsch, 1989). Independent ones: one by one, up to 20,000.
+    """
+    if span > 1:
+        return max(span, math.ceil(rows ** (1 / 3)))
+    return max(1, math.ceil(rows / _MOST_UNITS))
+
+
+def interval(score: Score, *, block: int = 1, seed: int = 0) -> Interval | None:
+    """The bootstrap interval of sum(total) / sum(count), by scipy. None where there are too few units to tell."""
+    total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
+    there = count_U > 0
+    total_U, count_U = total_U[there], count_U[there]
+    if len(total_U) < _FEWEST_UNITS:
+        return None
+    return _bootstrapped(total_U, count_U, seed)
+
+
+def intervals(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, block: int = 1, seed: int = 0) -> dict[str, Interval]:
+    """The bootstrap intervals of all numbers that `of` gives for the rows it is given (their numbers, with repeats).
+
+    For what is no sum over rows: each resample costs a call. A number that a resample has not (the recall of a class it lacks) is left out
+    of that resample.
+    """
+    drawn = _resampled(of, rows, block=block, seed=seed)
+    return {name: _between(values) for name, values in drawn.items() if np.isfinite(values).any()}
+
+
+def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Difference:
+    """The difference of two models' scores on the same rows: its bootstrap interval, and the p-value of a paired permutation test (scipy).
+
+    Exchanged is which model gave which unit's total, so it asks nothing of how errors are distributed. Both count the same rows.
+    """
+    from scipy.stats import permutation_test
+
+    if not np.array_equal(ours.count, theirs.count):
+        raise ValueError("two models' scores can be compared only where both count the same rows")
+    count_U = _summed(ours.count, block)
+    apart_U = _summed(ours.total, block) - _summed(theirs.total, block)
+    apart_U, count_U = apart_U[count_U > 0], count_U[count_U > 0]
+    value = float(apart_U.sum() / count_U.sum())
+    if len(apart_U) < _FEWEST_UNITS or not apart_U.any():
+        return Difference(value, None, 1.0, "paired permutation test")
+    tested = permutation_test(
+        (apart_U,),
+        lambda apart, axis=-1: apart.sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _DRAWN_AT_ONCE // len(apart_U)),
+        rng=np.random.default_rng(seed),
+    )
+    return Difference(value, _bootstrapped(apart_U, count_U, seed), float(tested.pvalue), "paired permutation test")
+
+
+def apart(of: Callable[[np.ndarray], float], rows: int, *, block: int = 1, seed: int = 0) -> Difference:
+    """The difference of two metrics that are no sums over rows: `of` gives it for rows (their numbers, with repeats).
+
+    p is twice the share of bootstrap differences beyond zero (Efron & Tibshirani, 1993), at least one of as many as were drawn.
+    """
+    drawn = _resampled(lambda index: {"difference": of(index)}, rows, block=block, seed=seed).get("difference", [])
+    value = of(np.arange(rows))
+    if not len(drawn):
+        return Difference(value, None, 1.0, "paired bootstrap")
+    beyond = min(np.mean(np.array(drawn) <= 0), np.mean(np.array(drawn) >= 0))
+    p = min(1.0, max(2 * float(beyond), 1 / len(drawn)))
+    return Difference(value, _between(drawn), p, "paired bootstrap")
+
+
+def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray, *, seed: int = 0) -> Difference:
+    """The difference of two shares of right answers on the same rows, by McNemar's exact test (1947): only rows where they differ count."""
+    from scipy.stats import binomtest
+
+    ours_only, theirs_only = int((ours_right & ~theirs_right).sum()), int((~ours_right & theirs_right).sum())
+    differ = ours_only + theirs_only
+    p = float(binomtest(ours_only, differ, 0.5).pvalue) if differ else 1.0
+    one = np.ones(len(ours_right))
+    apart = Score(ours_right.astype(np.float64) - theirs_right.astype(np.float64), one)
+    return Difference(apart.value, interval(apart, seed=seed), p, f"McNemar's exact test, {ours_only} : {theirs_only}")
+
+
+def derived(found: Interval | None, function: Callable[[float], float]) -> Interval | None:
+    """The interval of a rising function of a number, from the number's own."""
+    return Interval(function(found.low), function(found.high)) if found else None
+
+
+def _bootstrapped(total_U: np.ndarray, count_U: np.ndarray, seed: int) -> Interval:
+    from scipy.stats import bootstrap
+
+    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
+        return total.sum(axis=axis) / count.sum(axis=axis)
+
+    found = bootstrap(
+        (total_U, count_U),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _DRAWN_AT_ONCE // len(total_U)),
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high))
+
+
+def _summed(values: np.ndarray, block: int) -> np.ndarray:
+    """Sums over blocks of consecutive rows; the last may be shorter."""
+    return values if block == 1 else np.add.reduceat(values, np.arange(0, len(values), block))
+
+
+def _resampled(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, block: int, seed: int) -> dict[str, list[float]]:
+    """What `of` gives for each of many draws of rows; nothing where there are too few units to draw."""
+    units = -(-rows // block)
+    if units < _FEWEST_UNITS:
+        return {}
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(_DEAR_RESAMPLES if rows <= _MOST_UNITS else _DEAR_RESAMPLES // 4):
+        begin_U = generator.integers(0, units, units) * block
+        index = (begin_U[:, None] + np.arange(block)).reshape(-1)
+        for name, value in of(index[index < rows]).items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _between(values: list[float]) -> Interval:
+    return Interval(*map(float, np.nanpercentile(values, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])))

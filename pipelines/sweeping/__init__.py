@@ -1,0 +1,1 @@
+"""What a sweep is made of: where it searches, what suggests, the facts it keeps, how it is shown."""

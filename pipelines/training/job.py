@@ -1,0 +1,21 @@
+"""What a worker is told. Apart from the worker, so that who only says it need not import torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.data.store import Store
+from pipelines.folder import RunFolder
+from pipelines.settings import Run
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker is told: plain picklable values."""
+
+    run: Run
+    folder: RunFolder
+    store: Store
+    fingerprint: str
+    identity: str
+    threads: int

@@ -1,0 +1,48 @@
+"""What a trial costs besides its training: a sweep whose trials sleep for 10 ms, with its search, ledger, tracking and Ray Tune.
+
+`python -m tests.benchmarks.tiny_trials STORAGE TRIALS` prints the milliseconds of a core that each trial costs on top as JSON, of all but
+the first ones, in which processes are started.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from pipelines import sweep as sweeping
+from pipelines.screen import Screen
+
+_SECONDS = 0.010
+_FIRST = 5
+
+
+def ten_milliseconds(task: Any, weights: Path | None) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """A trial that trains nothing."""
+    time.sleep(_SECONDS)
+    yield {"value": 0.5, "look": 1, "step": 1, "scores": {task.metric: 0.5}, "checkpoint": "", "last": True}
+    return {"metrics": {task.metric: 0.5}}
+
+
+def main(storage: str, trials: int) -> None:
+    sweeping.alone = ten_milliseconds  # in the place of training; all else is what `raylway sweep` does
+    name = f"tiny-{trials}"
+    settings = [
+        f"storage={storage}",
+        f"name={name}",
+        "sweep.space.optim.lr=loguniform(1e-4, 1e-1)",
+        f"sweep.trials={trials}",
+        "scale.cpus=1",
+    ]
+    sweeping.sweep("cnn", settings, screen=Screen(as_json=True))
+    events = [json.loads(line) for line in (Path(storage) / "cnn" / name / "ledger.jsonl").read_text().splitlines()]
+    ended = [event["time"] for event in events if event["event"] == "ended"]
+    apart = (ended[-1] - ended[_FIRST - 1]) / (len(ended) - _FIRST)
+    print(json.dumps({"milliseconds_apart": 1000 * apart}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,116 @@
+"""How the answers of a model are judged: what each example adds to each score, from which metrics, intervals, slices and tests all follow.
+
+A task says how, by a Judging; what is done with the scores (intervals, tests, pages) is not its business.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# N examples
+
+
+@dataclass(frozen=True)
+class Score:
+    """What each example adds to a metric, float64 (N,) both: the metric is sum(total) / sum(count)."""
+
+    total: np.ndarray
+    count: np.ndarray
+
+    @property
+    def value(self) -> float:
+        return float(self.total.sum() / self.count.sum())
+
+    def take(self, index: np.ndarray) -> Score:
+        return Score(self.total[index], self.count[index])
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Examples beside what a model said of them."""
+
+    columns: Mapping[str, np.ndarray]
+    """The truth and the answers, arrays with examples first."""
+    scores: Mapping[str, Score]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def take(self, index: np.ndarray) -> Judged:
+        """Examples `index`, in that order."""
+        return Judged(
+            {name: column[index] for name, column in self.columns.items()}, {name: score.take(index) for name, score in self.scores.items()}
+        )
+
+
+def joined(parts: Sequence[Judged]) -> Judged:
+    """Several as one, in order."""
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    scores = {
+        name: Score(*(np.concatenate([getattr(part.scores[name], field) for part in parts]) for field in ("total", "count")))
+        for name in parts[0].scores
+    }
+    return Judged(columns, scores)
+
+
+class Judging(ABC):
+    """How the answers of one model are judged. Metrics are those of the training's curves, by the same names, and more."""
+
+    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {}
+    """Metrics that are a rising function of a score: name -> (score, function)."""
+
+    @property
+    def span(self) -> int:
+        """How many examples in a row share rows of the data with one another: 1 where none does."""
+        return 1
+
+    @property
+    def told_by(self) -> int | None:
+        """Which stored row an example's slice is told by, counted from the example's own number; None where no row stands for it."""
+        return 0
+
+    @abstractmethod
+    def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
+        """What `Workload.predict` said of examples, beside these."""
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        """Examples that another judged, in the terms of this one: its units, its order of classes. `columns["truth"]` is then the same.
+
+        Raises ValueError, with a sentence, for one whose terms are others altogether.
+        """
+        return judged
+
+    def others(self, judged: Judged) -> dict[str, float]:
+        """Metrics that no sum over examples gives, of all examples and, as group/name/metric, of groups of them."""
+        return {}
+
+    def parts(self, judged: Judged) -> dict[str, Score]:
+        """Scores of parts of each example, as group/name/metric, such as horizon/1/mse."""
+        return {}
+
+    @abstractmethod
+    def table(self, judged: Judged) -> dict[str, Any]:
+        """A row an example, for people: column -> values (an array, or a list)."""
+
+    def details(self, judged: Judged) -> dict[str, Any]:
+        """What else is to be told of all examples, as JSON."""
+        return {}
+
+    @abstractmethod
+    def figures(self, judged: Judged) -> dict[str, Figure]:
+        """Pictures for the run page, by name."""
+
+
+def metrics(judging: Judging, judged: Judged) -> dict[str, float]:
+    """Every metric of all examples."""
+    means = {name: score.value for name, score in {**judged.scores, **judging.parts(judged)}.items()}
+    derived = {name: function(means[of]) for name, (of, function) in judging.derived.items()}
+    return means | derived | judging.others(judged)
