@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from typing import Annotated, Any
 
@@ -101,30 +99,6 @@ def train(
 
 
 @app.command()
-def predict(
-    model: Model,
-    input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
-    output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
-    overrides: Overrides = None,
-    format_: Annotated[str | None, typer.Option("--format", help="Of the parts in a folder: parquet (the default), csv or jsonl.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Replace what this command wrote there before.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Ask a trained model about every row of INPUT. The same command again goes on with what was interrupted."""
-
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.errors import RecipeError
-
-        if format_ not in (None, "parquet", "csv", "jsonl"):
-            raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
-        from pipelines.predict import predict
-
-        return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
-
-    tell(body, json, command=["predict", model, input_, output, *(overrides or [])])
-
-
-@app.command()
 def sweep(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -152,6 +126,44 @@ def sweep(
 
     options = [*(word for each in space or [] for word in ("--space", each)), *(("--trials", trials) if trials else ())]
     tell(body, json, command=["sweep", recipe, *(overrides or []), *options], code=lambda result: 2 if result.get("problems") else 0)
+
+
+@app.command()
+def compare(
+    called: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN RUN …", help="Runs: an id, a name, latest, best. And storage=.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="The best runs of an experiment; or where latest and best are looked for.")] = None,
+    sweep: Annotated[str | None, typer.Option(help="The best trials of a sweep.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Only what differs, how good, whether the difference is real, what it cost, and MLflow's page of the runs."""
+    given = called or []
+    named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.compare import compare
+
+        return compare(named, settings, experiment=experiment, sweep=sweep, screen=screen)
+
+    tell(body, json, command=["compare", *given])
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run's id or name, latest or best.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, data.prepared=, data.cache=, scale.*=.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Only the first so many steps.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Train a run again from what was written down of it; is every number what it was?"""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.reproduce import reproduce
+
+        return reproduce(run, overrides or [], steps=steps, screen=screen)
+
+    tell(body, json, command=["reproduce", run, *(overrides or [])], code=lambda result: 0 if result["reproduced"] else 4)
 
 
 @app.command()
@@ -194,22 +206,42 @@ def promote(
 
 
 @app.command()
+def predict(
+    model: Model,
+    input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
+    output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
+    overrides: Overrides = None,
+    format_: Annotated[str | None, typer.Option("--format", help="Of the parts in a folder: parquet (the default), csv or jsonl.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Replace what this command wrote there before.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Ask a trained model about every row of INPUT. The same command again goes on with what was interrupted."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.errors import RecipeError
+
+        if format_ not in (None, "parquet", "csv", "jsonl"):
+            raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
+        from pipelines.predict import predict
+
+        return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
+
+    tell(body, json, command=["predict", model, input_, output, *(overrides or [])])
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
+    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
 ) -> None:
     """The MLflow UI on this storage."""
-    from pathlib import Path
 
-    database = Path(storage).expanduser().resolve() / "mlflow.db"
-    if not database.is_file():
-        typer.echo(f"error: {database}: no runs are kept there yet", err=True)
-        raise typer.Exit(12)
-    typer.echo(f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it)")
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # eight more processes of 200 MB each, for nothing here
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    arguments = ["--backend-store-uri", f"sqlite:///{database}", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.ui import ui
+
+        ui(storage, port, screen)
+
+    tell(body, False, command=["ui"])
 
 
 def main() -> None:

@@ -6,19 +6,23 @@ Each part can be done again after a kill without being there twice: points are j
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import shown_by
+from pipelines.attempt import Attempt, Cost
 from pipelines.data import summary
 from pipelines.data.prepared import Dataset
 from pipelines.folder import RunFolder, write_atomically
+from pipelines.judging import rows
 from pipelines.prepare import Plan
 from pipelines.promote import crown_first
 from pipelines.screen import Screen
 from pipelines.settings import Run
-from pipelines.tracking import mlflow
+from pipelines.tracking import mlflow, pages
+from pipelines.tracking.leaderboard import NOTE
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
@@ -30,14 +34,15 @@ def conclude(
     run: Run,
     plan: Plan,
     tracker: mlflow.Tracker,
+    attempt: Attempt,
     screen: Screen,
     *,
     dataset: Dataset,
     outcome: Outcome,
     prepare_seconds: float,
-    began: float,
 ) -> dict[str, Any]:
-    """Finish the run of `tracker` and give back its result, which is also kept in its folder. `began` is when the command was given."""
+    """Finish the run of `tracker` and give back its result, which is also kept in its folder."""
+    attempt.stage = "evaluate"
     evaluating = time.time()
     encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
     test = run.model.examples(dataset.test, training=False)
@@ -46,26 +51,32 @@ def conclude(
     tracker.flush()
     _describe(tracker, dataset)
     _draw(run, tracker, outcome, dataset, encoding)
-    registering = time.time()
-    model = _register(run, plan, tracker, outcome, dataset, encoding) if run.model_name else None
+    _keep_scores(run, tracker, outcome, dataset, encoding)
+    attempt.stage, registering = "register", time.time()
+    model = _register(run, plan, tracker, outcome, dataset, encoding, metrics) if run.model_name else None
     if model:
         crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen)
     seconds = {
-        "startup": outcome.first_step - began,
+        "startup": outcome.first_step - attempt.began,
         "prepare": prepare_seconds,
         "train": outcome.trained - outcome.first_step,
         "evaluate": outcome.evaluated - outcome.trained + registering - evaluating,
         "register": time.time() - registering,
     }
     result = _result(run, tracker, outcome, metrics, model)
+    cost = attempt.settle(tracker.folder)
     tags = {
         "stage": "finished",
         "weights_sha256": outcome.weights_sha256,
         "raylway.threads": str(outcome.threads),
-        "mlflow.note.content": _note(run, tracker.folder, result, dataset),
+        "raylway.hardware": outcome.hardware,
+        "raylway.cpus": f"{attempt.cpus:g}",
+        "raylway.gpus": f"{attempt.gpus:g}",
+        NOTE: _note(run, tracker.folder, result, dataset, cost),
     }
-    tracker.close("FINISHED", tags)
-    result["seconds"] = {"total": time.time() - began} | seconds
+    seconds = {"total": time.time() - attempt.began} | seconds
+    tracker.close("FINISHED", tags, cost.metrics() | {f"seconds/{stage}": value for stage, value in seconds.items()})
+    result["seconds"] = seconds | {"total": time.time() - attempt.began}
     write_atomically(tracker.folder.result, json.dumps(result, indent=1))
     for refused in outcome.refused_checkpoints:
         screen.say(f"refused checkpoint {refused}")
@@ -113,7 +124,18 @@ def _draw(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset,
         tracker.log_figure(name, figure)
 
 
-def _register(run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> Registered:
+def _keep_scores(run: Run, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
+    """What each test row adds to each score, for `raylway compare`."""
+    test = run.model.examples(dataset.test, training=False)
+    folder, _, name = rows.ARTIFACT.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
+        rows.write(Path(scratch) / name, rows.row_scores(run.model.judging(encoding), outcome.outputs, test))
+        tracker.log_file(Path(scratch) / name, folder)
+
+
+def _register(
+    run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, dataset: Dataset, encoding: Encoding, metrics: dict[str, float]
+) -> Registered:
     from pipelines.tracking import registry
     from pipelines.training import checkpoint
 
@@ -127,6 +149,9 @@ def _register(run: Run, plan: Plan, tracker: mlflow.Tracker, outcome: Outcome, d
         weights=checkpoint.weights_file(Path(outcome.checkpoint)),
         sample=dataset.sample,
         tags={"weights_sha256": outcome.weights_sha256, "data.fingerprint": plan.fingerprint},
+        description=pages.candidate(
+            what(run), headline=run.model.headline.metric, metrics=metrics, command=["promote", run.model_name, *_where(run)]
+        ),
     )
 
 
@@ -149,30 +174,33 @@ def _result(run: Run, tracker: mlflow.Tracker, outcome: Outcome, metrics: dict[s
     }
 
 
-def _note(run: Run, folder: RunFolder, result: dict[str, Any], dataset: Dataset) -> str:
+def _note(run: Run, folder: RunFolder, result: dict[str, Any], dataset: Dataset, cost: Cost) -> str:
     """The run's description in MLflow, Markdown."""
-    headline = run.model.headline.metric
-    metrics, model = result["metrics"], result["model"]
     counts = dataset.manifest.summary
     twice = f"; {counts.leaked:,} test rows have the same input as a training row" if counts.leaked else ""
-    lines = [
-        f"**{what(run)}**",
-        f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive answer gives {metrics[f'baseline/{headline}']:.4f}",
-        f"data `{dataset.manifest.fingerprint}`: {counts.read:,} rows read = {counts.used:,} used + {counts.skipped:,} skipped{twice}",
-        f"folder `{folder.path}`, weights `{result['weights_sha256'][:12]}`",
-    ]
-    if model:
-        lines += [f'`mlflow.pyfunc.load_model("{model["uri"]}").predict(…)`']
-    return "\n\n".join(lines)
+    return pages.finished(
+        what(run),
+        headline=run.model.headline.metric,
+        metrics=result["metrics"],
+        facts=[
+            f"data `{dataset.manifest.fingerprint}`: {counts.read:,} rows read = {counts.used:,} used + {counts.skipped:,} skipped{twice}",
+            f"folder `{folder.path}`, weights `{result['weights_sha256'][:12]}`",
+        ],
+        cost=cost,
+        name=folder.path.name,
+        model=result["model"] and result["model"]["uri"],
+        where=_where(run),
+    )
+
+
+def _where(run: Run) -> list[str]:
+    """What a command must be told to find the run."""
+    return [*([f"storage={run.root}"] if run.storage != "./runs" else []), *([f"track.uri={run.track.uri}"] if run.track.uri else [])]
 
 
 def _show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
     metrics, model = result["metrics"], result["model"]
-    names = sorted({name.partition("/")[2] for name in metrics if name.startswith("test/")})
-    naive = {f"baseline/{answer}": answer.replace("_", " ") for answer in _answers(metrics)} or {"baseline": "naive baseline"}
-    kinds = {"val": "validation", "test": "test"} | naive
-    cells = [[name, *(_number(metrics.get(f"{kind}/{name}")) for kind in kinds)] for name in names]
-    screen.table("", ["", *kinds.values()], cells)
+    screen.table("", *pages.scores(metrics))
     rate = f", {result['samples_per_second']:,.0f} samples/s" if result["samples_per_second"] else ""
     resumed = f", resumed from step {result['resumed_from_step']:,}" if result["resumed_from_step"] else ""
     screen.say(f"{result['steps']:,} steps{rate}{resumed}")
@@ -184,12 +212,3 @@ def _show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
         screen.say(f"look     raylway ui --storage {folder.path.parent.parent}   then {result['run_url']}")
     else:
         screen.say(f"look     {result['run_url']}")
-
-
-def _answers(metrics: dict[str, float]) -> list[str]:
-    """Names of the naive answers, where there are several."""
-    return list(dict.fromkeys(name.split("/")[1] for name in metrics if name.startswith("baseline/") and name.count("/") == 2))
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -22,7 +22,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import RecipeError
-from pipelines.settings import Data, Optim, Promote, Run, Scale, Splits, Sweep, Track, Train
+from pipelines.groups import Data, Optim, Promote, Scale, Splits, Sweep, Track, Train
+from pipelines.settings import Run
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent
@@ -46,6 +47,8 @@ class Loaded:
     origins: Mapping[str, str]
     about: Mapping[str, Any]
     """What the recipe says of itself (`about:`): parameters, and seconds on the machine it was measured on."""
+    words: tuple[str, ...] = ()
+    """The recipe and the overrides as they were given: the words behind `raylway train` that mean this run."""
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting: {dotted key: {"value", "origin"}}."""
@@ -75,7 +78,7 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     run = _validate(path.stem, values, places, problems)
     if run is None:
         raise RecipeError(*problems)
-    return Loaded(run, origins, about)
+    return Loaded(run, origins, about, (recipe, *overrides))
 
 
 def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:

@@ -58,6 +58,15 @@ def shown(text: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@|\?.*", "", text)
 
 
+def cause_of(error: BaseException) -> str:
+    """An error as one text: its sentence, and its kind too where a workload's own code raised it."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if code_of(error) == WORKLOAD and not isinstance(error, WorkerFailed):
+        return f"{type(error).__name__}: {error}"
+    return str(error) or type(error).__name__
+
+
 def code_of(error: BaseException) -> int:
     """The exit code that DESIGN §7 gives to an error."""
     if isinstance(error, WorkerFailed):
@@ -85,7 +94,7 @@ def describe(error: Exception, rank: int, at: float) -> Failure:
         code=code_of(error),
         rank=rank,
         at=at,
-        error=f"{type(error).__name__}: {error}" if code_of(error) == WORKLOAD else str(error) or type(error).__name__,
+        error=cause_of(error),
         frame=f"{last.filename}:{last.lineno} in {last.name}: {last.line}" if last else "",
         trace="".join(traceback.format_exception(error)),
     )

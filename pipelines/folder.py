@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def cost(self) -> Path:
+        """What all attempts at the run have cost so far."""
+        return self.path / "cost.json"
+
+    @property
     def abandoned(self) -> Path:
         """Stands while workers that wait for the data should wait no longer: preparing it failed."""
         return self.path / ".abandoned"

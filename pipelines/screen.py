@@ -67,6 +67,18 @@ class Screen:
             own.close()
 
     @contextmanager
+    def live(self, render: Callable[[], RenderableType]) -> Iterator[None]:
+        """Show what `render` gives, again and again, until the block ends; only on a terminal."""
+        if not self._console.is_terminal:
+            yield
+            return
+        shown = Live(
+            get_renderable=render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        with shown:
+            yield
+
+    @contextmanager
     def counted(self, things: str, total: int, done: Callable[[], int]) -> Iterator[None]:
         """Show how many of `total` are done, until the block ends: a bar on a terminal, a line every 15 seconds in a log."""
         stop, began, console = threading.Event(), time.monotonic(), self._console
@@ -92,18 +104,6 @@ class Screen:
         finally:
             stop.set()
             thread.join()
-
-    @contextmanager
-    def live(self, render: Callable[[], RenderableType]) -> Iterator[None]:
-        """Show what `render` gives, again and again, until the block ends; only on a terminal."""
-        if not self._console.is_terminal:
-            yield
-            return
-        shown = Live(
-            get_renderable=render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        with shown:
-            yield
 
     @contextmanager
     def progress(self, path: Path, headline: str) -> Iterator[_Follower]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -18,18 +19,23 @@ from cluster import shards, workers
 from cluster.session import Session
 from pipelines import conclude
 from pipelines import prepare as preparing
+from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import StorageError, code_of
+from pipelines.errors import StorageError, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.supervision import supervised
 from pipelines.threads import in_background
-from pipelines.tracking import mlflow, provenance
+from pipelines.tracking import mlflow, pages, provenance
+from pipelines.tracking.leaderboard import HEADLINE, NOTE
 from pipelines.training.job import Job
+
+if TYPE_CHECKING:
+    from pipelines.training.worker import Outcome
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
@@ -52,13 +58,13 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
 
     Raises the errors of pipelines.errors; the MLflow run is closed as FAILED or KILLED before.
     """
-    began = began or time.time()
+    attempt = Attempt(began or time.time())
     run = loaded.run
     check_writable(run.root)
     uri = mlflow.tracking_uri(run.root, run.track.uri)
     mlflow.check(uri)
     if not cluster_session.address():  # what this machine has is known, so what it can never do is said before anything starts
-        workers.share(cluster_session.local_resources(), workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
+        attempt.hold(run.scale.workers, *_share(run, cluster_session.local_resources()))
     plan = preparing.plan(run)
     folder = _folder(run, plan, again=again)
     if folder.result.exists():
@@ -68,37 +74,50 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         config = write_config(run, folder)
         write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, began))
+        tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, attempt.began))
         try:
-            dataset, outcome, prepare_seconds = (_here if run.scale.workers == 0 else _on_ray)(run, plan, tracker, screen)
+            dataset, outcome, prepare_seconds = trained(job_of(run, plan, folder), plan, attempt, screen, meanwhile=tracker.start)
             with screen.captured(folder.log):
                 return conclude.conclude(
-                    run, plan, tracker, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds, began=began
+                    run, plan, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds
                 )
-        except KeyboardInterrupt:
-            _close(tracker, "KILLED", {"stage": "interrupted"}, screen)
-            raise
-        except Exception as error:
-            _close(tracker, "FAILED", {"stage": "failed", "cause": str(error)[:500], "exit_code": str(code_of(error))}, screen)
+        except (Exception, KeyboardInterrupt) as error:
+            _close(tracker, attempt, loaded, error, screen)
             raise
 
 
-def _here(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tuple[Dataset, Any, float]:
+def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
+    """What the workers of a run are told, on as many threads as this process would have."""
+    threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
+    return Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), threads, stop_after)
+
+
+def trained(job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+    """Prepare the data and train: the dataset, what the first worker reports, the seconds that preparing took.
+
+    `meanwhile` is called while the workers start.
+    """
+    return (_here if job.run.scale.workers == 0 else _on_ray)(job, plan, attempt, screen, meanwhile)
+
+
+def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
     from pipelines.training.worker import work
 
-    tracker.start()
+    run = job.run
+    meanwhile()
+    attempt.stage = "prepare"
     dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
     preparing.tell(dataset, screen.say)
-    threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
-    job = Job(run, tracker.folder, plan.store, plan.fingerprint, tracker.folder.identity.read_text(), threads)
-    with screen.progress(tracker.folder.journal, run.model.headline.metric) as progress:
-        progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
+    attempt.stage = "train"
+    attempt.hold(0, job.threads, attempt.gpus)
+    with screen.progress(job.folder.journal, run.model.headline.metric) as progress:
+        progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
         return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
 
 
-def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tuple[Dataset, Any, float]:
-    folder = tracker.folder
+def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+    run, folder = job.run, job.folder
     with (
         screen.captured(folder.log),
         cluster_session.connect() as session,
@@ -110,36 +129,45 @@ def _on_ray(run: Run, plan: Plan, tracker: mlflow.Tracker, screen: Screen) -> tu
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
+            attempt.stage = "prepare"
             made = _timed(make)
-        training = in_background(lambda: _supervise(run, plan, folder, session, screen))
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen))
         try:
             session.ready()
-            tracker.start()
+            meanwhile()
+            attempt.stage = "prepare"
             dataset, seconds = made or _timed(make)
             preparing.tell(dataset, screen.say)
-            progress.expect(run.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
+            attempt.stage = "train"
+            progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
             return dataset, training.result(), seconds
         except BaseException:
             folder.abandoned.touch()
             raise
 
 
-def _supervise(run: Run, plan: Plan, folder: RunFolder, session: Session, screen: Screen) -> Any:
+def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen) -> Outcome:
     from pipelines.training.worker import guarded_work
 
+    run = job.run
     streaming = run.data.mode == "stream"
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
-    there = session.resources()
-    cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
-    job = Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), run.scale.threads or cpus)
+    cpus, gpus = _share(run, session.resources(), spare=spare)
+    attempt.hold(run.scale.workers, cpus, gpus)
+    told = replace(job, threads=run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
 
-    def launch() -> Any:
+    def launch() -> Outcome:
         return workers.launch(
-            guarded_work, job, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=folder.path / ".ray", stream=stream
+            guarded_work, told, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=job.folder.path / ".ray", stream=stream
         )
 
-    return supervised(launch, folder, retries=run.scale.retries, say=screen.say)
+    return supervised(launch, job.folder, retries=run.scale.retries, say=screen.say)
+
+
+def _share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:
+    """(CPUs, GPUs) of each worker. Raises ClusterError with the arithmetic if there can never be so many."""
+    return workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
 
 
 def write_config(run: Run, folder: RunFolder) -> str:
@@ -163,7 +191,9 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
     parent, number = run.root / run.experiment, 1
     while again and (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    return claimed(run, stem if number == 1 else f"{stem}-{number}", identity)
+    folder = claimed(run, stem if number == 1 else f"{stem}-{number}", identity)
+    write_atomically(folder.fingerprint, plan.fingerprint)
+    return folder
 
 
 def claimed(run: Run, name: str, identity: str) -> RunFolder:
@@ -190,10 +220,13 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
         experiment=run.experiment,
         params={name: value for name, value in loaded.chosen().items() if not name.startswith(_UNTRACKED)},
         tags={
-            "stage": "training",
+            "stage": "train",
+            HEADLINE: f"{run.model.headline.mode} {run.model.headline.metric}",
             "raylway.workers": str(run.scale.workers),
+            "raylway.code": provenance.code(),
+            "raylway.network_code": run.network_code[:12],
             "mlflow.source.name": f"raylway train {run.recipe}",
-            "mlflow.note.content": f"`{conclude.what(run)}`",
+            NOTE: pages.begun(conclude.what(run), _command(loaded, folder)),
         },
         source=run.data.name,
         fingerprint=plan.fingerprint,
@@ -202,11 +235,33 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
     )
 
 
-def _close(tracker: mlflow.Tracker, status: str, tags: dict[str, str], screen: Screen) -> None:
+def _close(tracker: mlflow.Tracker, attempt: Attempt, loaded: Loaded, error: BaseException, screen: Screen) -> None:
+    """Close the run as KILLED or FAILED; its page says in which stage, why, and how to go on."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    tags = {
+        "stage": attempt.stage,
+        "cause": cause_of(error)[:500],
+        "exit_code": str(code_of(error)),
+        NOTE: pages.failed(
+            conclude.what(loaded.run),
+            stage=attempt.stage,
+            cause=cause_of(error)[:2000],
+            hint="This run was interrupted." if interrupted else "This run failed.",
+            command=_command(loaded, tracker.folder),
+        ),
+    }
     try:
-        tracker.close(status, tags, patience_seconds=_LAST_WORD_SECONDS)
+        cost = attempt.settle(tracker.folder)
+        tracker.close("KILLED" if interrupted else "FAILED", tags, cost.metrics(), patience_seconds=_LAST_WORD_SECONDS)
     except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
         screen.say(str(error))
+
+
+def _command(loaded: Loaded, folder: RunFolder) -> list[str]:
+    """What to type to go on with the run in `folder`; a run that --again made has another name than its settings give."""
+    words = loaded.words or (loaded.run.recipe,)
+    found = folder.path.name == loaded.run.name or folder.path.name.endswith(folder.identity.read_text()[:8])
+    return ["raylway", "train", *words, *([] if found else [f"name={folder.path.name}"])]
 
 
 def _timed(stage: Callable[[], R]) -> tuple[R, float]:

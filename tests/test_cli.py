@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
     assert not list(tmp_path.glob("runs/datasets/*"))
 
 
+def failed_with(place):
+    """(status, stage, exit code, cause, description) of the only run that MLflow has, read from its database as it is."""
+    with sqlite3.connect(place / "runs" / "mlflow.db") as database:
+        [[status]] = database.execute("select status from runs").fetchall()
+        tags = dict(database.execute("select key, value from tags").fetchall())
+    return status, tags["stage"], tags["exit_code"], tags["cause"], tags["mlflow.note.content"]
+
+
 @pytest.mark.parametrize(
     ("settings", "cut", "sentence"),
     [
@@ -75,6 +84,11 @@ def test_data_that_cannot_be_prepared_leaves_nothing_behind(images, tmp_path, se
     assert "Traceback" not in err
     assert not list(tmp_path.glob("runs/datasets/*"))
     assert not list(tmp_path.glob("runs/datasets/.*"))
+    if not cut:  # a damaged file is met before there is a run
+        status, stage, exit_code, cause, page = failed_with(tmp_path)
+        assert (status, stage, exit_code) == ("FAILED", "prepare", "13")
+        assert sentence in cause
+        assert sentence in page
 
 
 def test_a_bug_in_a_workload_shows_its_own_line(tmp_path):
@@ -88,12 +102,17 @@ def test_a_bug_in_a_workload_shows_its_own_line(tmp_path):
     assert "channels, height = encoding.shape" in err
     assert "resume with: raylway train cnn" in err
     assert len(err.splitlines()) <= 25 + 2  # the run's own first lines stand above
+    status, stage, exit_code, cause, page = failed_with(tmp_path)
+    assert (status, stage, exit_code) == ("FAILED", "train", "10")
+    assert cause.startswith("ValueError: too many values to unpack")
+    assert "raylway train cnn" in page
 
 
 def test_diverging_is_told_apart(tmp_path):
     code, result, err = raylway("train", "cnn", "optim.name=sgd", "optim.lr=1e30", *CPU_QUICK, "--json", cwd=tmp_path)
     assert (code, result["exit_code"]) == (14, 14)
     assert "the loss is nan at step 10; a lower optim.lr" in err
+    assert failed_with(tmp_path)[:4] == ("FAILED", "train", "14", result["error"].removeprefix("error: "))
     assert not list(tmp_path.glob("runs/cnn/*/checkpoints/step-*"))
 
 

@@ -113,10 +113,10 @@ def test_nouns_import_no_verb_and_no_cluster():
         "screen",
         "evaluate",
         "promote",
-        "predict",
         "rival",
         "newdata",
         "hands",
+        "predict",
     )
     verbs = {f"pipelines.{name}" for name in names}
     for module in NOUNS:

@@ -248,23 +248,6 @@ def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(i
     assert {"test/accuracy", "baseline/accuracy"} <= set(result["metrics"])
 
 
-def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.predict._PIECE_SECONDS", 1e-9)
-    run(tracked, "scale.workers=0", f"data.source={images}", "name=predicts", "train.steps=5", "track.register=false")
-    tables, arguments = [], (str(images), [f"storage={tracked}", "scale.threads=1"])
-    for workers in (0, 2):
-        target = tmp_path / f"{workers}.parquet"
-        result = predict("predicts", arguments[0], str(target), [*arguments[1], f"scale.workers={workers}"], screen=Screen())
-        assert (result["rows_in"], result["rows_out"], result["parts_done_before"]) == (20_000, 20_000, 0)
-        assert result["parts"] > 3
-        assert result["rows_per_second"] > 0
-        tables.append(parquet.read_table(target))
-    here, there = tables
-    assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
-    assert here["label"].to_pylist() == there["label"].to_pylist()
-    assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))
-
-
 # ---- sweeps
 
 
@@ -346,3 +329,20 @@ def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
     for found in (here, there):
         del found["seconds"], found["rows_per_second"]
     assert there == here
+
+
+def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.predict._PIECE_SECONDS", 1e-9)
+    run(tracked, "scale.workers=0", f"data.source={images}", "name=predicts", "train.steps=5", "track.register=false")
+    tables, arguments = [], (str(images), [f"storage={tracked}", "scale.threads=1"])
+    for workers in (0, 2):
+        target = tmp_path / f"{workers}.parquet"
+        result = predict("predicts", arguments[0], str(target), [*arguments[1], f"scale.workers={workers}"], screen=Screen())
+        assert (result["rows_in"], result["rows_out"], result["parts_done_before"]) == (20_000, 20_000, 0)
+        assert result["parts"] > 3
+        assert result["rows_per_second"] > 0
+        tables.append(parquet.read_table(target))
+    here, there = tables
+    assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
+    assert here["label"].to_pylist() == there["label"].to_pylist()
+    assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))

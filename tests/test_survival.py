@@ -67,6 +67,7 @@ def assert_went_on(place, undisturbed, *settings):
     client, runs = tracked_runs(place)
     assert [run.info.status for run in runs if run.info.run_id == result["run_id"]] == ["FINISHED"]
     assert [run.info.run_name for run in runs].count(result["run_name"]) == 1
+    assert "cause" not in client.get_run(result["run_id"]).data.tags, "why it stopped before is no tag of a run that finished"
     steps = [point.step for point in client.get_metric_history(result["run_id"], "loss")]
     assert steps == list(range(10, 4001, 10))
 
@@ -79,8 +80,11 @@ def test_kill_9_of_the_whole_command(place, undisturbed):
     process.kill()
     process.communicate()
     assert statuses(place) == ["RUNNING"]
+    [killed] = tracked_runs(place)[1]
+    assert "raylway train cnn train.steps=4000" in killed.data.tags["mlflow.note.content"]
     assert raylway("train", "cnn", "train.steps=5", "name=next", "track.register=false", *CPU_QUICK, cwd=place)[0] == 0
     assert statuses(place) == ["FINISHED", "KILLED"], "the next run closes what a killed one left open"
+    assert "its process was killed outright" in {run.data.tags.get("cause") for run in tracked_runs(place)[1]}
     shutil.rmtree(place / "runs" / "cnn" / "next")
     assert_went_on(place, undisturbed, *CPU_QUICK)
 
@@ -91,7 +95,12 @@ def test_a_stopped_run_says_how_to_resume_and_is_killed_in_mlflow(place):
     code, result, err = finish(process)
     assert (code, result["status"]) == (130, "interrupted")
     assert "resume with: raylway train cnn" in err
-    assert statuses(place) == ["KILLED"]
+    [run] = tracked_runs(place)[1]
+    assert run.info.status == "KILLED"
+    tags = run.data.tags
+    assert (tags["stage"], tags["cause"], tags["exit_code"]) == ("train", "interrupted", "130")
+    assert "raylway train cnn train.steps=4000 train.batch=8" in tags["mlflow.note.content"]
+    assert run.data.metrics["cost/cpu_hours"] == pytest.approx(run.data.metrics["cost/seconds"] / 3600), "one thread"
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,6 +101,22 @@ def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Diff
     return Difference(value, _bootstrapped(apart_U, count_U, seed), float(tested.pvalue), "paired permutation test")
 
 
+def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), seed: int = 0) -> Difference:
+    """The difference of two models' scores on different rows, by the bootstrap of each: its interval, and how often it would fall to the
+    other side of zero. It sees less than `paired` does, for it does not know which rows are hard."""
+    drawn = []
+    for number, (score, block) in enumerate(zip((ours, theirs), blocks, strict=True)):
+        total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
+        if len(total_U) < _FEWEST_UNITS:
+            return Difference(ours.value - theirs.value, None, 1.0, "bootstrap of each")
+        drawn.append(_drawn(total_U[count_U > 0], count_U[count_U > 0], seed + number).bootstrap_distribution)
+    apart_R = drawn[0] - drawn[1]
+    low, high = np.percentile(apart_R, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    beyond = 1 + min(int((apart_R <= 0).sum()), int((apart_R >= 0).sum()))
+    p = min(1.0, 2 * beyond / (1 + len(apart_R)))
+    return Difference(ours.value - theirs.value, Interval(float(low), float(high)), p, "bootstrap of each")
+
+
 def apart(of: Callable[[np.ndarray], float], rows: int, *, block: int = 1, seed: int = 0) -> Difference:
     """The difference of two metrics that are no sums over rows: `of` gives it for rows (their numbers, with repeats).
 
@@ -133,12 +149,18 @@ def derived(found: Interval | None, function: Callable[[float], float]) -> Inter
 
 
 def _bootstrapped(total_U: np.ndarray, count_U: np.ndarray, seed: int) -> Interval:
+    found = _drawn(total_U, count_U, seed).confidence_interval
+    return Interval(float(found.low), float(found.high))
+
+
+def _drawn(total_U: np.ndarray, count_U: np.ndarray, seed: int) -> Any:
+    """scipy's bootstrap of sum over count: its interval, and every value that was drawn."""
     from scipy.stats import bootstrap
 
     def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
         return total.sum(axis=axis) / count.sum(axis=axis)
 
-    found = bootstrap(
+    return bootstrap(
         (total_U, count_U),
         ratio,
         paired=True,
@@ -148,8 +170,7 @@ def _bootstrapped(total_U: np.ndarray, count_U: np.ndarray, seed: int) -> Interv
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(float(found.low), float(found.high))
+    )
 
 
 def _summed(values: np.ndarray, block: int) -> np.ndarray:

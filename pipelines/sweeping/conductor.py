@@ -70,9 +70,10 @@ class Conductor:
         threads: int,
         gpus: float,
         say: Callable[[str], None],
+        ended: Callable[[], None],
     ) -> None:
         self._design, self._plan, self._folder = design, plan, folder
-        self._ledger, self._fleet, self._source, self._say = ledger, fleet, source, say
+        self._ledger, self._fleet, self._source, self._say, self._on_end = ledger, fleet, source, say, ended
         self._role, self.total, self._waiting, self._begun = role, total, list(waiting), begun
         self._threads, self._gpus = threads, gpus
         self._locks: dict[int, ExitStack] = {}
@@ -88,8 +89,7 @@ class Conductor:
         """What the first trials all failed of, which ends the sweep."""
         for trial in self.trials():
             if trial.ended and not trial.run_id:  # the process was killed before MLflow had all of it
-                loaded = self._settings(trial.params)
-                self._fleet.add(trial.number, self._tracker(trial, loaded, self._plan_of(loaded.run), folder_of(folder, trial.number)))
+                self._follow(trial)
                 self._track(trial)
 
     # ---- asked by Ray Tune
@@ -102,6 +102,7 @@ class Conductor:
             try:
                 return trial.number, self._task(trial)
             except (RecipeError, DataError) as error:
+                self._follow(trial)
                 code = RECIPE if isinstance(error, RecipeError) else DATA
                 self._end(trial, "failed", {}, Failure(code, 0, time.time(), str(error), "", ""))
         return None
@@ -228,12 +229,24 @@ class Conductor:
         leader = board.best(mine, self._design.metric, self._design.mode)
         ended = sum(each.ended for each in mine)
         self._say(board.event(trial, self._design.metric, leader, ended=ended, total=self.total))
+        self._on_end()
         if leader and self._role == "search":
             self._journal.write(ended, {f"best/{self._design.metric}": leader.value(self._design.metric) or 0.0})
 
     def trials(self) -> list[Trial]:
         """Those of this role, in their order."""
         return [trial for trial in list(self._ledger.trials.values()) if trial.role == self._role]
+
+    def _follow(self, trial: Trial) -> None:
+        """Have MLflow follow a trial that is not run here, or whose settings cannot even be a run."""
+        try:
+            loaded = self._settings(trial.params)
+            plan = self._plan_of(loaded.run)
+        except (RecipeError, DataError):
+            loaded, plan = self._design.loaded, self._plan
+        folder = folder_of(self._folder, trial.number)
+        folder.path.mkdir(exist_ok=True)
+        self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
 
     def _track(self, trial: Trial) -> None:
         """Tell MLflow that a trial ended, and how."""

@@ -129,6 +129,7 @@ def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Rep
 def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     """Score the rows that this trial may see, draw its figures into its folder, and say what came of it. All workers take part."""
     from pipelines import shown_by
+    from pipelines.judging.rows import ARTIFACT, row_scores, write
     from pipelines.training import checkpoint
     from pipelines.training.scoring import score
 
@@ -141,6 +142,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     if task.split == "test":
         baselines = run.model.baselines(run.model.examples(trained.data.train, training=True), rows, trained.encoding)
         written = {f"test/{name}": value for name, value in scores.items()}
+        write(folder.path / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
     metrics = shown_by.record(run, folder, written, baselines)
     drawn = shown_by.figures(run, folder, trained.model.cpu(), outputs, rows, trained.encoding)
     (folder.path / "figures").mkdir(exist_ok=True)

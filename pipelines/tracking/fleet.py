@@ -99,8 +99,9 @@ class Fleet:
 
     def _close(self, number: int, run: Tracker, end: _End) -> None:
         run.flush(patience_seconds=0)
-        if (figures := run.folder.path / "figures").is_dir():
-            run.log_folder(figures, "figures")
+        for name in ("figures", "scores"):
+            if (kept := run.folder.path / name).is_dir():
+                run.log_folder(kept, name)
         run.close(end.status, end.tags, patience_seconds=0)
         self._tracked(number, run.run_id)
         del self._live[number], self._ended[number]

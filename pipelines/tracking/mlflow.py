@@ -7,6 +7,7 @@ again after an unclear failure adds nothing.
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pipelines.errors import StorageError
 from pipelines.folder import RunFolder, write_atomically
-from pipelines.tracking import journal, provenance
+from pipelines.tracking import journal, leaderboard, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,14 @@ _INTERVAL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 15.0
 _FLUSH_SECONDS = 60.0
 _KEY, _FOLDER = "raylway.key", "raylway.folder"
+_NOTHING: Mapping[str, float] = {}
+_VIEW = {
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "runsHiddenMode": "SHOW_ALL",  # its charts show ten runs otherwise
+}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -122,15 +131,16 @@ class Tracker:
         """The page of another run of the same experiment."""
         return f"{self._experiment_url}/runs/{run_id}?workflowType=machine_learning"
 
-    def comparison(self, order_by: str, *, ascending: bool) -> str:
-        """The page of all runs below this one, the best first."""
+    def comparison(self, order_by: str, *, ascending: bool, columns: Sequence[str] = ()) -> str:
+        """The page of all runs below this one, the best first; once the run is open, with `columns` (metrics.`a`, params.`b`) shown."""
+        below = f'tags.`mlflow.parentRunId` = "{self._run_id}"'
+        if self._client and columns:
+            with contextlib.suppress(Exception):  # a view that is kept with the experiment: not documented, and but a convenience (3.17)
+                view = _VIEW | {"searchFilter": below, "orderByKey": order_by, "orderByAsc": ascending, "selectedColumns": list(columns)}
+                self._client.set_experiment_tag(self._experiment_id, f"mlflow.sharedViewState.{self._run_id}", json.dumps(view))
+                return f"{self._experiment_url}/runs?workflowType=machine_learning&viewStateShareKey={self._run_id}"
         # nesting is off only where the list is sorted, and then children are shown (MLflow 3.17)
-        query = {
-            "workflowType": "machine_learning",
-            "searchFilter": f'tags.`mlflow.parentRunId` = "{self._run_id}"',
-            "orderByKey": order_by,
-            "orderByAsc": str(ascending).lower(),
-        }
+        query = {"workflowType": "machine_learning", "searchFilter": below, "orderByKey": order_by, "orderByAsc": str(ascending).lower()}
         return f"{self._experiment_url}/runs?{urlencode(query)}"
 
     @property
@@ -168,13 +178,24 @@ class Tracker:
                                    f"the journal in {self.folder.path} is sent when the same command is run again")  # fmt: skip
             time.sleep(2)
 
-    def close(self, status: str, tags: Mapping[str, str], *, patience_seconds: float | None = None) -> None:
+    def close(
+        self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float] = _NOTHING, *, patience_seconds: float | None = None
+    ) -> None:
         """End the run as FINISHED, FAILED or KILLED, after sending what is left. Raises StorageError as `flush` does."""
         self.flush(patience_seconds=patience_seconds)
         assert self._client
-        for name, value in tags.items():
-            self._client.set_tag(self._run_id, name, provenance.redact(value))
+        from mlflow.entities import Metric, RunTag
+
+        now = time.time_ns() // 1_000_000
+        self._client.log_batch(
+            self._run_id,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            tags=[RunTag(name, provenance.redact(value)) for name, value in tags.items()],
+        )
         self._client.set_terminated(self._run_id, status)
+        if status == "FINISHED" and (headline := self.about.tags.get(leaderboard.HEADLINE)):
+            with contextlib.suppress(Exception):  # the run is done and kept; its experiment's description is only a summary of such
+                leaderboard.update(self._client, self._experiment_id, headline)
 
     def log_figure(self, name: str, figure: Figure) -> None:
         assert self._client
@@ -247,6 +268,8 @@ class Tracker:
         self._remember()  # before the run is created, so a create whose answer is lost is found the next time
         found = client.search_runs([self._experiment_id], f"tags.`{_KEY}` = '{self._key}'", max_results=1)
         if found:
+            for name in {"cause", "exit_code"} & set(found[0].data.tags):  # why it stopped the last time
+                client.delete_tag(found[0].info.run_id, name)
             return found[0].info.run_id
         self._offset = 0
         tags = {_KEY: self._key, _FOLDER: str(self.folder.path)}
@@ -312,6 +335,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
         try:
             with folder.locked("driver", wait_seconds=0):
+                client.set_tag(run.info.run_id, "cause", "its process was killed outright")
                 client.set_terminated(run.info.run_id, "KILLED")
         except (StorageError, OSError):
             continue

@@ -9,7 +9,10 @@ import re
 import subprocess
 from pathlib import Path
 
+from pipelines.integrity import code_sha256
+
 _ROOT = Path(__file__).resolve().parents[2]
+_ROOMS = ("pipelines", "workloads", "cluster")
 _PACKAGES = ("torch", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "safetensors")
 _DIFF_BYTES = 1_000_000
 _SECRET_NAME = r"(?:password|passwd|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|credentials?)"
@@ -42,6 +45,13 @@ def git_commit() -> str | None:
 def git_diff() -> str:
     """What differs from the commit, redacted, at most a megabyte."""
     return redact(_git("diff", "HEAD")[:_DIFF_BYTES])
+
+
+@functools.cache
+def code() -> str:
+    """A short hash of all Python files of the program: what it is where there is no commit, or files that no commit has."""
+    files = {path for room in _ROOMS for path in (_ROOT / room).rglob("*.py")}
+    return code_sha256(files)[:12]
 
 
 @functools.cache

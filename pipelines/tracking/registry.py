@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.integrity import sha256
+from pipelines.tracking import provenance
 from pipelines.tracking.mlflow import connect
 from workloads import base, served
 from workloads.base import Arrays, Encoding, Workload
@@ -40,7 +41,16 @@ class Registered:
 
 
 def register(
-    uri: str, *, run_id: str, name: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays, tags: Mapping[str, str]
+    uri: str,
+    *,
+    run_id: str,
+    name: str,
+    workload: Workload,
+    encoding: Encoding,
+    weights: Path,
+    sample: Arrays,
+    tags: Mapping[str, str],
+    description: str = "",
 ) -> Registered:
     """Log the model to the run and register it as `name`, alias `candidate`. Who is champion is another question (promotions.py).
 
@@ -52,6 +62,8 @@ def register(
         with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
             model_id = _log(client, Path(scratch), run_id, workload, encoding, weights, sample)
         version = _create_version(client, name, model_id, tags)
+        if description:  # until `raylway promote` writes its verdict there
+            client.update_model_version(name, str(version), provenance.redact(description))
     client.set_registered_model_alias(name, "candidate", str(version))
     return Registered(name, version, f"models:/{name}/{version}")
 

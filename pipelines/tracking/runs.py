@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ class Kept:
     name: str
     experiment_id: str
     status: str
+    began: float
+    """Seconds since 1970."""
+    ended: float | None
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
@@ -87,10 +90,11 @@ def find(client: MlflowClient, called: str) -> Kept | None:
     return next(iter(search(client, f"attributes.run_name = '{quoted}'", most=1)), None)
 
 
-def search(client: MlflowClient, where: str, *, most: int = 1000) -> list[Kept]:
-    """The runs of all experiments that MLflow's filter `where` lets through, the newest first."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, where, order_by=["attributes.start_time DESC"], max_results=most)
+def search(client: MlflowClient, where: str, *, most: int = 1000, experiments: Sequence[str] | None = None) -> list[Kept]:
+    """The runs of all experiments (or these, by their ids) that MLflow's filter `where` lets through, the newest first."""
+    if experiments is None:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(list(experiments), where, order_by=["attributes.start_time DESC"], max_results=most)
     return [_kept(run) for run in found]
 
 
@@ -101,10 +105,16 @@ def names(client: MlflowClient) -> list[str]:
 
 def text(client: MlflowClient, run_id: str, name: str) -> str | None:
     """The content of a text artifact, or None if the run has none of that name."""
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
+        file = artifact(client, run_id, name, Path(scratch))
+        return file.read_text(encoding="utf-8", errors="replace") if file else None
+
+
+def artifact(client: MlflowClient, run_id: str, name: str, into: Path) -> Path | None:
+    """An artifact as a file in the folder `into`, or None if the run has none of that name."""
     if not any(file.path == name for file in client.list_artifacts(run_id, str(Path(name).parent) if "/" in name else None)):
         return None
-    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
-        return Path(client.download_artifacts(run_id, name, scratch)).read_text(encoding="utf-8", errors="replace")
+    return Path(client.download_artifacts(run_id, name, str(into)))
 
 
 def write(
@@ -137,4 +147,5 @@ def url(client: MlflowClient, uri: str, run_id: str) -> str:
 
 def _kept(run: MlflowRun) -> Kept:
     info, data = run.info, run.data
-    return Kept(info.run_id, info.run_name, info.experiment_id, info.status, data.params, data.metrics, data.tags)
+    times = info.start_time / 1000, info.end_time / 1000 if info.end_time else None
+    return Kept(info.run_id, info.run_name, info.experiment_id, info.status, *times, data.params, data.metrics, data.tags)

@@ -19,3 +19,10 @@ class Job:
     fingerprint: str
     identity: str
     threads: int
+    stop_after: int | None = None
+    """Steps after which to stop, all being as on the way to the last one."""
+
+    def steps(self, rows: int) -> int:
+        """Steps to be taken over `rows` training examples."""
+        steps = self.run.steps(rows)
+        return min(steps, self.stop_after or steps)

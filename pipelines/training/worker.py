@@ -24,6 +24,7 @@ from pipelines.errors import Diverged, WorkerFailed, describe
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
+from pipelines.training.hardware import hardware
 from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
@@ -45,6 +46,7 @@ class Outcome:
     checkpoint: str
     weights_sha256: str
     threads: int
+    hardware: str
     metrics: dict[str, float]
     outputs: dict[str, np.ndarray] = field(repr=False)
     samples_per_second: float | None
@@ -97,6 +99,7 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
         checkpoint=trained.checkpoint,
         weights_sha256=checkpoint.weights_sha256(trained.model),
         threads=torch.get_num_threads(),
+        hardware=hardware(trained.group.device),
         metrics={f"test/{name}": value for name, value in metrics.items()},
         outputs=outputs,
         samples_per_second=trained.samples_per_second,
@@ -120,7 +123,7 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
     optimizer = make_optimizer(model, run.optim)
     examples, validation = workload.examples(data.train, training=True), workload.examples(data.validation, training=False)
     there = data.manifest.summary.splits["train"] if stream else len(examples)
-    steps = run.steps(there)
+    steps, until = run.steps(there), job.steps(there)
     with ExitStack() as stack:
         journal = None
         if rank == 0:
@@ -139,19 +142,19 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
         of_step = streamed(run.model, stream, share, run.train.seed + start) if stream else ordered(run, examples, share)
         # on a CPU a batch is gathered in microseconds, and a thread that does it takes more than that from the network
         ahead = group.device.type == "cuda"
-        batches = stack.enter_context(delivered(range(start, steps), of_step, group.device)) if ahead else of_step
+        batches = stack.enter_context(delivered(range(start, until), of_step, group.device)) if ahead else of_step
         timing = yield from _train(
-            job, group, batches, model, optimizer, journal, look, first=start, last=steps, epoch=run.steps_per_epoch(there)
+            job, group, batches, model, optimizer, journal, look, first=start, until=until, last=steps, epoch=run.steps_per_epoch(there)
         )
     return Trained(
         model=model,
         data=data,
         encoding=encoding,
         group=group,
-        steps=steps,
+        steps=until,
         resumed_from_step=start,
         refused_checkpoints=refused,
-        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, steps)),
+        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, until)),
         samples_per_second=timing.samples_per_second,
         began=began,
         first_step=timing.first_step,
@@ -185,6 +188,7 @@ def _train(
     look: Callable[[nn.Module, int], dict[str, float]],
     *,
     first: int,
+    until: int,
     last: int,
     epoch: int,
 ) -> Generator[Look, None, Timing]:
@@ -201,12 +205,12 @@ def _train(
         lr=lambda number: learning_rate(number, run.optim, last),
         group=group,
         first=first,
-        last=last,
+        last=until,
         seed=settings.seed,
         clip=run.optim.clip,
         bf16=settings.precision == "bf16",
     ):
-        final = step.number == last
+        final = step.number == until
         # reading the numbers waits for the device, so on a GPU the clock would stop too early before it
         scores = {name: mean.value for name, mean in step.means.items()} if final or step.number % settings.log_every == 0 else {}
         timing.add(time.perf_counter() - began, step.data_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -306,3 +307,13 @@ def test_a_preset_sets_what_it_states_and_the_command_line_has_the_last_word(rec
 def test_an_unknown_preset_is_told_with_the_nearest(recipe: Path) -> None:
     recipe.write_text(PRESETS)
     assert only_problem(recipe, "preset=larg") == "preset: mine.yaml has no preset 'larg'; did you mean large?; it has: large, tiny"
+
+
+def test_a_kept_config_is_the_run_it_came_from_with_overrides_laid_over():
+    run = config.load("cnn", ["optim.lr=0.5", "data.splits={train: 0.6, validation: 0.2, test: 0.2}", "train.steps=7"]).run
+    kept = yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False)
+    assert config.trained_with(kept) == run
+    changed = config.trained_with(kept, ["train.epochs=2", "storage=/elsewhere"])
+    assert (changed.train.epochs, changed.train.steps, changed.storage) == (2, None, "/elsewhere")
+    with pytest.raises(RecipeError, match=r"optim.lrr: no such setting; did you mean optim.lr\? \(config.yaml:"):
+        config.trained_with(kept.replace("  lr:", "  lrr:"))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.cli import CPU_QUICK, ROOT, raylway
@@ -86,7 +87,10 @@ def test_the_first_version_is_champion_and_the_newest_candidate(two_versions):
 def test_a_registered_model_is_no_pickle_and_states_its_requirements(two_versions):
     storage, _, _ = two_versions
     files = [path for path in (storage / "artifacts").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".txt", ".md", ".py", ".png", ".diff", ""}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".txt", ".md", ".py", ".png", ".diff", ".npz", ""}
+    for kept in (path for path in files if path.suffix == ".npz"):
+        with np.load(kept, allow_pickle=False) as arrays:
+            assert {arrays[name].dtype.kind for name in arrays.files} <= {"f", "i"}
     assert {path.name for path in files if not path.suffix} <= {"MLmodel", "registered_model_meta"}
     [requirements, *_] = [path for path in files if path.name == "requirements.txt"]
     assert {line.partition("==")[0] for line in requirements.read_text().split()} >= {"torch", "numpy", "pydantic", "safetensors"}
