@@ -207,7 +207,7 @@ def promote(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id, name or folder, or latest.")],
+    model: Model,
     input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
     output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
     overrides: Overrides = None,

@@ -88,7 +88,8 @@ def predict(
             output.begin(before)
         stated = [int(text.removeprefix(_WORKERS)) for text in overrides if text.startswith(_WORKERS)]
         work = Work(job, [Piece(*piece) for piece in before["pieces"]], rate, stated[-1] if stated else None)
-        screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {asked.source.rows():,} rows in {len(work.pieces):,} parts")
+        parts = f"{len(work.pieces):,} part{'s' * (len(work.pieces) > 1)}"
+        screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {asked.source.rows():,} rows in {parts}")
         return _conclude(work, *_answered(work, notes, screen), began=began, screen=screen)
 
 

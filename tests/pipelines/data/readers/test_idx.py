@@ -229,3 +229,12 @@ def test_a_bit_flipped_in_the_header_of_a_plain_file_is_refused_by_name(
     content[place % name[1]] ^= 1 << bit
     (folder / name[0]).write_bytes(content)
     assert refusal(images).startswith(f"{name[0]}: ")
+
+
+def test_images_alone_need_no_labels(tmp_path):
+    pictures = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    path = write_idx(tmp_path, pictures, np.zeros(2, np.uint8), gz=False)
+    found = Idx(File(str(path), path.name))
+    assert (found.columns(), found.rows(), list(found.starts())) == (("image",), 2, [0])
+    [batch] = found.read(1, 2, ["image"])
+    assert (batch["image"] == pictures[1:]).all()

@@ -117,3 +117,14 @@ def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
     for path in tmp_path.rglob("*.*"):
         path.unlink()
     np.testing.assert_array_equal(next(found.read(1, 3, ["label"]))["label"], ["cats", "dogs"])
+
+
+def test_without_labels_all_pictures_count_and_are_named(tmp_path):
+    for name in ("b.png", "a.png", "deeper/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = ImageFolder(pictures_in(find(str(tmp_path))), labelled=False)
+    assert (found.columns(), found.rows()) == (("image", "path"), 3)
+    [batch] = found.read(0, 3, ["image", "path"])
+    assert batch["path"].tolist() == ["a.png", "b.png", "deeper/c.png"]
+    assert batch["image"].tolist() == [b"a.png", b"b.png", b"deeper/c.png"]
