@@ -10,10 +10,11 @@ from typing import Any
 from cluster.session import address, local_resources
 
 
-def each(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+def each(work: Callable[[Any], Any], pieces: Sequence[Any], *, most: int | None = None, gpus: float = 0) -> list[Any]:
     """`work(piece)` for each piece, one Ray Data task a piece, results (JSON values) in the pieces' order.
 
-    What `work` raises is raised here as it was.
+    What `work` raises is raised here as it was. `most`: pieces worked at once; default: as many as there are cores. With `gpus`, each of
+    them has so much of the GPUs, and processes stay for piece after piece: for a task with a GPU Ray would start a new one each time.
     """
     from ray.exceptions import RayTaskError
 
@@ -27,9 +28,15 @@ def each(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
     # by default memory is set aside for what a task may give back (128 MB): in a small store tasks then go one after another (Ray 2.60)
     numbers.context.op_resource_reservation_enabled = False
     # a local cluster offers each core twice (session), but pieces of work have no use for more processes than cores
-    at_once = None if address() else min(local_resources().cpus, len(pieces))
+    at_once = most or (None if address() else min(local_resources().cpus, len(pieces)))
+
+    class Keeper:
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return run(row)
+
     try:
-        rows = numbers.map(run, concurrency=at_once).take_all()
+        mapped = numbers.map(Keeper, concurrency=at_once or 1, num_gpus=gpus) if gpus else numbers.map(run, concurrency=at_once)
+        rows = mapped.take_all()
     except RayTaskError as error:
         raise error.cause from None
     return [json.loads(row["result"]) for row in sorted(rows, key=lambda row: row["number"])]

@@ -206,6 +206,30 @@ def promote(
 
 
 @app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id, name or folder, or latest.")],
+    input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
+    output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
+    overrides: Overrides = None,
+    format_: Annotated[str | None, typer.Option("--format", help="Of the parts in a folder: parquet (the default), csv or jsonl.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Replace what this command wrote there before.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Ask a trained model about every row of INPUT. The same command again goes on with what was interrupted."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.errors import RecipeError
+
+        if format_ not in (None, "parquet", "csv", "jsonl"):
+            raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
+        from pipelines.predict import predict
+
+        return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
+
+    tell(body, json, command=["predict", model, input_, output, *(overrides or [])])
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,

@@ -29,8 +29,10 @@ def tell(
         result = body(screen)
     except (Exception, KeyboardInterrupt) as error:
         failed = code_of(error)
-        lines = _explain(error, failed, command)
-        typer.echo("\n".join(lines[:_ERROR_LINES]), err=True)
+        from pipelines.tracking.provenance import redact
+
+        lines = [redact(line) for line in _explain(error, failed, command)[:_ERROR_LINES]]
+        typer.echo("\n".join(lines), err=True)
         screen.result({"status": "interrupted" if failed == 130 else "failed", "error": lines[0], "exit_code": failed})
         _leave(failed)
     else:

@@ -31,7 +31,8 @@ from pipelines.tracking import runs
 from workloads.base import DataError
 from workloads.judging import Judged, Judging
 
-_NEW = ("data.source", "data.train", "data.validation", "data.test")
+_SEVERAL = {"data", "data.train", "data.validation", "data.test"}
+_PLACES = {"data.prepared", "data.cache"}
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,15 @@ def sliced(model: Model, judging: Judging, chosen: Chosen, source: Rows, columns
 
 
 def _given(overrides: Sequence[str]) -> bool:
-    """Whether the overrides name data. Raises RecipeError where they name several."""
-    given = {override.partition("=")[0] for override in overrides} & set(_NEW)
-    if several := given - {"data.source"}:
+    """Whether the overrides name data. Raises RecipeError where they name several, or say how to read what is prepared already."""
+    given = {override.partition("=")[0] for override in overrides}
+    if several := given & _SEVERAL:
         raise RecipeError(f"{min(several)}: what a model is evaluated on is one source; write data.source=…")
-    return bool(given)
+    if "data.source" in given:
+        return True
+    if idle := sorted(key for key in given if key.startswith("data.") and key not in _PLACES):
+        raise RecipeError(f"{idle[0]}: goes with data.source=…; the rows that a model was trained and tested on are what they are")
+    return False
 
 
 def _write(

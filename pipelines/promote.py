@@ -14,28 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines import newdata
+from pipelines import newdata, rival
 from pipelines.data.prepared import Dataset
 from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluate import Chosen, own, sliced
 from pipelines.hands import hands
-from pipelines.judging import answers, latency, models, reports, rules, slices, statistics
+from pipelines.judging import answers, latency, models, reports, rules, slices
 from pipelines.judging.models import Model
+from pipelines.judging.named import registered_name
 from pipelines.judging.rules import Rule
-from pipelines.judging.statistics import Difference
-from pipelines.prepare import Each
+from pipelines.rival import SPLIT
 from pipelines.screen import Screen
 from pipelines.tracking import promotions, provenance, runs, versions
 from pipelines.tracking.promotions import Conflict, Seen
 from workloads.base import DataError
-from workloads.judging import Judged, Judging
+from workloads.judging import Judging
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
     from pipelines.tracking.runs import MlflowClient
 
 _ALLOWED = ("promote.", "scale.", "storage", "track.uri")
-_SPLIT, _FIRST = "test", "the first of its name"
+_FIRST = "the first of its name"
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
 
 def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, screen: Screen) -> dict[str, Any]:
     """Make the champion before this one champion again, judged or not. Raises RecipeError where there is none."""
-    name, uri = models.registered_name(called, overrides)
+    name, uri = registered_name(called, overrides)
     with runs.asked(uri) as client:
         if name not in versions.names(client):
             raise RecipeError(versions.unknown(client, name, promotions.CHAMPION))
@@ -124,7 +124,10 @@ def crown_first(registered: Registered, *, storage: str, uri: str, screen: Scree
             return
     alone = model.run.scale.model_copy(update={"workers": 0})  # one's own test rows are few, and Ray has been left already
     model = replace(model, run=model.run.model_copy(update={"scale": alone}))
-    decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    try:
+        decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
+        screen.say(f"{registered.uri} is no champion yet, for it could not be judged: {error}")
 
 
 def judge(model: Model, now: Seen) -> Verdict:
@@ -133,13 +136,13 @@ def judge(model: Model, now: Seen) -> Verdict:
     judging = workload.judging(model.encoding)
     with hands(model.run) as each:
         dataset = own(model, each)
-        judged = answers.judged(model, dataset, _SPLIT, each)
+        judged = answers.judged(model, dataset, SPLIT, each)
         report = reports.plain(judging, judged, _columns(model, judging, dataset, len(judged)))
         took = latency.milliseconds(model, dataset) if asked.max_latency_ms else None
         found = rules.floors(asked, report, workload.better, latency_ms=took)
         if not asked.must_beat or now.champion is None:
             return Verdict(found + _gone(model, now))
-        compared, warnings = _against(model, judging, judged, dataset, now.champion, each)
+        compared, warnings = rival.against(model, judging, judged, dataset, now.champion, each)
     return Verdict([*found, compared], warnings)
 
 
@@ -157,6 +160,10 @@ def decide(model: Model, verdict: Verdict, now: Seen, *, force: bool, reason: st
         try:
             promotions.promote(client, version.name, version.version, judged_against=now, kind=kind, reason=reason)
         except Conflict as conflict:
+            after = promotions.seen(client, version.name)
+            if after.champion == version.version:  # another promoted the same one, and wrote why
+                screen.say(f"{version.uri} is champion already")
+                return _result(model, "promoted", verdict, now, after)
             _mark(client, version.name, version.version, "refused", str(conflict), verdict.rules)
             return _refused_by(conflict, version.name, model.tracking_uri, screen) | {"rules": [rule.as_json() for rule in verdict.rules]}
         _mark(client, version.name, version.version, kind, reason, verdict.rules)
@@ -166,58 +173,14 @@ def decide(model: Model, verdict: Verdict, now: Seen, *, force: bool, reason: st
     return _result(model, "promoted", verdict, now, after) | {"reason": reason, "forced": force}
 
 
-def _against(model: Model, judging: Judging, judged: Judged, dataset: Dataset, champion: int, each: Each) -> tuple[Rule, tuple[str, ...]]:
-    """The champion's answers to the same rows, compared with the candidate's."""
-    assert model.version
-    metric = model.run.promote.metric or model.workload.headline.metric
-    rival = f"models:/{model.version.name}/{champion}"
-    name, wanted = f"{metric} against {rival}", "better" if not model.run.promote.margin else f"not worse by {model.run.promote.margin:g}"
-    where = [f"storage={model.run.storage}", f"track.uri={model.tracking_uri}"]
-    try:
-        other = models.find(rival, where)
-        if other.workload.task != model.workload.task:
-            return rules.failed(name, wanted, f"it is a model of {other.workload.task}, this one of {model.workload.task}"), ()
-        theirs = _on_the_same_rows(model, other, dataset, each)
-        theirs = judging.translated(theirs, other.workload.judging(other.encoding))
-        if len(theirs) != len(judged) or not np.allclose(theirs.columns["truth"], judged.columns["truth"], rtol=1e-3, atol=1e-3):
-            return rules.failed(name, wanted, "it cannot be given the same test rows, so the two cannot be compared"), ()
-        difference = _difference(judging, judged, theirs, metric)
-    except (ValueError, DataError, StorageError) as error:
-        return rules.failed(name, wanted, str(error)), ()
-    other_data = f"{rival} was trained on other data ({other.fingerprint}); some of these test rows may have been among them"
-    warnings = (*other.warnings, *([other_data] if other.fingerprint != model.fingerprint else []))
-    return rules.against(model.run.promote, metric, model.workload.better, difference, rival=rival), warnings
-
-
-def _on_the_same_rows(model: Model, other: Model, dataset: Dataset, each: Each) -> Judged:
-    """Another model's answers to the candidate's test rows: as they are prepared, or encoded anew as the other was taught."""
-    if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
-        return answers.judged(replace(other, run=model.run), dataset, _SPLIT, each)
-    taught = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
-    rows = newdata.rows_of(taught, split=_SPLIT)
-    return answers.judged(taught, newdata.encoded(taught, rows, each), rows.split, each)
-
-
-def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:
-    block = statistics.block_of(len(ours), judging.span)
-    score = judging.derived.get(metric, (metric, None))[0]
-    if score == "accuracy" and block == 1 and (ours.scores[score].count == 1).all():
-        return statistics.mcnemar(ours.scores[score].total > 0, theirs.scores[score].total > 0)
-    if score in ours.scores:
-        return statistics.paired(ours.scores[score], theirs.scores[score], block=block)
-    return statistics.apart(
-        lambda index: judging.others(ours.take(index))[score] - judging.others(theirs.take(index))[score], len(ours), block=block
-    )
-
-
 def _columns(model: Model, judging: Judging, dataset: Dataset, examples: int) -> dict[str, np.ndarray]:
     """The columns that the rules slice by, of each test row."""
     wanted = list(model.run.promote.slices)
     if not wanted:
         return {}
-    source = newdata.rows_of(model, split=_SPLIT)
+    source = newdata.rows_of(model, split=SPLIT)
     slices.check(wanted, source.selection, judging.told_by)
-    return sliced(model, judging, Chosen(dataset, _SPLIT, _SPLIT, None), source, wanted, examples)
+    return sliced(model, judging, Chosen(dataset, SPLIT, SPLIT, None), source, wanted, examples)
 
 
 def _gone(model: Model, now: Seen) -> list[Rule]:

@@ -79,6 +79,33 @@ class Screen:
             yield
 
     @contextmanager
+    def counted(self, things: str, total: int, done: Callable[[], int]) -> Iterator[None]:
+        """Show how many of `total` are done, until the block ends: a bar on a terminal, a line every 15 seconds in a log."""
+        stop, began, console = threading.Event(), time.monotonic(), self._console
+
+        def follow() -> None:
+            if console.is_terminal:
+                columns: list[ProgressColumn] = [
+                    BarColumn(10),
+                    TextColumn("{task.completed}/{task.total} " + things),
+                    TimeRemainingColumn(),
+                ]
+                with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+                    task = bar.add_task("", total=total, completed=done())
+                    while not stop.wait(_LOG_LINE_SECONDS / 15):
+                        bar.update(task, completed=done())
+            while not stop.wait(_LOG_LINE_SECONDS):
+                console.print(f"{done():,}/{total:,} {things} done after {time.monotonic() - began:,.0f} s", markup=False)
+
+        thread = threading.Thread(target=follow, name="screen", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    @contextmanager
     def progress(self, path: Path, headline: str) -> Iterator[_Follower]:
         """Show the journal at `path` as it grows, until the block ends."""
         follower = _Follower(self._console, path, headline)

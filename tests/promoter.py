@@ -1,8 +1,10 @@
-"""One of several processes that promote at the same moment."""
+"""Several processes that promote at the same moment."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import mlflow.store.model_registry.sqlalchemy_store
@@ -24,3 +26,26 @@ def promote_at_the_gate(uri: str, version: int, gate: str) -> str:
     except promotions.Conflict as conflict:
         return str(conflict)
     return "won"
+
+
+def registry(uri: str, *, count: int, name: str = "race"):
+    """A model with versions 1 … count."""
+    client = connect(uri)
+    client.create_registered_model(name)
+    for _ in range(count):
+        client.create_model_version(name, "s3://nowhere/model")
+    return client
+
+
+def raced(uri: str, challengers: list[int], gate: Path) -> list[str]:
+    """What each of as many processes said that judged against one champion and promoted at the same moment."""
+    gate.mkdir()
+    context = multiprocessing.get_context("forkserver")  # imports MLflow once, and each process has a database connection of its own
+    context.set_forkserver_preload(["tests.promoter"])
+    with ProcessPoolExecutor(len(challengers), mp_context=context) as pool:
+        said = [pool.submit(promote_at_the_gate, uri, version, str(gate)) for version in challengers]
+        while len(list(gate.glob("ready-*"))) < len(challengers):
+            assert not any(one.done() and one.exception() for one in said)
+            time.sleep(0.01)
+        (gate / "go").touch()
+        return [one.result(timeout=120) for one in said]

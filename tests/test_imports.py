@@ -38,7 +38,9 @@ FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODULES = {_module(path) for path in FILES}
 IMPORTS = {_module(path): _imports(path) for path in FILES}
 NOUNS = [
-    name for name in MODULES if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking.", "pipelines.judging."))
+    name
+    for name in MODULES
+    if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking.", "pipelines.judging.", "pipelines.answering."))
 ]
 
 
@@ -99,7 +101,23 @@ def test_nouns_import_of_workloads_only_the_contract():
 
 
 def test_nouns_import_no_verb_and_no_cluster():
-    names = ("__main__", "train", "prepare", "datasets", "plan", "recipes", "conclude", "config", "screen", "evaluate", "promote")
+    names = (
+        "__main__",
+        "train",
+        "prepare",
+        "datasets",
+        "plan",
+        "recipes",
+        "conclude",
+        "config",
+        "screen",
+        "evaluate",
+        "promote",
+        "rival",
+        "newdata",
+        "hands",
+        "predict",
+    )
     verbs = {f"pipelines.{name}" for name in names}
     for module in NOUNS:
         told = {"pipelines.config"} if module.startswith("pipelines.judging.") else set()  # a model is found by settings laid over its own

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from pyarrow import parquet
 
 from cluster import session
 from cluster.shards import each, stream
@@ -22,7 +23,9 @@ from pipelines import config, prepare
 from pipelines.data.prepared import Dataset
 from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
+from pipelines.evaluate import evaluate
 from pipelines.folder import RunFolder
+from pipelines.predict import predict
 from pipelines.screen import Screen
 from pipelines.sweep import sweep
 from pipelines.sweeping.ledger import Ledger
@@ -314,3 +317,32 @@ def test_a_trial_may_have_workers_of_its_own_and_be_ended_early(tracked):
     one = swept(tracked, "one-worker-each", *settings, "scale.workers=0")
     accuracy = [[trial["metrics"]["val/accuracy"] for trial in result["trials"][:2]] for result in (one, two)]
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
+
+
+def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
+    def judged(workers):
+        where = [f"storage={tracked}", f"scale.workers={workers}"]
+        return evaluate(alone["run_id"], where, columns=["label"], split="train", screen=Screen())
+
+    here, there = judged(0), judged(1)
+    assert here["rows"] > 1024, "one piece of work would not go to Ray"
+    for found in (here, there):
+        del found["seconds"], found["rows_per_second"]
+    assert there == here
+
+
+def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.predict._PIECE_SECONDS", 1e-9)
+    run(tracked, "scale.workers=0", f"data.source={images}", "name=predicts", "train.steps=5", "track.register=false")
+    tables, arguments = [], (str(images), [f"storage={tracked}", "scale.threads=1"])
+    for workers in (0, 2):
+        target = tmp_path / f"{workers}.parquet"
+        result = predict("predicts", arguments[0], str(target), [*arguments[1], f"scale.workers={workers}"], screen=Screen())
+        assert (result["rows_in"], result["rows_out"], result["parts_done_before"]) == (20_000, 20_000, 0)
+        assert result["parts"] > 3
+        assert result["rows_per_second"] > 0
+        tables.append(parquet.read_table(target))
+    here, there = tables
+    assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
+    assert here["label"].to_pylist() == there["label"].to_pylist()
+    assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))

@@ -189,6 +189,23 @@ class Workload(BaseModel):
     def inputs(self, given: Any, encoding: Any) -> dict[str, np.ndarray]:
         """What a registered model was given, encoded by the code that encodes for training. Raises DataError."""
 
+    def asked(self, available: Sequence[str], encoding: Any) -> tuple[str, ...]:
+        """The columns that an answer is made from, out of those that a source has: those of training, without labels. Raises DataError."""
+        return choose_columns([name for name in self.columns if name != self.label_column], available)
+
+    def ask(self, raw: Arrays, encoding: Any) -> dict[str, np.ndarray]:
+        """Raw rows of these columns as `inputs` encodes what a registered model is given. Raises DataError."""
+        return self.encode(raw, encoding)
+
+    @property
+    def lookback(self) -> int:
+        """How many rows before its own an answer is made from, where rows follow one another; the first rows have no answer then."""
+        return 0
+
+    def windows(self, encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Encoded rows in order as examples for `respond`: one for each row that has `lookback` rows before it."""
+        return encoded
+
     def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What a registered model computes for `inputs`: `predict`, where a task needs nothing else."""
         return self.predict(model, batch)

@@ -100,7 +100,7 @@ def find(text: str) -> tuple[File, ...]:
     import pyarrow.fs
     from fsspec.utils import glob_translate  # type: ignore[import-untyped]
 
-    place = text if "://" in text else _absolute(text)
+    place = text if "://" in text else absolute(text)
     filesystem, path = filesystem_of(place)
     try:
         if not _WILDCARD.search(path):
@@ -126,7 +126,7 @@ def is_folder(text: str) -> bool:
     """Whether a path or URI names a folder. Raises DataError if it cannot be reached."""
     import pyarrow.fs
 
-    filesystem, path = filesystem_of(text if "://" in text else _absolute(text))
+    filesystem, path = filesystem_of(text if "://" in text else absolute(text))
     try:
         return filesystem.get_file_info(path).type == pyarrow.fs.FileType.Directory
     except (OSError, ValueError) as error:
@@ -174,7 +174,8 @@ class _Hashes:
             write_atomically(self._path, json.dumps(self._known))
 
 
-def _absolute(text: str) -> str:
+def absolute(text: str) -> str:
+    """A path that a person names, from the root. Raises DataError."""
     try:
         return os.path.abspath(Path(text).expanduser())  # not resolve(): labels lie beside the name given, not beside what a link points to
     except (RuntimeError, ValueError, OSError) as error:

@@ -19,6 +19,7 @@ from pipelines.data.source import Source
 from pipelines.data.splits import SPLITS, Splitting
 from pipelines.data.store import Store
 from pipelines.data.summary import Counts, Summary, counted, missing_in, row_hashes
+from pipelines.tracking.provenance import redact
 from workloads.base import Arrays, DataError, Encoding, Workload
 
 R = TypeVar("R")
@@ -100,12 +101,12 @@ class Batch:
         """The rows of a split that the task has nothing against, and what is in them."""
         chosen = self.of_split(split)
         if not len(chosen):
-            return chosen, self._taken(chosen, self.raw)
+            return chosen, taken(chosen, self.raw)
         if not self._selection.skip:
             return next(self._tried(lambda raw: raw, chosen, self.raw))
         good = [rows for rows, _ in self._tried(self._selection.workload.check, chosen, self.raw)]
         chosen = np.concatenate([np.empty(0, np.int64), *good])
-        return chosen, self._taken(chosen, self.raw)
+        return chosen, taken(chosen, self.raw)
 
     def encoded(self, split: int, encoding: Encoding) -> Iterator[dict[str, np.ndarray]]:
         """Stored rows of a split, in order."""
@@ -139,29 +140,47 @@ class Batch:
         rows = len(next(iter(raw.values())))
         return self._selection.splitting.rows_of(0, 0, rows, raw)
 
-    def _taken(self, rows: np.ndarray, columns: Arrays) -> Arrays:
-        return columns if len(rows) == self.rows else {name: column[rows] for name, column in columns.items()}
-
     def _tried(self, work: Callable[[Arrays], R], rows: np.ndarray, columns: Arrays) -> Iterator[tuple[np.ndarray, R]]:
-        """`work` of `rows`, in as few parts as the bad ones among them leave whole."""
-        try:
-            tried = self._taken(rows, columns)
-            _check_read(tried)
-            done = work(tried)
-        except DataError as error:
-            if not self._selection.skip:
-                row = rows[error.row] if error.row is not None else None
-                where = self._selection.source.label if row is None else self.place(int(row))
-                raise DataError(f"{where}: {error}") from None
-            if len(rows) == 1:
-                self.bad[int(rows[0])] = str(error)
-                return
-        else:
-            yield rows, done
+        return tried(
+            work, rows, columns, label=self._selection.source.label, place=self.place, bad=self.bad if self._selection.skip else None
+        )
+
+
+def tried(
+    work: Callable[[Arrays], R],
+    rows: np.ndarray,
+    columns: Arrays,
+    *,
+    label: str,
+    place: Callable[[int], str],
+    bad: dict[int, str] | None,
+) -> Iterator[tuple[np.ndarray, R]]:
+    """`work` of `rows` of `columns`, in as few parts as the bad ones among them leave whole; those are put into `bad`, with the reason.
+
+    Where `bad` is None, the first bad row is raised as a DataError with its `place`, or the source's `label` where no row is to blame.
+    """
+    try:
+        part = taken(rows, columns)
+        _check_read(part)
+        done = work(part)
+    except DataError as error:
+        if bad is None:
+            where = label if error.row is None else place(int(rows[error.row]))
+            raise DataError(redact(f"{where}: {error}")) from None
+        if len(rows) == 1:
+            bad[int(rows[0])] = redact(str(error))  # what stands in a row may be an address with its password
             return
-        half = len(rows) // 2
-        yield from self._tried(work, rows[:half], columns)
-        yield from self._tried(work, rows[half:], columns)
+    else:
+        yield rows, done
+        return
+    half = len(rows) // 2
+    yield from tried(work, rows[:half], columns, label=label, place=place, bad=bad)
+    yield from tried(work, rows[half:], columns, label=label, place=place, bad=bad)
+
+
+def taken(rows: np.ndarray, columns: Arrays) -> Arrays:
+    """Rows of columns; these themselves where all rows are wanted."""
+    return columns if len(rows) == len(next(iter(columns.values()))) else {name: column[rows] for name, column in columns.items()}
 
 
 def _check_read(raw: Arrays) -> None:

@@ -16,6 +16,7 @@ from pipelines.data.readers.arrays import Npy, Npz
 from pipelines.data.readers.columnar import Arrow, Parquet
 from pipelines.data.readers.delimited import Delimited
 from pipelines.data.readers.hub import Hub, is_saved
+from pipelines.data.readers.idx import Idx
 from pipelines.data.readers.image_folder import ImageFolder, pictures_in
 from pipelines.data.readers.jsonlines import JsonLines
 from pipelines.data.readers.opened import Opened
@@ -57,6 +58,8 @@ class Reading:
     """Columns that may hold paths of files, of which the content is given."""
     skip: bool = False
     """Leave rows out that cannot even be read."""
+    labelled: bool = True
+    """Whether pictures must have labels (a folder a class, a file beside); if not, those they have are not read."""
 
 
 def open_source(text: str, how: Reading) -> Source:
@@ -115,10 +118,12 @@ def _of_files(text: str, how: Reading) -> Files:
     label = PurePosixPath(found[0].name if len(found) == 1 else re.split(r"/[^/]*[*?\[]", text.rstrip("/"))[0]).name.split(".")[0]
     kinds = {file.suffix for file in found}
     if pictures := pictures_in(found):
-        return Files(label, (ImageFolder(pictures),), pictures, how.scratch)
+        return Files(label, (ImageFolder(pictures, how.labelled),), pictures, how.scratch)
     if len(found) == 1 and not kinds & {*_ENTERED, *_PARSED}:
+        if not how.labelled:
+            return Files(label, (Idx(found[0]),), (found[0],), how.scratch)
         pair = idx.beside(found[0])
-        return Files(label, (pair,), (pair.images, pair.labels), how.scratch)
+        return Files(label, (pair,), (found[0], pair.labels or found[0]), how.scratch)
     data = tuple(file for file in found if file.suffix in {*_ENTERED, *_PARSED})
     if files.is_folder(text):  # a folder has notes beside its data: README.md, dataset_info.json
         data = tuple(file for file in data if file.suffix not in (".md", ".json")) or data

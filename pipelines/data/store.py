@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Store:
-    """Named files in folders below `place`, an absolute path or a URI; `cache` is a folder of this node."""
+    """Named files in folders below `place`, an absolute path or a URI ("": in `place` itself); `cache` is a folder of this node."""
 
     place: str
     cache: Path
@@ -48,7 +48,7 @@ class Store:
         import pyarrow.fs
 
         with self._reached() as (filesystem, root):
-            return filesystem.get_file_info(f"{root}/{folder}/{name}").type == pyarrow.fs.FileType.File
+            return filesystem.get_file_info(_below(root, folder, name)).type == pyarrow.fs.FileType.File
 
     def put(self, file: Path, folder: str, name: str) -> None:
         """Move a local file into the store, in one step."""
@@ -60,7 +60,7 @@ class Store:
         import pyarrow.fs
 
         with self._reached() as (filesystem, root):
-            pyarrow.fs.copy_files(str(file), f"{root}/{folder}/{name}", pyarrow.fs.LocalFileSystem(), filesystem, use_threads=False)
+            pyarrow.fs.copy_files(str(file), _below(root, folder, name), pyarrow.fs.LocalFileSystem(), filesystem, use_threads=False)
         file.unlink()
 
     def get(self, folder: str, name: str, into: Path) -> Path:
@@ -71,8 +71,26 @@ class Store:
 
         into.mkdir(parents=True, exist_ok=True)
         with self._reached() as (filesystem, root):
-            pyarrow.fs.copy_files(f"{root}/{folder}/{name}", str(into / name), filesystem, pyarrow.fs.LocalFileSystem(), use_threads=False)
+            pyarrow.fs.copy_files(_below(root, folder, name), str(into / name), filesystem, pyarrow.fs.LocalFileSystem(), use_threads=False)
         return into / name
+
+    def names(self, folder: str) -> list[str]:
+        """What lies in a folder; nothing if there is no such folder."""
+        if not self.remote:
+            here = Path(self.place) / folder
+            return sorted(path.name for path in here.iterdir()) if here.is_dir() else []
+        import pyarrow.fs
+
+        with self._reached() as (filesystem, root):
+            listed = filesystem.get_file_info(pyarrow.fs.FileSelector(_below(root, folder), allow_not_found=True))
+            return sorted(info.base_name for info in listed)
+
+    def remove_file(self, name: str) -> None:
+        if not self.remote:
+            (Path(self.place) / name).unlink(missing_ok=True)
+            return
+        with self._reached() as (filesystem, root):
+            filesystem.delete_file(_below(root, name))
 
     def remove(self, folder: str) -> None:
         if not self.remote:
@@ -82,8 +100,8 @@ class Store:
 
         shutil.rmtree(self.folder(folder), ignore_errors=True)
         with self._reached() as (filesystem, root):
-            if filesystem.get_file_info(f"{root}/{folder}").type == pyarrow.fs.FileType.Directory:
-                filesystem.delete_dir(f"{root}/{folder}")
+            if filesystem.get_file_info(_below(root, folder)).type == pyarrow.fs.FileType.Directory:
+                filesystem.delete_dir(_below(root, folder))
 
     @contextmanager
     def writing(self, name: str, *, last: str) -> Iterator[str]:
@@ -127,6 +145,10 @@ class Store:
             yield filesystem, root.rstrip("/")
         except OSError as error:
             raise DataError(f"{shown(self.place)}: {files.first_line(error)}") from error
+
+
+def _below(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
 
 
 def store_of(run: Run) -> Store:

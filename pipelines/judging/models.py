@@ -21,6 +21,7 @@ from pipelines.data.prepared import MANIFEST, Dataset
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError
 from pipelines.folder import RunFolder
+from pipelines.judging.named import URI, folder_of, parted, root_of, version_of
 from pipelines.settings import Run
 from pipelines.tracking import registry, runs, versions
 from pipelines.tracking.mlflow import tracking_uri
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipelines.tracking.runs import MlflowClient
-
-_URI = "models:/"
-_WHERE = ("storage", "track.uri")
-_DECIDED = ("model", "workload")
 
 
 @dataclass(frozen=True)
@@ -84,15 +81,14 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
     `storage=` and `track.uri=` among the overrides say where to look, as in a recipe; the others are laid over the run's settings.
     Raises RecipeError for what is unknown, saying what there is, and StorageError for what cannot be reached or is not what was written.
     """
-    where, others = _parted(overrides)
-    path = Path(called).expanduser()
-    if not called.startswith(_URI) and (path / "config.yaml").is_file():
-        return _of_folder(called, RunFolder(path.resolve()), where, others)
-    root = _root(where)
+    where, others = parted(overrides)
+    if path := folder_of(called):
+        return _of_folder(called, RunFolder(path), where, others)
+    root = root_of(where)
     uri = tracking_uri(root, where.get("track.uri"))
     with runs.asked(uri) as client:
-        if called.startswith(_URI):
-            name, which = _named(called, alias)
+        if called.startswith(URI):
+            name, which = version_of(called, alias)
             return _of_version(client, called, versions.find(client, name, which), root, uri, where, others)
         if kept := runs.find(client, called):
             return _of_run(client, called, kept, root, uri, where, others)
@@ -101,49 +97,9 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
         raise RecipeError(_unknown(client, called))
 
 
-def registered_name(called: str, overrides: Sequence[str] = ()) -> tuple[str, str]:
-    """(name of a registered model, tracking URI) of models:/name, with a version or an alias or without, or of the bare name."""
-    where, _ = _parted(overrides)
-    name = _named(called, "")[0] if called.startswith(_URI) else called
-    return name, tracking_uri(_root(where), where.get("track.uri"))
-
-
 def cache() -> Path:
     """This node's folder for copies of models that lie elsewhere."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
-
-
-def _parted(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Where to look, and what is laid over the run's settings."""
-    where: dict[str, str] = {}
-    others = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if key in _WHERE and equals:
-            where[key] = text
-        elif key.partition(".")[0] in _DECIDED:
-            raise RecipeError(f"{key}: a trained model keeps the settings of its network; train another to change them")
-        else:
-            others.append(override)
-    return where, others
-
-
-def _root(where: dict[str, str]) -> Path:
-    try:
-        return Path(where.get("storage", "./runs")).expanduser().resolve()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RecipeError(f"storage: can be no path: {error}") from None
-
-
-def _named(called: str, alias: str) -> tuple[str, str]:
-    """(name, version or alias) of models:/…"""
-    rest = called.removeprefix(_URI)
-    name, at, which = rest.partition("@") if "@" in rest else rest.partition("/")
-    if not name or (at and not which) or "/" in which:
-        raise RecipeError(f"{called}: a registered model is written models:/name@alias or models:/name/3")
-    if at == "/" and not which.isdigit():
-        raise RecipeError(f"{called}: {which!r} is no version; write models:/{name}/3, or models:/{name}@{which} for an alias")
-    return name, which or alias
 
 
 def _of_version(
@@ -255,12 +211,12 @@ def _settings(called: str, text: str | None, others: Sequence[str], home: Path, 
 def _home(where: dict[str, str], folder: RunFolder | None, root: Path) -> Path:
     """The storage: what was asked for, else that of the run's folder (of a trial it lies deeper), else where it was looked for."""
     if "storage" in where or folder is None:
-        return _root(where) if "storage" in where else root
+        return root_of(where) if "storage" in where else root
     above = folder.path.parents[1:3]
     return next((place for place in above if (place / "mlflow.db").is_file() or (place / "datasets").is_dir()), above[0])
 
 
 def _unknown(client: MlflowClient, called: str) -> str:
-    there = ", ".join(f"{_URI}{name}" for name in versions.names(client)) or "none"
+    there = ", ".join(f"{URI}{name}" for name in versions.names(client)) or "none"
     newest = ", ".join(runs.names(client)) or "none"
     return f"{called}: no such run, folder or registered model; registered models: {there}; newest runs: {newest}"

@@ -25,8 +25,9 @@ class Group:
     """95 %, of those metrics that have one."""
 
     def as_json(self) -> dict[str, Any]:
-        told = {name: list(interval) for name, interval in self.intervals.items()}
-        return {"rows": self.rows, "metrics": self.metrics, "intervals": told}
+        """What no rows can tell (NaN), such as the ROC curve of a single class, as null: JSON has no other word for it."""
+        told = {name: [_known(end) for end in interval] for name, interval in self.intervals.items()}
+        return {"rows": self.rows, "metrics": {name: _known(value) for name, value in self.metrics.items()}, "intervals": told}
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,23 @@ def write_table(path: Path, table: Mapping[str, Any], slices: Mapping[str, np.nd
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    columns = {name: pa.array(values) for name, values in table.items()}
+    columns = {name: _arrow(values) for name, values in table.items()}
     for name, values in slices.items():
         columns[f"slice {name}"] = pa.array([None if value is None or value != value else str(value) for value in values])
     parquet.write_table(pa.table(columns), path)
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _arrow(values: Any) -> Any:
+    """A column: lists of fixed length for an array of several axes."""
+    import pyarrow as pa
+
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return pa.FixedSizeListArray.from_arrays(_arrow(values.reshape(-1, *values.shape[2:])), values.shape[1])
+    return pa.array(values)
 
 
 def number(value: float) -> str:

@@ -32,10 +32,14 @@ def floors(asked: Promote, report: Report, better: Better, *, latency_ms: float 
     """The rules that need no rival: least and most values, of all rows and of each slice, and how long an answer takes."""
     found = [_bound(f"{name}", name, limit, report.whole.metrics.get(name), better) for name, limit in {**asked.min, **asked.max}.items()]
     for column, limits in asked.slices.items():
-        for value, group in report.slices.get(column, {}).items():
-            if group.rows >= asked.min_rows:
-                where = f"{column}={value} ({group.rows:,} rows)"
-                found += [_bound(f"{where} {name}", name, limit, group.metrics.get(name), better) for name, limit in limits.items()]
+        large = {value: group for value, group in report.slices.get(column, {}).items() if group.rows >= asked.min_rows}
+        if not large:
+            found.append(
+                failed(f"slices of {column}", f">= {asked.min_rows} rows", "no value has so many; promote.min_rows says how many count")
+            )
+        for value, group in large.items():
+            where = f"{column}={value} ({group.rows:,} rows)"
+            found += [_bound(f"{where} {name}", name, limit, group.metrics.get(name), better) for name, limit in limits.items()]
     if asked.max_latency_ms is not None and latency_ms is not None:
         limit = asked.max_latency_ms
         found.append(Rule("latency of one row", f"<= {limit:g} ms", f"{latency_ms:.2f} ms", latency_ms <= limit))

@@ -56,19 +56,12 @@ def block_of(rows: int, span: int) -> int:
 
 def interval(score: Score, *, block: int = 1, seed: int = 0) -> Interval | None:
     """The bootstrap interval of sum(total) / sum(count), by scipy. None where there are too few units to tell."""
-    from scipy.stats import bootstrap
-
     total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
     there = count_U > 0
     total_U, count_U = total_U[there], count_U[there]
     if len(total_U) < _FEWEST_UNITS:
         return None
-
-    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
-        return total.sum(axis=axis) / count.sum(axis=axis)
-
-    drawn = _bootstrapped(bootstrap, (total_U, count_U), ratio, seed)
-    return Interval(float(drawn.low), float(drawn.high))
+    return _bootstrapped(total_U, count_U, seed)
 
 
 def intervals(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, block: int = 1, seed: int = 0) -> dict[str, Interval]:
@@ -86,7 +79,7 @@ def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Diff
 
     Exchanged is which model gave which unit's total, so it asks nothing of how errors are distributed. Both count the same rows.
     """
-    from scipy.stats import bootstrap, permutation_test
+    from scipy.stats import permutation_test
 
     if not np.array_equal(ours.count, theirs.count):
         raise ValueError("two models' scores can be compared only where both count the same rows")
@@ -96,11 +89,6 @@ def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Diff
     value = float(apart_U.sum() / count_U.sum())
     if len(apart_U) < _FEWEST_UNITS or not apart_U.any():
         return Difference(value, None, 1.0, "paired permutation test")
-
-    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
-        return total.sum(axis=axis) / count.sum(axis=axis)
-
-    drawn = _bootstrapped(bootstrap, (apart_U, count_U), ratio, seed)
     tested = permutation_test(
         (apart_U,),
         lambda apart, axis=-1: apart.sum(axis=axis),
@@ -110,24 +98,18 @@ def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Diff
         batch=max(1, _DRAWN_AT_ONCE // len(apart_U)),
         rng=np.random.default_rng(seed),
     )
-    return Difference(value, Interval(float(drawn.low), float(drawn.high)), float(tested.pvalue), "paired permutation test")
+    return Difference(value, _bootstrapped(apart_U, count_U, seed), float(tested.pvalue), "paired permutation test")
 
 
 def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), seed: int = 0) -> Difference:
     """The difference of two models' scores on different rows, by the bootstrap of each: its interval, and how often it would fall to the
     other side of zero. It sees less than `paired` does, for it does not know which rows are hard."""
-    from scipy.stats import bootstrap
-
-    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
-        return total.sum(axis=axis) / count.sum(axis=axis)
-
     drawn = []
     for number, (score, block) in enumerate(zip((ours, theirs), blocks, strict=True)):
         total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
         if len(total_U) < _FEWEST_UNITS:
             return Difference(ours.value - theirs.value, None, 1.0, "bootstrap of each")
-        data = (total_U[count_U > 0], count_U[count_U > 0])
-        drawn.append(_whole(bootstrap, data, ratio, seed + number).bootstrap_distribution)
+        drawn.append(_drawn(total_U[count_U > 0], count_U[count_U > 0], seed + number).bootstrap_distribution)
     apart_R = drawn[0] - drawn[1]
     low, high = np.percentile(apart_R, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     beyond = 1 + min(int((apart_R <= 0).sum()), int((apart_R >= 0).sum()))
@@ -166,18 +148,25 @@ def derived(found: Interval | None, function: Callable[[float], float]) -> Inter
     return Interval(function(found.low), function(found.high)) if found else None
 
 
-def _bootstrapped(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
-    return _whole(bootstrap, data, statistic, seed).confidence_interval
+def _bootstrapped(total_U: np.ndarray, count_U: np.ndarray, seed: int) -> Interval:
+    found = _drawn(total_U, count_U, seed).confidence_interval
+    return Interval(float(found.low), float(found.high))
 
 
-def _whole(bootstrap: Callable[..., Any], data: tuple[np.ndarray, ...], statistic: Callable[..., np.ndarray], seed: int) -> Any:
+def _drawn(total_U: np.ndarray, count_U: np.ndarray, seed: int) -> Any:
+    """scipy's bootstrap of sum over count: its interval, and every value that was drawn."""
+    from scipy.stats import bootstrap
+
+    def ratio(total: np.ndarray, count: np.ndarray, axis: int = -1) -> np.ndarray:
+        return total.sum(axis=axis) / count.sum(axis=axis)
+
     return bootstrap(
-        data,
-        statistic,
+        (total_U, count_U),
+        ratio,
         paired=True,
         vectorized=True,
         n_resamples=_RESAMPLES,
-        batch=max(1, _DRAWN_AT_ONCE // len(data[0])),
+        batch=max(1, _DRAWN_AT_ONCE // len(total_U)),
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),

@@ -88,8 +88,7 @@ class Conductor:
         """What the first trials all failed of, which ends the sweep."""
         for trial in self.trials():
             if trial.ended and not trial.run_id:  # the process was killed before MLflow had all of it
-                loaded = self._settings(trial.params)
-                self._fleet.add(trial.number, self._tracker(trial, loaded, self._plan_of(loaded.run), folder_of(folder, trial.number)))
+                self._follow(trial)
                 self._track(trial)
 
     # ---- asked by Ray Tune
@@ -102,6 +101,7 @@ class Conductor:
             try:
                 return trial.number, self._task(trial)
             except (RecipeError, DataError) as error:
+                self._follow(trial)
                 code = RECIPE if isinstance(error, RecipeError) else DATA
                 self._end(trial, "failed", {}, Failure(code, 0, time.time(), str(error), "", ""))
         return None
@@ -234,6 +234,17 @@ class Conductor:
     def trials(self) -> list[Trial]:
         """Those of this role, in their order."""
         return [trial for trial in list(self._ledger.trials.values()) if trial.role == self._role]
+
+    def _follow(self, trial: Trial) -> None:
+        """Have MLflow follow a trial that is not run here, or whose settings cannot even be a run."""
+        try:
+            loaded = self._settings(trial.params)
+            plan = self._plan_of(loaded.run)
+        except (RecipeError, DataError):
+            loaded, plan = self._design.loaded, self._plan
+        folder = folder_of(self._folder, trial.number)
+        folder.path.mkdir(exist_ok=True)
+        self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
 
     def _track(self, trial: Trial) -> None:
         """Tell MLflow that a trial ended, and how."""

@@ -87,7 +87,12 @@ def history(client: MlflowClient, name: str) -> list[Entry]:
 
 
 def promote(client: MlflowClient, name: str, version: int, *, judged_against: Seen, kind: str = PROMOTED, reason: str = "") -> Entry:
-    """Make `version` champion, if the champion is still the one judged against. Raises Conflict, naming who it is now."""
+    """Make `version` champion, if the champion is still the one judged against. Raises Conflict, naming who it is now.
+
+    Raises RecipeError for a version that is not there: an entry of the log cannot be taken back.
+    """
+    if not versions.has(client, name, version):
+        raise RecipeError(versions.unknown(client, name, str(version)))
     if versions.aliases(client, name).get(CHAMPION) != judged_against.champion:
         raise _conflict(client, name, judged_against)
     was = "" if judged_against.champion is None else str(judged_against.champion)
@@ -120,7 +125,8 @@ def _settle(client: MlflowClient, name: str) -> None:
             client.set_registered_model_alias(name, PREVIOUS, str(reign[-2]))
         else:
             client.delete_registered_model_alias(name, PREVIOUS)
-        client.set_registered_model_alias(name, CHAMPION, str(last.version))
+        if versions.has(client, name, last.version):  # else it was deleted meanwhile, which the next to look is told
+            client.set_registered_model_alias(name, CHAMPION, str(last.version))
         client.set_model_version_tag(name + PROMOTIONS, str(last.number), _DONE, "true")
         if history(client, name)[-1].number == last.number:
             return
@@ -195,7 +201,7 @@ def _make(client: MlflowClient, log: str, name: str) -> None:
 
 
 def _conflict(client: MlflowClient, name: str, judged_against: Seen) -> Conflict:
-    now = versions.aliases(client, name).get(CHAMPION)
+    now = seen(client, name).champion
     before = "there was none" if judged_against.champion is None else f"it was version {judged_against.champion}"
     is_now = "there is none" if now is None else f"it is version {now}"
     return Conflict(f"models:/{name}@champion changed while the candidate was judged: {before}, {is_now}; give the command again")

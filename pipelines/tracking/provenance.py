@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _ROOMS = ("pipelines", "workloads", "cluster")
 _PACKAGES = ("torch", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "safetensors")
 _DIFF_BYTES = 1_000_000
-_SECRET_NAME = r"(?:password|passwd|pwd|secret|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|credentials?)"
+_SECRET_NAME = r"(?:password|passwd|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|credentials?)"
 _VALUE = r"""(?:"[^"\n]*"|'[^'\n]*'|[^\s"',;}\])]+)"""
 _SECRETS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), "***"),

@@ -84,7 +84,8 @@ def find(client: MlflowClient, called: str) -> Kept | None:
                 return None
             raise
     if called == "latest":
-        return next(iter(search(client, "attributes.status = 'FINISHED' and tags.stage = 'finished'", most=1)), None)
+        trained = "attributes.status = 'FINISHED' and tags.stage = 'finished' and tags.weights_sha256 LIKE '%'"  # a sweep has no weights
+        return next(iter(search(client, trained, most=1)), None)
     quoted = called.replace("'", "")
     return next(iter(search(client, f"attributes.run_name = '{quoted}'", most=1)), None)
 

@@ -73,7 +73,7 @@ def find(client: MlflowClient, name: str, which: str) -> Version:
         if error.error_code not in MISSING:
             raise
         raise RecipeError(unknown(client, name, which)) from None
-    if which.isdigit() is False:  # asked by alias, MLflow gives a version without its aliases
+    if not which.isdigit():  # asked by alias, MLflow gives a version without its aliases
         found = client.get_model_version(name, found.version)
     return _version(found)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import delivery, figures, memory, preparing, startup, sweeps, throughput, tracking
+from tests.benchmarks import delivery, figures, memory, predicting, preparing, startup, sweeps, throughput, tracking
 from tests.benchmarks.rows import Row
 
 BENCHMARKS = {
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "sweeps": sweeps.measure,
     "figures": figures.measure,
     "preparing": preparing.measure,
+    "predicting": predicting.measure,
     "memory": memory.measure,
 }
 _ONLY_IF_NAMED = {"memory"}

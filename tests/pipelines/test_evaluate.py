@@ -19,6 +19,7 @@ from pipelines.errors import RecipeError, StorageError
 from pipelines.judging import models
 from pipelines.screen import Screen
 from pipelines.tracking import runs
+from tests.cli import CPU_QUICK, raylway
 from tests.trained import storage_with, trained
 from workloads.base import DataError
 
@@ -175,6 +176,14 @@ def test_new_data_are_encoded_as_the_model_s_own_were(storage, table, breast_can
     assert (result["rows"], result["split"]) == (40, None)
 
 
+def test_rows_of_one_class_are_judged_and_what_cannot_be_told_is_null(storage, table, breast_cancer, tmp_path):
+    frame = pd.read_csv(breast_cancer)
+    frame[frame["label"] == "benign"].to_csv(tmp_path / "benign.csv", index=False)
+    result = json.loads(json.dumps(evaluate("judged-table", storage, f"data.source={tmp_path / 'benign.csv'}"), allow_nan=False))
+    assert result["metrics"]["roc_auc"] is None
+    assert result["metrics"]["accuracy"] == pytest.approx(result["metrics"]["class/benign/recall"])
+
+
 def test_a_slice_is_scored_by_itself(storage, table, breast_cancer):
     result = evaluate("judged-table", storage, f"data.source={breast_cancer}", columns=["ward", "mean_radius"])
     frame = pd.read_csv(breast_cancer)
@@ -278,6 +287,8 @@ def test_each_mistake_is_one_sentence(storage, table, cnn, gpt, breast_cancer, t
     told = problem("judged-table", storage, columns=["wrad"], kind=RecipeError)
     assert "--slice wrad: breast_cancer has no such column; columns: " in told
     assert "stores tokens" in problem("judged-gpt", storage, columns=["text"], kind=RecipeError)
+    told = problem("judged-table", storage, "data.splits.test=0.5", kind=RecipeError)
+    assert "data.splits.test: goes with data.source=…" in told
     assert "--split tset: no such split" in problem("judged-cnn", storage, split="tset", kind=RecipeError)
     assert "write data.source=" in problem("judged-cnn", storage, "data.test=x.npz", kind=RecipeError)
     assert "no MLflow server answers" in problem("judged-cnn", storage, "track.uri=http://127.0.0.1:9", kind=StorageError)
@@ -291,3 +302,18 @@ def test_bad_rows_of_new_data_are_left_out_and_counted_if_asked(storage, table, 
     result = evaluate("judged-table", storage, *skipping, columns=["ward"])
     assert (result["rows"], result["skipped"]) == (568, 1)
     assert sum(group["rows"] for group in result["slices"]["ward"].values()) == 568
+
+
+def test_the_command_line_has_a_code_for_each_mistake(storage, table, tmp_path):
+    (tmp_path / "other.csv").write_text("label,size\nbenign,3\n")
+    where = f"storage={storage}"
+    for arguments, code, sentence in [
+        (["evaluate", "models:/cnnn@champion", where], 2, "there is no registered model 'cnnn'; there are: "),
+        (["evaluate", "latest"], 12, "no runs are kept there yet; storage=FOLDER or track.uri=URI says where they are"),
+        (["evaluate", "judged-table", where, "data.source=other.csv", *CPU_QUICK], 13, "other.csv: there is no column 'mean_radius'"),
+        (["promote", "mlp_binary", where, "promote.min.acuracy=1"], 2, "no such metric; did you mean accuracy?"),
+    ]:
+        exit_code, result, err = raylway(*arguments, "--json", cwd=tmp_path)
+        assert (exit_code, result["exit_code"]) == (code, code), (arguments, err)
+        assert sentence in err
+        assert "Traceback" not in err

@@ -146,18 +146,40 @@ def test_when_the_champion_was_deleted_nobody_walks_in(storage):
 
 def test_who_judged_against_a_champion_of_the_past_is_told_to_judge_again(storage, monkeypatch):
     """Between the verdict and the alias, another is promoted."""
+    trained(storage, "name=third", "train.steps=5")
     judge = promoting.judge
 
     def judge_and_be_overtaken(model, now):
         verdict = judge(model, now)
         monkeypatch.setattr(promoting, "judge", judge)
-        promote("models:/cnn/2", storage, force=True, reason="faster")
+        promote("models:/cnn/3", storage, force=True, reason="faster")
         return verdict
 
     monkeypatch.setattr(promoting, "judge", judge_and_be_overtaken)
-    result = promote("cnn", storage)
-    assert (result["decision"], result["champion"]) == ("refused", 2)
-    assert "changed while the candidate was judged: it was version 1, it is version 2; give the command again" in result["reason"]
+    result = promote("models:/cnn/2", storage)
+    assert (result["decision"], result["champion"]) == ("refused", 3)
+    assert "changed while the candidate was judged: it was version 1, it is version 3; give the command again" in result["reason"]
+
+
+def test_of_two_that_promote_the_same_version_both_are_told_that_it_is_champion(storage, monkeypatch):
+    judge = promoting.judge
+
+    def judge_and_be_overtaken(model, now):
+        verdict = judge(model, now)
+        monkeypatch.setattr(promoting, "judge", judge)
+        promote("cnn", storage, force=True, reason="quicker than you")
+        return verdict
+
+    monkeypatch.setattr(promoting, "judge", judge_and_be_overtaken)
+    assert promote("cnn", storage)["decision"] == "promoted"
+    version = connect(f"sqlite:///{storage}/mlflow.db").get_model_version("cnn", "2")
+    assert version.tags["raylway.reason"] == "quicker than you"
+
+
+def test_a_first_model_that_cannot_be_judged_is_trained_all_the_same_and_no_champion(storage):
+    result = trained(storage, "name=odd", "track.register=odd", "promote.slices={nowhere: {accuracy: 0.5}}", "train.steps=5")
+    assert result["status"] == "finished"
+    assert aliases(storage, "odd") == {"candidate": 1}
 
 
 def test_only_rules_can_be_set_when_promoting(storage):

@@ -235,6 +235,19 @@ class Forecasting(Workload):
         x_NST = np.lib.stride_tricks.sliding_window_view(_numbers(raw, self._names(raw)), self.window, axis=0)
         return np.ascontiguousarray(x_NST[:, 0] if x_NST.shape[1] == 1 else x_NST.transpose(0, 2, 1))
 
+    def asked(self, available: Sequence[str], encoding: SeriesEncoding) -> tuple[str, ...]:
+        return (*choose_columns(encoding.names, available), *([self.time] if self.time and self.time in available else []))
+
+    @property
+    def lookback(self) -> int:
+        return self.window - 1
+
+    def windows(self, encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values_NS = encoded["values"]
+        if len(values_NS) < self.window:
+            return {"values": np.empty((0, self.window, values_NS.shape[1]), values_NS.dtype)}
+        return {"values": np.lib.stride_tricks.sliding_window_view(values_NS, self.window, axis=0).transpose(0, 2, 1)}
+
     def inputs(self, given: Any, encoding: SeriesEncoding) -> dict[str, np.ndarray]:
         wanted = f"windows must be numbers (rows, {self.window}, {len(encoding.names)}), the series being {', '.join(encoding.names)}"
         try:

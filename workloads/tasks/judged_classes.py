@@ -67,7 +67,7 @@ class ClassJudging(Judging):
             "correct": said_N == truth_N,
             "probability": p_NK[np.arange(len(p_NK)), said_N],
             "loss": judged.scores["loss"].total,
-            "probabilities": p_NK.tolist(),
+            "probabilities": p_NK,
         }
 
     def details(self, judged: Judged) -> dict[str, Any]:

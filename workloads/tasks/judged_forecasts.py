@@ -72,7 +72,7 @@ class ForecastJudging(Judging):
 
     def table(self, judged: Judged) -> dict[str, Any]:
         own = {name: self._restored(judged.columns[name]) for name in ("truth", "forecast")}
-        told = {name: (x_NHK[:, :, 0] if x_NHK.shape[2] == 1 else x_NHK).tolist() for name, x_NHK in own.items()}
+        told = {name: x_NHK[:, :, 0] if x_NHK.shape[2] == 1 else x_NHK for name, x_NHK in own.items()}
         each = {name: judged.scores[name].total / judged.scores[name].count for name in ("mse", "mae")}
         return {"window": np.arange(len(judged))} | told | each
 

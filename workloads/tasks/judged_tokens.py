@@ -16,11 +16,18 @@ if TYPE_CHECKING:
 
 # N windows, T tokens that a window predicts
 
+_MOST_NATS = 700.0
+
+
+def _perplexity(loss: float) -> float:
+    """The exponential of the loss; of a loss beyond 700 nats, the largest that is a number."""
+    return math.exp(min(loss, _MOST_NATS))
+
 
 class TokenJudging(Judging):
     """Windows lie end to end, so each token counts once; neighbours are parts of one text, so they are not drawn one by one."""
 
-    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"perplexity": ("loss", math.exp)}
+    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"perplexity": ("loss", _perplexity)}
 
     def __init__(self, tokenizer: str) -> None:
         self._tokenizer = tokenizer

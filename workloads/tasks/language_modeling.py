@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
 from . import tokens
 from .texts import text_column, texts_in
 from .windows import Windows
@@ -169,6 +169,14 @@ class LanguageModeling(Workload):
         import pandas as pd
 
         return pd.DataFrame({"prompt": raw["text"].tolist()})
+
+    def asked(self, available: Sequence[str], encoding: LanguageEncoding) -> tuple[str, ...]:
+        return ("text",) if "text" in available and "prompt" not in available else choose_columns(("prompt",), available)
+
+    def ask(self, raw: Arrays, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
+        [(name, prompts)] = raw.items()
+        token_BP, length_B = self._begin(texts_in(prompts, name), encoding)
+        return {"token": token_BP, "length": length_B}
 
     def inputs(self, given: Any, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
         """A DataFrame with a column `prompt`, or what makes one; or a list of strings.

@@ -148,6 +148,9 @@ class TabularClassification(Workload):
         # all as floats: whoever calls the registered model may then leave out any number
         return pd.DataFrame({name: _numbers(name, column) for name, column in raw.items() if name != "label"})
 
+    def asked(self, available: Sequence[str], encoding: TableEncoding) -> tuple[str, ...]:
+        return choose_columns(encoding.features, available)
+
     def inputs(self, given: Any, encoding: TableEncoding) -> dict[str, np.ndarray]:
         """A table: a DataFrame, or what makes one (a list of dicts, a dict of lists). Columns that are no features are passed over."""
         import pandas as pd

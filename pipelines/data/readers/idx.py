@@ -26,23 +26,24 @@ _Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Idx:
-    """A pair of IDX files: columns `image` and `label`. A plain file is entered at any row, a gzipped one read from its beginning."""
+    """A pair of IDX files: columns `image` and `label`; or images alone. A plain file is entered at any row, a gzipped one from its
+    beginning."""
 
     images: File
-    labels: File
+    labels: File | None = None
 
     def columns(self) -> tuple[str, ...]:
-        return ("image", "label")
+        return ("image", "label") if self.labels else ("image",)
 
     def rows(self) -> int:
         return self._shapes[0][0]
 
     def starts(self) -> Sequence[int]:
         # a gzipped file that several processes enter is unpacked by each of them up to its rows: one does it all sooner
-        return (0,) if _packed(self.images) or _packed(self.labels) else even_starts(self.rows())
+        return (0,) if any(_packed(file) for file in (self.images, self.labels) if file) else even_starts(self.rows())
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        files = {"image": (self.images, self._shapes[0]), "label": (self.labels, self._shapes[1])}
+        files = {"image": (self.images, self._shapes[0])} | ({"label": (self.labels, self._shapes[1])} if self.labels else {})
         step = min(BATCH_ROWS, max(1, _BATCH_BYTES // prod(self._shapes[0][1:])))
         with ExitStack() as opened:
             entered = {name: opened.enter_context(_entered(*files[name], start)) for name in columns}
@@ -58,8 +59,9 @@ class Idx:
 
     @cached_property
     def _shapes(self) -> tuple[_Shape, _Shape]:
-        images, labels = _shape(self.images, 3), _shape(self.labels, 1)
-        if images[0] != labels[0]:
+        images = _shape(self.images, 3)
+        labels = _shape(self.labels, 1) if self.labels else images[:1]
+        if self.labels and images[0] != labels[0]:
             raise DataError(f"{self.images.name} has {images[0]:,} images, but {self.labels.name} has {labels[0]:,} labels")
         return images, labels
 

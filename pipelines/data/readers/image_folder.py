@@ -32,12 +32,14 @@ class ImageFolder:
     """The pictures among `files` that lie in a folder below the one searched: columns `image` (the file's bytes) and `label` (the folder).
 
     Other files, and pictures that lie beside the folders, belong to no class and are passed over, as torchvision's ImageFolder does.
+    Without `labelled` all pictures count, wherever they lie: columns `image` and `path`, the name below the folder searched.
     """
 
     files: tuple[File, ...]
+    labelled: bool = True
 
     def columns(self) -> tuple[str, ...]:
-        return ("image", "label")
+        return ("image", "label") if self.labelled else ("image", "path")
 
     def rows(self) -> int:
         return len(self._pictures)
@@ -48,7 +50,7 @@ class ImageFolder:
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         for low in range(start, stop, AT_ONCE):
             files = self._pictures[low : min(low + AT_ONCE, stop)]
-            made = {"image": _images, "label": _labels}
+            made = {"image": _images, "label": _labels, "path": _paths}
             yield {name: made[name](files) for name in columns}
 
     def skipped(self) -> Skipped:
@@ -60,6 +62,8 @@ class ImageFolder:
     @cached_property
     def _pictures(self) -> tuple[File, ...]:
         pictures = pictures_in(self.files)
+        if not self.labelled:
+            return pictures
         found = tuple(file for file in pictures if "/" in file.name)
         if not found:
             lying = f"{pictures[0].name} lies in no folder" if pictures else "there is no picture"
@@ -103,6 +107,10 @@ def _images(files: Sequence[File]) -> np.ndarray:
 
 def _labels(files: Sequence[File]) -> np.ndarray:
     return np.array([_label(file) for file in files], dtype=object)
+
+
+def _paths(files: Sequence[File]) -> np.ndarray:
+    return np.array([file.name for file in files], dtype=object)
 
 
 def _label(file: File) -> str:

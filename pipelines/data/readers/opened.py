@@ -53,13 +53,18 @@ class Opened:
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         for raw in self.source.read(start, stop, columns):
-            named = [name for name in columns if name in self.paths and _has_text(raw[name])]
-            if not named:
-                yield raw
-                continue
-            for low in range(0, len(raw[named[0]]), AT_ONCE):
-                part = {name: column[low : low + AT_ONCE] for name, column in raw.items()}
-                yield part | {name: contents([self._file(value) for value in part[name]]) for name in named}
+            for part, opened in self.opened(raw, columns):
+                yield {**part, **opened}
+
+    def opened(self, raw: Arrays, columns: Sequence[str]) -> Iterator[tuple[Arrays, Arrays]]:
+        """Rows of the table in batches, and beside them what the files hold that `columns` of them name."""
+        named = [name for name in columns if name in self.paths and _has_text(raw[name])]
+        if not named:
+            yield raw, {}
+            return
+        for low in range(0, len(raw[named[0]]), AT_ONCE):
+            part = {name: column[low : low + AT_ONCE] for name, column in raw.items()}
+            yield part, {name: contents([self._file(value) for value in part[name]]) for name in named}
 
     def skipped(self) -> Skipped:
         return self.source.skipped()

@@ -36,6 +36,12 @@ def test_every_value_of_a_slice_must_hold_unless_it_has_few_rows():
     assert found == [("ward=north (50 rows) accuracy", True), ("ward=south (40 rows) accuracy", False)]
 
 
+def test_a_slice_of_which_no_value_has_enough_rows_is_not_passed_over():
+    assert verdicts(Report(WHOLE, {"ward": {"tiny": Group(3, {"accuracy": 1.0}, {})}}), slices={"ward": {"accuracy": 0.8}}) == [
+        ("slices of ward", False)
+    ]
+
+
 def test_latency_is_a_rule_only_where_it_is_asked():
     assert verdicts(Report(WHOLE), latency_ms=3.0) == []
     assert verdicts(Report(WHOLE), latency_ms=3.0, max_latency_ms=2.5) == [("latency of one row", False)]

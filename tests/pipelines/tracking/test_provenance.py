@@ -30,6 +30,7 @@ PRIVATE_KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7bq\nq8fJ\n-----
         f'+    client_secret = "{SECRET}"',
         f"https://example.org/x?token={SECRET}&page=2",
         f"https://example.org/x?X-Amz-Credential={SECRET}",
+        f"s3://bucket/x?secret_key={SECRET}",
         f"credentials: {SECRET}",
         f"AccountKey={SECRET};EndpointSuffix=core",
         f'password = "correct horse {SECRET}"',
