@@ -22,7 +22,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import RecipeError
-from pipelines.settings import Data, Optim, Promote, Run, Scale, Splits, Sweep, Track, Train
+from pipelines.groups import Data, Optim, Promote, Scale, Splits, Sweep, Track, Train
+from pipelines.settings import Run
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pipelines.groups import Promote
 from pipelines.judging import statistics
 from pipelines.judging.reports import Report
 from pipelines.judging.statistics import Difference
-from pipelines.settings import Promote
 
 ALPHA = 1 - statistics.CONFIDENCE
 Better = Mapping[str, Literal["max", "min"]]

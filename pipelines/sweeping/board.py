@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.sweeping.ledger import Trial
 from pipelines.sweeping.space import name_of
 
-_SHOWN = 10
+_SHOWN, _DESCRIBED = 10, 25
 _ORDER = {"finished": 0, "running": 1, "stopped": 2, "failed": 3}
 
 
@@ -72,14 +72,14 @@ def importances(found: Mapping[str, float]) -> str:
 
 
 def markdown(title: str, trials: Sequence[Trial], metric: str, mode: str, *, links: Mapping[int, str], notes: Sequence[str]) -> str:
-    """The parent run's description: notes, then the leaderboard with a link to each trial's run."""
+    """The parent run's description: the leaderboard with a link to each trial's run, then notes."""
     head = columns(trials, metric)
-    lines = [f"**{title}**", "", *(f"{note}\n" for note in notes if note), f"| trial | {' | '.join(head[1:])} |", "|" + "---|" * len(head)]
-    for row in rows(trials, metric, mode, most=25):
+    lines = [f"**{title}**", "", f"| trial | {' | '.join(head[1:])} |", "|" + "---|" * len(head)]
+    for row in rows(trials, metric, mode, most=_DESCRIBED):
         link = links.get(int(row[0]), "")
         cells = [f"[{row[0]}]({link})" if link else row[0], *row[1:]]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"\n{note}" for note in notes if note)])
 
 
 def number(value: Any) -> str:

@@ -70,9 +70,10 @@ class Conductor:
         threads: int,
         gpus: float,
         say: Callable[[str], None],
+        ended: Callable[[], None],
     ) -> None:
         self._design, self._plan, self._folder = design, plan, folder
-        self._ledger, self._fleet, self._source, self._say = ledger, fleet, source, say
+        self._ledger, self._fleet, self._source, self._say, self._on_end = ledger, fleet, source, say, ended
         self._role, self.total, self._waiting, self._begun = role, total, list(waiting), begun
         self._threads, self._gpus = threads, gpus
         self._locks: dict[int, ExitStack] = {}
@@ -228,6 +229,7 @@ class Conductor:
         leader = board.best(mine, self._design.metric, self._design.mode)
         ended = sum(each.ended for each in mine)
         self._say(board.event(trial, self._design.metric, leader, ended=ended, total=self.total))
+        self._on_end()
         if leader and self._role == "search":
             self._journal.write(ended, {f"best/{self._design.metric}": leader.value(self._design.metric) or 0.0})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,12 @@ class Findings:
         """The best of those that were trained to their end."""
         return board.best(self.trials, self.design.metric, self.design.mode)
 
-    @property
+    @cached_property
     def comparison(self) -> str:
         """The page of all trials, the best first."""
-        return self.tracker.comparison(f"metrics.`{self.design.metric}`", ascending=self.design.mode == "min")
+        metric = f"metrics.`{self.design.metric}`"
+        columns = [metric, *(f"params.`{key}`" for key in self.design.space)]
+        return self.tracker.comparison(metric, ascending=self.design.mode == "min", columns=columns)
 
     def as_json(self, model: Registered | None) -> dict[str, Any]:
         """The JSON of `raylway sweep`, but for the seconds."""
@@ -61,11 +64,11 @@ class Findings:
             "compare_url": self.comparison,
         }
 
-    def markdown(self, run_ids: Mapping[int, str]) -> str:
-        """The description of the sweep's run: the leaderboard, with links to the trials' pages."""
+    def markdown(self, run_ids: Mapping[int, str], *, linked: bool = True) -> str:
+        """The description of the sweep's run: the leaderboard, with links to the trials' pages, and at the end to all of them."""
         links = {number: self.tracker.url_of(run_id) for number, run_id in run_ids.items() if run_id}
         notes = [board.importances(self.importance), *(self.confirmed.sentences if self.confirmed else ())]
-        notes.append(f"[compare the trials]({self.comparison})")
+        notes += [f"[compare the trials]({self.comparison})"] if linked else []
         title = f"sweep of {self.design.recipe} on {self.design.run.data.name}"
         return board.markdown(title, self.trials, self.design.metric, self.design.mode, links=links, notes=notes)
 

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,13 @@ _LONGEST_PAUSE_SECONDS = 15.0
 _FLUSH_SECONDS = 60.0
 _KEY, _FOLDER = "raylway.key", "raylway.folder"
 _NOTHING: Mapping[str, float] = {}
+_VIEW = {
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+    "runsHiddenMode": "SHOW_ALL",  # its charts show ten runs otherwise
+}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -124,15 +131,16 @@ class Tracker:
         """The page of another run of the same experiment."""
         return f"{self._experiment_url}/runs/{run_id}?workflowType=machine_learning"
 
-    def comparison(self, order_by: str, *, ascending: bool) -> str:
-        """The page of all runs below this one, the best first."""
+    def comparison(self, order_by: str, *, ascending: bool, columns: Sequence[str] = ()) -> str:
+        """The page of all runs below this one, the best first; once the run is open, with `columns` (metrics.`a`, params.`b`) shown."""
+        below = f'tags.`mlflow.parentRunId` = "{self._run_id}"'
+        if self._client and columns:
+            with contextlib.suppress(Exception):  # a view that is kept with the experiment: not documented, and but a convenience (3.17)
+                view = _VIEW | {"searchFilter": below, "orderByKey": order_by, "orderByAsc": ascending, "selectedColumns": list(columns)}
+                self._client.set_experiment_tag(self._experiment_id, f"mlflow.sharedViewState.{self._run_id}", json.dumps(view))
+                return f"{self._experiment_url}/runs?workflowType=machine_learning&viewStateShareKey={self._run_id}"
         # nesting is off only where the list is sorted, and then children are shown (MLflow 3.17)
-        query = {
-            "workflowType": "machine_learning",
-            "searchFilter": f'tags.`mlflow.parentRunId` = "{self._run_id}"',
-            "orderByKey": order_by,
-            "orderByAsc": str(ascending).lower(),
-        }
+        query = {"workflowType": "machine_learning", "searchFilter": below, "orderByKey": order_by, "orderByAsc": str(ascending).lower()}
         return f"{self._experiment_url}/runs?{urlencode(query)}"
 
     @property

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from pipelines.settings import Optim
+from pipelines.groups import Optim
 
 
 def make_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from pipelines.folder import RunFolder
-from pipelines.settings import Train
+from pipelines.groups import Train
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.mlflow import About, Tracker
 from tests.benchmarks.rows import Row, below

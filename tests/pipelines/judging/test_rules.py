@@ -6,10 +6,10 @@ import pytest
 
 from pipelines import config
 from pipelines.errors import RecipeError
+from pipelines.groups import Promote
 from pipelines.judging import rules
 from pipelines.judging.reports import Group, Report
 from pipelines.judging.statistics import Difference, Interval
-from pipelines.settings import Promote
 
 BETTER = {"accuracy": "max", "loss": "min", "recall": "max"}
 WHOLE = Group(100, {"accuracy": 0.9, "loss": 0.3, "class/ill/recall": 0.8}, {})
