@@ -40,8 +40,8 @@ def finished(
 
 
 def candidate(what: str, *, headline: str, metrics: Mapping[str, float], command: Sequence[str]) -> str:
-    """A registered version that nobody has judged beside the champion yet."""
-    rest = ["Not judged beside the champion yet:", _block([shlex.join(["raylway", *command])])]
+    """A registered version that `raylway promote` has not judged yet."""
+    rest = ["Not judged by `raylway promote` yet:", _block([shlex.join(["raylway", *command])])]
     return "\n\n".join([*_trained(what, headline, metrics), *rest])
 
 
