@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,11 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
         if columns and source:
             slices.check(columns, source.selection, judging.told_by)
         preparing.tell(chosen.dataset, screen.say)
+        asked = time.monotonic()
         judged = answers.judged(model, chosen.dataset, chosen.split, each)
+        seconds = time.monotonic() - asked
         values = sliced(model, judging, chosen, source, columns, len(judged)) if source else {}
-    seconds = time.monotonic() - began
-    report = reports.report(judging, judged, values)
+    report = replace(reports.report(judging, judged, values), naive=_naive(model, chosen))
     written = _write(model, judging, judged, report, chosen, values)
     result = _result(model, chosen, report, written) | {
         "rows_per_second": len(judged) / seconds,
@@ -108,6 +109,18 @@ def sliced(model: Model, judging: Judging, chosen: Chosen, source: Rows, columns
     assert judging.told_by is not None or not columns
     told_by = judging.told_by or 0
     return slices.read(columns, source.selection, source.pieces, chosen.split, model.encoding, examples=examples, told_by=told_by)
+
+
+def _naive(model: Model, chosen: Chosen) -> dict[str, float]:
+    """The strongest naive answer's metrics; nothing for new data, which have no training rows to be naive by."""
+    if chosen.rows is not None:
+        return {}
+    workload = model.workload
+    train = workload.examples(chosen.dataset.train, training=True)
+    there = workload.examples(getattr(chosen.dataset, chosen.split), training=False)
+    metric, mode = workload.headline
+    best = max if mode == "max" else min
+    return dict(best(workload.baselines(train, there, model.encoding).values(), key=lambda scores: scores[metric]))
 
 
 def _given(overrides: Sequence[str]) -> bool:
@@ -161,12 +174,12 @@ def _result(model: Model, chosen: Chosen, report: Report, written: dict[str, Any
 
 def _as_json(report: Report) -> dict[str, Any]:
     slices = {column: {value: group.as_json() for value, group in groups.items()} for column, groups in report.slices.items()}
-    return report.whole.as_json() | {"slices": slices, "drawn_together": report.block} | report.details
+    return report.whole.as_json() | {"naive": report.naive, "slices": slices, "drawn_together": report.block} | report.details
 
 
 def _show(result: dict[str, Any], report: Report, screen: Screen) -> None:
     of = f"the {result['split']} rows of {result['data']}" if result["split"] else result["data"]
-    screen.say(f"{result['model']} on {of}: {result['rows']:,} examples, {result['rows_per_second']:,.0f} a second")
+    screen.say(f"{result['model']} on {of}: {result['rows']:,} examples")
     for title, (head, *rows) in reports.tables(report):
         screen.table(title, head, rows)
     if report.block > 1:

@@ -39,6 +39,8 @@ class Report:
     details: dict[str, Any] = field(default_factory=dict)
     block: int = 1
     """How many consecutive examples were drawn together."""
+    naive: dict[str, float] = field(default_factory=dict)
+    """The metrics of the strongest naive answer to the same examples, where there is one to be had."""
 
 
 def report(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray] | None = None) -> Report:
@@ -78,7 +80,12 @@ def tables(report: Report) -> list[tuple[str, list[list[str]]]]:
     """Tables for people, the first row of each being its head: all metrics, then classes, steps ahead and slices, where there are such."""
     whole = report.whole
     plain = [name for name in whole.metrics if "/" not in name]
-    found = [("", [["", "", "95 % interval"], *([name, number(whole.metrics[name]), told(whole.intervals.get(name))] for name in plain)])]
+    naive = {name: number(value) for name, value in report.naive.items()}
+    head = ["", "", "95 % interval", *(["naive baseline"] if naive else [])]
+    rows = [[name, number(whole.metrics[name]), told(whole.intervals.get(name))] for name in plain]
+    if naive:
+        rows = [[*row, naive.get(row[0], "")] for row in rows]
+    found = [("", [head, *rows])]
     grouped: dict[str, dict[str, dict[str, str]]] = {}
     for name, value in whole.metrics.items():
         if "/" in name:

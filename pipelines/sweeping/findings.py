@@ -79,8 +79,9 @@ class Findings:
         for told in (board.importances(self.importance), *(self.confirmed.sentences if self.confirmed else ())):
             if told:
                 screen.say(told)
-        if self.best:
-            screen.say(f"best     {shlex.join(design.train_command(self.best.params))}")
+        winner = self.confirmed.scores[0].entrant.params if self.confirmed else self.best.params if self.best else None
+        if winner is not None:
+            screen.say(f"best     {shlex.join(design.train_command(winner))}")
         if not self.confirmed:
             screen.say(
                 "confirm  the same command with sweep.confirm=3x5 trains the best three with five seeds and judges them on the test rows"

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.errors import RecipeError, StorageError
 from pipelines.tracking import provenance, versions
@@ -25,6 +25,7 @@ from pipelines.tracking.versions import PROMOTIONS
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+R = TypeVar("R")
 CHAMPION, PREVIOUS, CANDIDATE = "champion", "previous", "candidate"
 _AFTER, _VERSION, _WAS, _KIND, _REASON, _BY, _DONE = (
     f"raylway.{name}" for name in ("after", "version", "was", "kind", "reason", "by", "done")
@@ -122,14 +123,22 @@ def _settle(client: MlflowClient, name: str) -> None:
         last = entries[-1]
         reign = _reign(client, name, entries, last.version)
         if len(reign) > 1:
-            client.set_registered_model_alias(name, PREVIOUS, str(reign[-2]))
+            _point(client, name, PREVIOUS, reign[-2])
         else:
-            client.delete_registered_model_alias(name, PREVIOUS)
+            _insisting(lambda: client.delete_registered_model_alias(name, PREVIOUS))
         if versions.has(client, name, last.version):  # else it was deleted meanwhile, which the next to look is told
-            client.set_registered_model_alias(name, CHAMPION, str(last.version))
-        client.set_model_version_tag(name + PROMOTIONS, str(last.number), _DONE, "true")
+            _point(client, name, CHAMPION, last.version)
+        _done(client, name, last.number)
         if history(client, name)[-1].number == last.number:
             return
+
+
+def _point(client: MlflowClient, name: str, alias: str, version: int) -> None:
+    _insisting(lambda: client.set_registered_model_alias(name, alias, str(version)))
+
+
+def _done(client: MlflowClient, name: str, number: int) -> None:
+    _insisting(lambda: client.set_model_version_tag(name + PROMOTIONS, str(number), _DONE, "true"))
 
 
 def _reign(client: MlflowClient, name: str, entries: Sequence[Entry], champion: int | None) -> list[int]:
@@ -174,20 +183,24 @@ def _written(client: MlflowClient, name: str) -> list[Entry]:
 
 
 def _append(client: MlflowClient, name: str, version: int, tags: dict[str, str]) -> int:
-    """Write an entry; its number. Several who write at once are told to try again by the database, and do."""
+    """Write an entry; its number."""
+    log, model = name + PROMOTIONS, f"models:/{name}/{version}"
+    told = f"{tags[_KIND]}: version {version} after {tags[_WAS] or 'none'}. {tags[_REASON]}".strip()
+    _insisting(lambda: _make(client, log, name))
+    return int(_insisting(lambda: client.create_model_version(log, model, tags=tags, description=told)).version)
+
+
+def _insisting(write: Callable[[], R]) -> R:
+    """Several who write at once are told by the database that another was first (MLflow 3.17 raises what it said), and try again."""
     from mlflow.exceptions import MlflowException
 
-    log = name + PROMOTIONS
-    told = f"{tags[_KIND]}: version {version} after {tags[_WAS] or 'none'}. {tags[_REASON]}".strip()
     for attempt in range(_ATTEMPTS):
         try:
-            return int(client.create_model_version(log, f"models:/{name}/{version}", tags=tags, description=told).version)
+            return write()
         except MlflowException as error:
-            trouble = error
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                _make(client, log, name)
+            trouble = error.message
             time.sleep(_PAUSE_SECONDS * (1 + attempt) * random.random())
-    raise StorageError(f"models:/{name}: the promotion could not be written: {trouble.message}")
+    raise StorageError(f"the promotion could not be written: {provenance.redact(trouble).splitlines()[0]}")
 
 
 def _make(client: MlflowClient, log: str, name: str) -> None:

@@ -122,6 +122,9 @@ def test_the_test_rows_score_what_training_said_of_them(storage, cnn, lstm, gpt)
         found = evaluate(called, storage)
         trained_with = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if name.startswith("test/")}
         assert {name: found["metrics"][name] for name in trained_with} == pytest.approx(trained_with, rel=1e-5), called
+        naive = {name.removeprefix("baseline/"): value for name, value in result["metrics"].items() if name.startswith("baseline/")}
+        naive = {name: value for name, value in naive.items() if "/" not in name}
+        assert found["naive"] == pytest.approx(naive), called
         assert (found["split"], found["data"]) == ("test", models.find(called, [f"storage={storage}"]).run.data.name)
 
 
