@@ -23,7 +23,7 @@ from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import StorageError, cause_of, code_of
+from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
@@ -248,6 +248,7 @@ def _close(tracker: mlflow.Tracker, attempt: Attempt, loaded: Loaded, error: Bas
             cause=cause_of(error)[:2000],
             hint="This run was interrupted." if interrupted else "This run failed.",
             command=_command(loaded, tracker.folder),
+            resumes=code_of(error) in (INTERRUPTED, CLUSTER, MEMORY),
         ),
     }
     try:

@@ -41,7 +41,7 @@ def _one(kind: str, group: str, name: str, recorded: Facts, now: Facts) -> list[
 def _code(recorded: Facts, now: Facts) -> list[Cause]:
     was, is_now = recorded.get("code", {}), now.get("code", {})
     decides = ("program",) if "program" in was else ("commit", "diff")
-    if all(was.get(name) == is_now.get(name) for name in decides):
+    if not was.keys() & set(decides) or all(was.get(name) == is_now.get(name) for name in decides):
         return []
     shown = [name for name in ("commit", "diff", "program", "network") if was.get(name) != is_now.get(name)]
     return [Cause("code", *(", ".join(f"{name} {code.get(name, 'unknown')}" for name in shown) for code in (was, is_now)))]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 NOTE, HEADLINE = "mlflow.note.content", "raylway.headline"
-_TRIES = 3
+_TRIES = 8
 
 
 def update(client: MlflowClient, experiment_id: str, headline: str) -> None:
@@ -20,7 +20,9 @@ def update(client: MlflowClient, experiment_id: str, headline: str) -> None:
 
     Of two runs that end at once the slower might write what it saw before the other ended; so each looks again after it wrote.
     """
-    for _ in range(_TRIES):
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(_TRIES)):
         experiment = client.get_experiment(experiment_id)
         mode, _, metric = headline.partition(" ")
         best = _best(client, experiment_id, headline)
@@ -33,7 +35,11 @@ def update(client: MlflowClient, experiment_id: str, headline: str) -> None:
         text = provenance.redact(f"{theirs}\n\n{board}" if theirs else board)
         if text == before:
             return
-        client.set_experiment_tag(experiment_id, NOTE, text)
+        try:
+            client.set_experiment_tag(experiment_id, NOTE, text)
+        except MlflowException:  # two that write a tag for the first time at once: the second is told "UNIQUE constraint failed" (3.17)
+            if not left:
+                raise
 
 
 def _best(client: MlflowClient, experiment_id: str, headline: str) -> list[Run]:

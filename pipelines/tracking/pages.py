@@ -40,8 +40,8 @@ def finished(
 
 
 def candidate(what: str, *, headline: str, metrics: Mapping[str, float], command: Sequence[str]) -> str:
-    """A registered version that nobody has judged beside the champion yet."""
-    rest = ["Not judged beside the champion yet:", _block([shlex.join(["raylway", *command])])]
+    """A registered version that `raylway promote` has not judged yet."""
+    rest = ["Not judged by `raylway promote` yet:", _block([shlex.join(["raylway", *command])])]
     return "\n\n".join([*_trained(what, headline, metrics), *rest])
 
 
@@ -50,9 +50,17 @@ def begun(what: str, command: Sequence[str]) -> str:
     return "\n\n".join([f"**{what}**", "Should it be stopped, go on with:", _block([shlex.join(command)])])
 
 
-def failed(what: str, *, stage: str, cause: str, hint: str, command: Sequence[str]) -> str:
-    """What was tried, in which stage it ended, why, and the command that goes on."""
-    return "\n\n".join([f"**{what}**", f"{hint} (stage: {stage})", _block([cause]), "Go on with:", _block([shlex.join(command)])])
+def failed(what: str, *, stage: str, cause: str, hint: str, command: Sequence[str], resumes: bool) -> str:
+    """What was tried, in which stage it ended, why, and the command: it goes on as it is, or wants something changed before."""
+    return "\n\n".join(
+        [
+            f"**{what}**",
+            f"{hint} (stage: {stage})",
+            _block([cause]),
+            "Go on with:" if resumes else "The command was:",
+            _block([shlex.join(command)]),
+        ]
+    )
 
 
 def board(best: Sequence[Mapping[str, str]], *, metric: str, mode: str, experiment: str) -> str:
