@@ -90,7 +90,8 @@ def test_an_experiments_best_come_first_and_cost_what_they_cost(place, several):
     assert (len(scores), result["of"]) == (3, 3)
     for run in result["runs"]:
         cost = run["cost"]
-        assert several[run["run_name"]]["seconds"]["total"] == pytest.approx(cost["seconds"], abs=0.2)
+        total = several[run["run_name"]]["seconds"]["total"]
+        assert total / 2 < cost["seconds"] <= total, "all but what closing the run in MLflow took"
         assert cost["cpu_hours"] == pytest.approx(cost["seconds"] / 3600), "one thread"
 
 
