@@ -35,6 +35,7 @@ from pipelines.sweeping.trial import Task, alone, together
 from pipelines.threads import in_background
 from pipelines.tracking import mlflow
 from pipelines.tracking.fleet import Fleet
+from pipelines.tracking.leaderboard import NOTE
 
 if TYPE_CHECKING:
     from pipelines.sweeping.search import Search
@@ -63,7 +64,7 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
         config = train.write_config(run, folder)
         about = train.about(made.loaded, data, folder, config, began or time.time())
         space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may
-        tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}"} | space
+        tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}", NOTE: f"sweep of {recipe}"} | space
         about = replace(about, tags={**about.tags, **tags})
         return _Sweep(made, data, mlflow.Tracker(uri, folder, run.root, about), screen, about.began).run(more)
 

@@ -214,6 +214,12 @@ def test_settings_that_do_not_go_together_fail_their_trial_alone(tracked):
     assert "train.micro_batch=256 is larger than train.batch=128" in result["trials"][1]["cause"]
 
 
+def test_a_trial_that_needs_more_memory_than_there_is_is_recorded_as_such(tracked, client):
+    result = swept(tracked, "large", "sweep.space.model.hidden=grid(16, 40000000000)", "sweep.search=grid")
+    assert [trial["status"] for trial in result["trials"]] == ["finished", "failed"]
+    assert client.get_run(result["trials"][1]["run_id"]).data.tags["exit_code"] == "11"
+
+
 # ---- ended early, in whichever direction
 
 
@@ -335,3 +341,11 @@ def test_the_whole_settings_of_a_trial_are_in_its_folder(found, tracked):
     folder = RunFolder(tracked / "cnn" / "five" / "0000")
     assert yaml.safe_load(folder.config.read_text())["optim"]["lr"] == found["trials"][0]["params"]["optim.lr"]
     assert json.loads((tracked / "cnn" / "five" / "result.json").read_text())["sweep_id"] == "five"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", config.recipes())
+def test_every_recipe_can_be_searched(recipe, tracked):
+    settings = ["sweep.space.optim.lr=loguniform(1e-4, 1e-2)", "sweep.trials=2", "train.epochs=null", "train.steps=3", *CPU_QUICK]
+    result = sweep(recipe, [f"storage={tracked}", f"name=search-{recipe.replace('_', '-')}", *settings], screen=Screen())
+    assert [trial["status"] for trial in result["trials"]] == ["finished", "finished"]

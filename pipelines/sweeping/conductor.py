@@ -29,6 +29,7 @@ from pipelines.sweeping.trial import Task
 from pipelines.tracking import mlflow
 from pipelines.tracking.fleet import Fleet
 from pipelines.tracking.journal import Journal
+from pipelines.tracking.leaderboard import NOTE
 from pipelines.training.job import Job
 from workloads.base import DataError
 
@@ -202,6 +203,7 @@ class Conductor:
         about = train.about(loaded, plan, folder, train.write_config(loaded.run, folder), time.time())
         sweep = self._folder.path.name
         tags = {"raylway.sweep": sweep, "raylway.trial": str(trial.number), "raylway.role": self._role}
+        tags[NOTE] = f"trial {trial.number} of {sweep}: {name_of(trial.first) or 'the recipe'}"
         about = replace(
             about,
             name=name_of(trial.first) or "defaults",
@@ -246,6 +248,8 @@ class Conductor:
             loaded, plan = self._design.loaded, self._plan
         folder = folder_of(self._folder, trial.number)
         folder.path.mkdir(exist_ok=True)
+        if not folder.identity.exists():
+            write_atomically(folder.identity, self._identity(trial.number, loaded.run, plan.fingerprint))
         self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
 
     def _track(self, trial: Trial) -> None:
@@ -258,7 +262,7 @@ class Conductor:
             tags["weights_sha256"] = trial.told["weights_sha256"]
         value = trial.value(self._design.metric)
         worth = f", {self._design.metric} **{value:.4f}**" if value is not None else f": {trial.cause}"
-        tags["mlflow.note.content"] = f"**{name_of(trial.params) or 'defaults'}**: {stage}{worth}"
+        tags[NOTE] = f"**{name_of(trial.params) or 'defaults'}**: {stage}{worth}"
         self._fleet.end(trial.number, "FAILED" if trial.status == "failed" else "FINISHED", tags)
 
     def _last_scores(self, trial: Trial) -> dict[str, float]:

@@ -193,7 +193,8 @@ class Tracker:
             tags=[RunTag(name, provenance.redact(value)) for name, value in tags.items()],
         )
         self._client.set_terminated(self._run_id, status)
-        if status == "FINISHED" and (headline := self.about.tags.get(leaderboard.HEADLINE)):
+        headline = self.about.tags.get(leaderboard.HEADLINE)
+        if status == "FINISHED" and headline and not self._parent:  # of many runs the parent's end is soon enough
             with contextlib.suppress(Exception):  # the run is done and kept; its experiment's description is only a summary of such
                 leaderboard.update(self._client, self._experiment_id, headline)
 

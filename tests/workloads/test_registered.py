@@ -74,6 +74,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, s
             sample=dataset.sample,
             tags={},
         )
+        client.set_registered_model_alias(recipe, "champion", "1")
         given[recipe] = run.model.model_input(dataset.sample)
         here[recipe] = Served(run.model, encoding, network).predict(given[recipe])
     return Registered(uri, here, given)
