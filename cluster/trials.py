@@ -61,6 +61,11 @@ class Conductor(Protocol):
         ...
 
 
+def preload() -> None:
+    """Import what `run` needs: a second, to be spent while the cluster starts."""
+    import ray.tune  # noqa: F401
+
+
 def run(
     start: Start,
     conductor: Conductor,

@@ -104,15 +104,17 @@ class _Sweep:
             self._ledger.aim(total)
         going_on = f", {len(waiting)} of them go on" if waiting else ""
         screen.say(f"{self._folder.path.name}: {len(known)} of {total} trials are known{going_on}; log: {self._folder.log}")
-        search = self._search(known)
         try:
             with ExitStack() as stack:
                 stack.enter_context(screen.captured(self._folder.log))
                 todo = bool(waiting) or len(known) < total
                 ray = (todo or self._design.run.sweep.confirm) and self._design.run.scale.workers
                 session = stack.enter_context(cluster_session.connect()) if ray else None
-                dataset = self._prepared(session)
                 self._fleet.start()
+                if session:
+                    trials.preload()
+                search = self._search(known)
+                dataset = self._prepared(session)
                 self._conducted(session, dataset, search, "search", total=total, waiting=waiting, begun=len(known))
                 confirmed = self._confirmed(session, dataset)
                 return self._concluded(search, dataset, confirmed)

@@ -131,15 +131,17 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     from pipelines import shown_by
     from pipelines.judging.rows import ARTIFACT, row_scores, write
     from pipelines.training import checkpoint
-    from pipelines.training.scoring import score
+    from pipelines.training.scoring import evaluate, said
 
     run, folder = task.job.run, task.job.folder
     rows = run.model.examples(getattr(trained.data, task.split), training=False)
-    scores, outputs = score(run, trained.group, rows, trained.model)
+    judged = task.split == "test"  # the validation rows were scored at the last look
+    scores = evaluate(run, trained.group, rows, trained.model) if judged else {}
+    outputs = said(run, trained.group, rows, trained.model)
     if rank:
         return {}
     baselines, written = {}, {}
-    if task.split == "test":
+    if judged:
         baselines = run.model.baselines(run.model.examples(trained.data.train, training=True), rows, trained.encoding)
         written = {f"test/{name}": value for name, value in scores.items()}
         write(folder.path / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))

@@ -20,14 +20,18 @@ def evaluate(run: Run, group: Group, rows: Rows, model: nn.Module) -> dict[str, 
     return loop.evaluate(model, run.model.step, _strided(run, group, rows), group=group, bf16=run.train.precision == "bf16")
 
 
-@torch.no_grad()
 def score(run: Run, group: Group, rows: Rows, model: nn.Module) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics, and what the model says of each row, in the rows' order."""
-    metrics = evaluate(run, group, rows, model)
+    return evaluate(run, group, rows, model), said(run, group, rows, model)
+
+
+@torch.no_grad()
+def said(run: Run, group: Group, rows: Rows, model: nn.Module) -> dict[str, np.ndarray]:
+    """What the model says of each row, in the rows' order."""
     model.eval()
-    said = [run.model.predict(model, batch) for batch in _strided(run, group, rows)]
-    joined = {name: torch.cat([outputs[name] for outputs in said]) for name in said[0]}
-    return metrics, {name: group.gather_strided(mine, len(rows)).cpu().numpy() for name, mine in joined.items()}
+    mine = [run.model.predict(model, batch) for batch in _strided(run, group, rows)]
+    joined = {name: torch.cat([outputs[name] for outputs in mine]) for name in mine[0]}
+    return {name: group.gather_strided(part, len(rows)).cpu().numpy() for name, part in joined.items()}
 
 
 def _strided(run: Run, group: Group, rows: Rows) -> Iterator[dict[str, Tensor]]:
