@@ -174,7 +174,7 @@ class _Sweep:
             threads=run.scale.threads or room.cpus,
             gpus=room.gpus,
             say=self._screen.say,
-            ended=self._describe,
+            ended=lambda: self._fleet.describe(self._description),
             **what,
         )
         if what["begun"] == what["total"] and not what["waiting"]:
@@ -229,11 +229,11 @@ class _Sweep:
         code = failed[0].code if failed else CLUSTER
         return WorkerFailed(Failure(code, 0, time.time(), f"no trial was trained to its end: {causes or 'all were ended early'}", "", ""))
 
-    def _describe(self) -> None:
+    def _description(self) -> str:
         """The leaderboard as it stands, for the sweep's page."""
         findings = Findings(self._design, self._searched(), {}, None, self._tracker)
         run_ids = {trial.number: trial.run_id or self._fleet.run_id(trial.number) for trial in list(self._ledger.trials.values())}
-        self._fleet.describe(findings.markdown(run_ids, linked=False))
+        return findings.markdown(run_ids, linked=False)
 
     def _concluded(self, search: Search, dataset: Dataset, confirmed: Confirmed | None) -> dict[str, Any]:
         findings = Findings(self._design, self._searched(), search.importance(), confirmed, self._tracker)

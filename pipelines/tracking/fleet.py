@@ -31,7 +31,7 @@ class Fleet:
         self.parent, self._tracked = parent, tracked
         self._live: dict[int, Tracker] = {}
         self._ended: dict[int, _End] = {}
-        self._description = self._described = ""
+        self._description: Callable[[], str] | None = None
         self._trouble: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sail, name="fleet", daemon=True)
@@ -46,8 +46,8 @@ class Fleet:
         """The run is over: FINISHED, FAILED or KILLED."""
         self._ended[number] = _End(status, tags)
 
-    def describe(self, text: str) -> None:
-        """The parent's description, Markdown; sent when there is time."""
+    def describe(self, text: Callable[[], str]) -> None:
+        """The parent's description, Markdown; made and sent when there is time."""
         self._description = text
 
     def run_id(self, number: int) -> str:
@@ -82,10 +82,9 @@ class Fleet:
         try:
             if not self.parent.ship():
                 return False
-            if self._description != self._described:
-                description = self._description
-                self.parent.describe(description)
-                self._described = description
+            if described := self._description:
+                self._description = None
+                self.parent.describe(described())
             for number, run in list(self._live.items()):
                 end = self._ended.get(number)
                 if end:
