@@ -58,7 +58,7 @@ def test_a_trial_is_the_run_that_train_makes_of_its_settings(found, tracked):
     trial = found["trials"][1]
     alone = train(
         config.load(
-            "cnn", [f"storage={tracked}", "name=alone", *QUICK, f"optim.lr={trial['params']['optim.lr']!r}", "track.register=false"]
+            "cnn", [f"storage={tracked}", "name=trained-alone", *QUICK, f"optim.lr={trial['params']['optim.lr']!r}", "track.register=false"]
         ),
         screen=Screen(),
     )
