@@ -16,6 +16,7 @@ from pipelines.sweep import sweep
 from pipelines.sweeping.ledger import Ledger
 from pipelines.train import train
 from tests.cli import CPU_QUICK, finish, raylway, start
+from tests.trained import storage_with
 
 QUICK = ("train.epochs=2", "sweep.search=random", "model.filters=8", "model.hidden=16", *CPU_QUICK)
 SPACE = ("sweep.space.optim.lr=loguniform(1e-4, 1e-1)",)
@@ -27,6 +28,12 @@ def swept(storage, name, *settings, more=None):
 
 def ledger(storage, name):
     return Ledger(storage / "cnn" / name / "ledger.jsonl")
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory, empty_database):
+    """A storage of this file's own."""
+    return storage_with(tmp_path_factory.mktemp("swept"), empty_database)
 
 
 @pytest.fixture(scope="module")
