@@ -36,6 +36,7 @@ class Attempt:
     stage: str = "startup"
     cpus: float = 0.0
     gpus: float = 0.0
+    _before: Cost | None = None
 
     def hold(self, workers: int, cpus: float, gpus: float) -> None:
         """So many workers (0: this process) of so many CPUs and GPUs each."""
@@ -47,8 +48,9 @@ class Attempt:
         return Cost(seconds, seconds * self.cpus / 3600, seconds * self.gpus / 3600)
 
     def settle(self, folder: RunFolder) -> Cost:
-        """Add this attempt's cost to what is kept in the run's folder; the sum."""
-        before = Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
-        total = before + self.cost()
+        """Add this attempt's cost to what is kept in the run's folder; the sum. Settled again later, it counts to then, and once."""
+        if self._before is None:
+            self._before = Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
+        total = self._before + self.cost()
         write_atomically(folder.cost, json.dumps(asdict(total)))
         return total
