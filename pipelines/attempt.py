@@ -23,6 +23,11 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.seconds + other.seconds, self.cpu_hours + other.cpu_hours, self.gpu_hours + other.gpu_hours)
 
+    @staticmethod
+    def kept(folder: RunFolder) -> Cost:
+        """What all attempts at the run have cost that were settled."""
+        return Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
+
     def metrics(self) -> dict[str, float]:
         """As MLflow has them."""
         return {f"cost/{name}": value for name, value in asdict(self).items()}
@@ -50,7 +55,7 @@ class Attempt:
     def settle(self, folder: RunFolder) -> Cost:
         """Add this attempt's cost to what is kept in the run's folder; the sum. Settled again later, it counts to then, and once."""
         if self._before is None:
-            self._before = Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
+            self._before = Cost.kept(folder)
         total = self._before + self.cost()
         write_atomically(folder.cost, json.dumps(asdict(total)))
         return total

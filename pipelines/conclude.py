@@ -59,6 +59,7 @@ def conclude(
     }
     done = _concluded(run, attempt, outcome, dataset, metrics, seconds)
     done.keep(folder)
+    attempt.settle(folder)
     for refused in outcome.refused_checkpoints:
         screen.say(f"refused checkpoint {refused}")
     attempt.stage = "register"
