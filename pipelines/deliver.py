@@ -73,12 +73,13 @@ def deliver(
 ) -> dict[str, Any]:
     """Send, register and close the run of `tracker`; its result (DESIGN §7), which is also kept in its folder.
 
-    Raises TrackingError if MLflow cannot be reached for so long (a minute).
+    Raises TrackingError if MLflow cannot be reached for so long (track.wait_seconds).
     """
     folder, began = tracker.folder, time.time()
+    patience = run.track.wait_seconds if patience_seconds is None else patience_seconds
 
     def insist(work: Callable[[], Any]) -> Any:
-        return tracker.insist(work, patience_seconds=patience_seconds)
+        return tracker.insist(work, patience_seconds=patience)
 
     insist(lambda: tracker.log_folder(folder.page))
     model = insist(lambda: _register(run, tracker, done, dataset())) if run.model_name else None

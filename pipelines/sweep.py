@@ -241,8 +241,9 @@ class _Sweep:
 
     def _concluded(self, search: Search, dataset: Dataset, confirmed: Confirmed | None) -> dict[str, Any]:
         findings = Findings(self._design, self._searched(), search.importance(), confirmed, self._tracker)
-        self._fleet.finish()  # before the ids of the runs are told
-        insist = self._tracker.insist
+        patience = self._design.run.track.wait_seconds
+        self._fleet.finish(patience_seconds=patience)  # before the ids of the runs are told
+        insist = functools.partial(self._tracker.insist, patience_seconds=patience)
         insist(
             functools.partial(
                 self._tracker.describe, findings.markdown({trial.number: trial.run_id for trial in self._ledger.trials.values()})
@@ -252,7 +253,7 @@ class _Sweep:
         model = insist(lambda: register(confirmed)) if confirmed else None
         if model:
             insist(lambda: promote.crown_first(model, storage=self._design.run.storage, uri=self._tracker.uri, screen=self._screen))
-        self._tracker.close("FINISHED", {"stage": "finished"})
+        self._tracker.close("FINISHED", {"stage": "finished"}, patience_seconds=patience)
         result = findings.as_json(model) | {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._began}
         write_atomically(self._folder.result, json.dumps(result, indent=1))
         findings.show(self._screen, self._design.run.root, model)

@@ -23,7 +23,7 @@ class FaultProxy:
         self._target = port
         self._fault: Fault = "none"
         self._over = threading.Event()
-        self._dropped: list[str] = []
+        self.to_be_dropped: list[str] = []
         self.answered = 0
         self.faults = 0
         proxy = self
@@ -56,11 +56,7 @@ class FaultProxy:
 
     def drop(self, path: str) -> None:
         """Lose the answer to the next request whose path ends so."""
-        self._dropped.append(path)
-
-    @property
-    def dropped_all(self) -> bool:
-        return not self._dropped
+        self.to_be_dropped.append(path)
 
     def close(self) -> None:
         self.end()
@@ -81,9 +77,9 @@ class FaultProxy:
         except OSError:
             status, headers, content = 502, {}, b"no server"
         path = request.path.partition("?")[0]
-        lost = next((each for each in self._dropped if path.endswith(each)), None)
+        lost = next((each for each in self.to_be_dropped if path.endswith(each)), None)
         if lost and status < 300:
-            self._dropped.remove(lost)
+            self.to_be_dropped.remove(lost)
             request.close_connection = True
             request.connection.shutdown(socket.SHUT_RDWR)
             return
