@@ -13,8 +13,9 @@ test: .venv/.ready check
 test-slow: .venv/.ready
 	$(BIN)/pytest -m slow
 
+# PostgreSQL is Debian's package `postgresql`; without it those tests that need it are skipped, and say so
 test-services: .venv/.ready
-	$(BIN)/pytest -m services || [ $$? -eq 5 ]
+	$(BIN)/pytest -m services -rs || [ $$? -eq 5 ]
 
 bench: .venv/.ready
 	$(BIN)/python -m tests.benchmarks

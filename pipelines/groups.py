@@ -202,6 +202,8 @@ class Track(Settings):
     """Name of the registered model, or false; default: the recipe's name."""
 
     model_config = ConfigDict(serialize_by_alias=True)
+    wait_seconds: float = Field(60, ge=0)
+    """How long to wait for MLflow at the end, where it cannot be reached; `raylway track --sync` sends later what is missing then."""
 
 
 class Sweep(Settings):

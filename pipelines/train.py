@@ -23,14 +23,15 @@ from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, cause_of, code_of
+from pipelines.deliver import concluded, deliver
+from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.supervision import supervised
 from pipelines.threads import in_background
-from pipelines.tracking import mlflow, pages, provenance
+from pipelines.tracking import mlflow, outbox, pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
 from pipelines.training.job import Job
 
@@ -74,14 +75,20 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         config = write_config(run, folder)
         write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, attempt.began))
+        told = about(loaded, plan, folder, config, attempt.began)
+        outbox.keep_about(folder, told)
+        tracker = mlflow.Tracker(uri, folder, run.root, told)
+        if folder.concluded.exists():  # trained and judged before; MLflow was away then
+            made = functools.partial(preparing.prepare, run, plan, preparing.in_process)
+            return deliver(run, tracker, concluded(folder), screen, dataset=made, cost=lambda: attempt.settle(folder))
         try:
-            dataset, outcome, prepare_seconds = trained(job_of(run, plan, folder), plan, attempt, screen, meanwhile=tracker.start)
+            job = job_of(run, plan, folder)
+            dataset, outcome, prepare_seconds = trained(job, plan, attempt, screen, meanwhile=lambda: tracker.start(screen.say))
             with screen.captured(folder.log):
-                return conclude.conclude(
-                    run, plan, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds
-                )
+                return conclude.conclude(run, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds)
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, TrackingError) and folder.concluded.exists():
+                raise  # trained and judged; only MLflow has not all of it yet
             _close(tracker, attempt, loaded, error, screen)
             raise
 
@@ -232,6 +239,7 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
         fingerprint=plan.fingerprint,
         config=config,
         began=began,
+        command=_command(loaded, folder),
     )
 
 
@@ -253,7 +261,8 @@ def _close(tracker: mlflow.Tracker, attempt: Attempt, loaded: Loaded, error: Bas
     }
     try:
         cost = attempt.settle(tracker.folder)
-        tracker.close("KILLED" if interrupted else "FAILED", tags, cost.metrics(), patience_seconds=_LAST_WORD_SECONDS)
+        tracker.end("KILLED" if interrupted else "FAILED", tags, cost.metrics())
+        tracker.last_word(patience_seconds=_LAST_WORD_SECONDS)
     except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
         screen.say(str(error))
 

@@ -144,12 +144,10 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     if judged:
         baselines = run.model.baselines(run.model.examples(trained.data.train, training=True), rows, trained.encoding)
         written = {f"test/{name}": value for name, value in scores.items()}
-        write(folder.path / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
+        write(folder.page / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
     metrics = shown_by.record(run, folder, written, baselines)
     drawn = shown_by.figures(run, folder, trained.model.cpu(), outputs, rows, trained.encoding)
-    (folder.path / "figures").mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder.path / "figures" / f"{name}.png")
+    shown_by.keep(folder, drawn)
     return {
         "metrics": metrics,
         "steps": trained.steps,
