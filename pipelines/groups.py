@@ -183,6 +183,8 @@ class Scale(Settings):
     """GPUs of one worker, or the share of one, such as 0.25; default: one where there are any."""
     threads: int | None = Field(None, gt=0)
     """Threads torch computes with in one worker; default: its CPUs."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each worker holds the whole network; fsdp: its part of weights, gradients and optimizer state, where the whole is too large."""
     retries: int = Field(3, ge=0)
     """How often a lost worker is replaced before the run fails."""
 

@@ -132,6 +132,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     from pipelines.judging.rows import ARTIFACT, row_scores, write
     from pipelines.training import checkpoint
     from pipelines.training.scoring import evaluate, said
+    from pipelines.training.worker import whole_network
 
     run, folder = task.job.run, task.job.folder
     rows = run.model.examples(getattr(trained.data, task.split), training=False)
@@ -146,7 +147,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
         written = {f"test/{name}": value for name, value in scores.items()}
         write(folder.page / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
     metrics = shown_by.record(run, folder, written, baselines)
-    drawn = shown_by.figures(run, folder, trained.model.cpu(), outputs, rows, trained.encoding)
+    drawn = shown_by.figures(run, folder, whole_network(task.job, trained), outputs, rows, trained.encoding)
     shown_by.keep(folder, drawn)
     return {
         "metrics": metrics,
@@ -154,7 +155,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
         "resumed_from_step": trained.resumed_from_step,
         "samples_per_second": trained.samples_per_second,
         "checkpoint": trained.checkpoint,
-        "weights_sha256": checkpoint.weights_sha256(trained.model),
+        "weights_sha256": checkpoint.weights_sha256(network),
     }
 
 

@@ -12,18 +12,38 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from workloads.base import Mean
 
 
 @dataclass(frozen=True)
 class Group:
-    """The workers of a run and this one's place among them. With one worker nothing is sent."""
+    """The workers of a run and this one's place among them. With one worker nothing is sent.
+
+    Here each holds the whole network (`scale.strategy=ddp`); `sharding.Sharded` is where each holds a part.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+
+    @property
+    def together(self) -> bool:
+        """Whether all workers must go through the network equally often."""
+        return False
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A fresh network where this worker computes with it."""
+        return model.to(self.device)
+
+    def idle(self, mine: int, all_workers: int) -> int:
+        """Passes through the network that this worker must take for nothing, with `mine` of `all_workers` micro-batches its own."""
+        return 0
+
+    def all_of(self, flag: bool) -> bool:
+        """Whether `flag` is true on all workers; where each holds the same weights, what is true of one's is true of all."""
+        return flag
 
     def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean]) -> dict[str, Mean]:
         """Sum `gradients` in place and `means` as returned, over all workers."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -21,14 +22,16 @@ from pipelines.data import prepared
 from pipelines.data.order import micro_batches
 from pipelines.data.prepared import Dataset
 from pipelines.errors import Diverged, WorkerFailed, describe
+from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
-from pipelines.training.hardware import hardware
+from pipelines.training.hardware import hardware, settle
 from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.scoring import evaluate, score
+from pipelines.training.sharding import group_of
 from pipelines.training.timing import Timing
 from workloads.base import DataError, Encoding, Rows
 
@@ -114,13 +117,10 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
     """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there."""
     began = time.time()
     torch.set_num_threads(job.threads)
-    group = Group(rank, world_size, torch.device(device))
-    data = _wait_for(job)
     run, workload = job.run, job.run.model
+    group = group_of(run.scale.strategy, rank, world_size, settle(torch.device(device)))
+    data = _wait_for(job)
     encoding = workload.encoding_type.model_validate(data.manifest.encoding)
-    torch.manual_seed(loop.mix(run.train.seed, -1))
-    model = workload.network(encoding).to(group.device)
-    optimizer = make_optimizer(model, run.optim)
     examples, validation = workload.examples(data.train, training=True), workload.examples(data.validation, training=False)
     there = data.manifest.summary.splits["train"] if stream else len(examples)
     steps, until = run.steps(there), job.steps(there)
@@ -132,10 +132,7 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
             stack.callback(journal.close)
         path, refused = checkpoint.newest(job.folder.checkpoints, job.identity) if rank == 0 else (None, [])
         start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
-        if start >= 0:
-            checkpoint.restore(checkpoint.path_of(job.folder.checkpoints, start), model, optimizer)
-        else:
-            workload.initialize(model)
+        model, optimizer = _made(run, encoding, group, None if start < 0 else checkpoint.path_of(job.folder.checkpoints, start))
         start = max(start, 0)
         look = functools.partial(_look, job, group, validation, encoding, journal, model)
         share = micro_batches(run.train.batch, run.micro_batch, rank=rank, world_size=world_size)
@@ -143,8 +140,10 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
         # on a CPU a batch is gathered in microseconds, and a thread that does it takes more than that from the network
         ahead = group.device.type == "cuda"
         batches = stack.enter_context(delivered(range(start, until), of_step, group.device)) if ahead else of_step
+        idle = group.idle(len(share), -(-run.train.batch // run.micro_batch))
+        epoch = run.steps_per_epoch(there)
         timing = yield from _train(
-            job, group, batches, model, optimizer, journal, look, first=start, until=until, last=steps, epoch=run.steps_per_epoch(there)
+            job, group, batches, model, optimizer, journal, look, first=start, until=until, last=steps, epoch=epoch, idle=idle
         )
     return Trained(
         model=model,
@@ -159,6 +158,28 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
         began=began,
         first_step=timing.first_step,
     )
+
+
+def _made(run: Run, encoding: Encoding, group: Group, path: Path | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The network and its optimizer as in the checkpoint of `path`, or fresh, with the weights of its seed."""
+    torch.manual_seed(loop.mix(run.train.seed, -1))
+    model = run.model.network(encoding)
+    if path is None:
+        run.model.initialize(model)
+    model = group.place(model)
+    optimizer = make_optimizer(model, run.optim)
+    if path is not None:
+        checkpoint.restore(path, model, optimizer)
+    return model, optimizer
+
+
+def whole_network(job: Job, trained: Trained) -> nn.Module:
+    """The trained network on the CPU, for one worker's use; where each holds a part, as it was saved."""
+    if not trained.group.together:
+        return trained.model.cpu()
+    network = job.run.model.network(trained.encoding)
+    checkpoint.load_weights(Path(trained.checkpoint), network)
+    return network
 
 
 def to_the_end(steps: Generator[Look, None, R]) -> R:
@@ -191,6 +212,7 @@ def _train(
     until: int,
     last: int,
     epoch: int,
+    idle: int,
 ) -> Generator[Look, None, Timing]:
     run, settings = job.run, job.run.train
     forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
@@ -209,6 +231,7 @@ def _train(
         seed=settings.seed,
         clip=run.optim.clip,
         bf16=settings.precision == "bf16",
+        idle=idle,
     ):
         final = step.number == until
         # reading the numbers waits for the device, so on a GPU the clock would stop too early before it
@@ -235,7 +258,7 @@ def _log(journal: Journal | None, step: loop.Step, scores: dict[str, float], tim
 
 
 def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optimizer, journal: Journal | None, step: int) -> None:
-    if not loop.finite(model):
+    if not group.all_of(loop.finite(model)):
         raise Diverged(
             f"the weights are no longer finite at step {step:,}; a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
         )
@@ -250,6 +273,8 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
             world_size=group.world_size,
             keep=job.run.train.keep,
         )
+    elif group.together:
+        checkpoint.give(model, optimizer)
 
 
 def _look(
@@ -264,8 +289,8 @@ def _look(
 ) -> dict[str, float]:
     """Score the validation examples, and let the workload show what it can do; the last uncompiled, for a text grows at every token."""
     scores = evaluate(job.run, group, validation, compiled)
+    sample = job.run.model.sample(model, encoding) if journal or group.together else None
     if journal:
-        sample = job.run.model.sample(model, encoding)
         journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})
     return scores
 
