@@ -147,8 +147,8 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
         written = {f"test/{name}": value for name, value in scores.items()}
         write(folder.page / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
     metrics = shown_by.record(run, folder, written, baselines)
-    drawn = shown_by.figures(run, folder, whole_network(task.job, trained), outputs, rows, trained.encoding)
-    shown_by.keep(folder, drawn)
+    network = whole_network(task.job, trained)
+    shown_by.keep(folder, shown_by.figures(run, folder, network, outputs, rows, trained.encoding))
     return {
         "metrics": metrics,
         "steps": trained.steps,

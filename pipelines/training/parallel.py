@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,10 @@ class Group:
     def place(self, model: nn.Module) -> nn.Module:
         """A fresh network where this worker computes with it."""
         return model.to(self.device)
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The network, compiled by torch.compile when it is first gone through."""
+        return cast(nn.Module, torch.compile(model))
 
     def idle(self, mine: int, all_workers: int) -> int:
         """Passes through the network that this worker must take for nothing, with `mine` of `all_workers` micro-batches its own."""

@@ -215,7 +215,7 @@ def _train(
     idle: int,
 ) -> Generator[Look, None, Timing]:
     run, settings = job.run, job.run.train
-    forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
+    forward = group.compiled(model) if settings.compile else model
     eval_every = settings.eval_every or epoch
     timing = Timing(settings.batch)
     began = time.perf_counter()

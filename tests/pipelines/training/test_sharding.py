@@ -173,7 +173,7 @@ def trained_odd(
             yield number, {"x": torch.randint(0, 7, (4,), generator=torch.Generator().manual_seed(10 * step + number))}
 
     steps = loop.train(
-        torch.compile(model) if compiled else model,
+        group.compiled(model) if compiled else model,
         state,
         odd_step,
         batches=batches,
