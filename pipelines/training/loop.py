@@ -35,6 +35,8 @@ class Step:
     means: dict[str, Mean]
     lr: float
     data_seconds: float
+    pause: bool
+    """Whether a worker was asked to pause; all of them see it at the same step."""
 
 
 def train(
@@ -50,8 +52,11 @@ def train(
     seed: int,
     clip: float | None = None,
     bf16: bool = False,
+    wanted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Take the steps [first, last), yielding after each. `batches(step)` gives this worker's (micro-batch number, batch) pairs.
+
+    `wanted()` says at each step whether this worker is asked to pause.
 
     The caller decides when to read a number from the device, to evaluate and to save.
     """
@@ -74,12 +79,12 @@ def train(
                 means[name] = means[name] + mean if name in means else mean
             asked = time.perf_counter()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        means = group.sum_step(gradients, means)
+        means, pause = group.sum_step(gradients, means, pause=wanted())
         torch._foreach_div_(gradients, float(means["loss"].count))
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        yield Step(step + 1, means, rate, data_seconds)
+        yield Step(step + 1, means, rate, data_seconds, pause)
 
 
 @torch.no_grad()
