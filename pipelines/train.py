@@ -10,7 +10,6 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -163,8 +162,12 @@ def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *,
         if begun():
             pause.ask(STOP)
             screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
-            with suppress(Exception):  # why they could not is of no interest any more
+            try:
                 training.result(timeout=_PAUSE_SECONDS)
+            except TimeoutError:
+                screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+            except Exception as error:
+                screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
         raise
     return cast("Outcome", outcome)  # only who was asked to stop has none
 
