@@ -91,6 +91,11 @@ class RunFolder:
         """Stands while workers that wait for the data should wait no longer: preparing it failed."""
         return self.path / ".abandoned"
 
+    @property
+    def pause(self) -> Path:
+        """Says whether workers are asked to pause: pipelines.pausing."""
+        return self.path / ".pause"
+
     @contextmanager
     def locked(self, role: str, *, wait_seconds: float) -> Iterator[None]:
         """Be the only `role` (driver, writer) of this run. The kernel frees the lock of a killed process at once.

@@ -23,6 +23,7 @@ from pipelines import prepare as preparing
 from pipelines.data.prepared import Dataset
 from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of
 from pipelines.folder import check_writable, write_atomically
+from pipelines.pausing import Pause
 from pipelines.screen import Screen
 from pipelines.supervision import supervised
 from pipelines.sweeping import board, confirm
@@ -275,6 +276,7 @@ def _launch(room: Room, retries: int, member: Any, task: Task, say: Any) -> Any:
     return supervised(
         lambda: workers.launch(member, task, workers=room.workers, cpus=room.cpus, gpus=room.gpus, scratch=scratch),
         folder,
+        pause=Pause(folder.pause),
         retries=retries,
         say=say,
     )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
@@ -26,6 +27,7 @@ from pipelines.data.prepared import Dataset
 from pipelines.deliver import concluded, deliver
 from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
+from pipelines.pausing import STOP, Pause, Paused
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
+_PAUSE_SECONDS = 20.0
 _UNTRACKED = (
     "scale.",
     "track.",
@@ -72,6 +75,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         return conclude.finished_before(folder, screen)
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
+        folder.pause.unlink(missing_ok=True)
         config = write_config(run, folder)
         write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
@@ -120,7 +124,7 @@ def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Cal
     attempt.hold(0, job.threads, attempt.gpus)
     with screen.progress(job.folder.journal, run.model.headline.metric) as progress:
         progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-        return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
+        return dataset, cast("Outcome", workers.run_here(work, job, gpus=run.scale.gpus)), seconds
 
 
 def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
@@ -138,7 +142,8 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             session.ready()
             attempt.stage = "prepare"
             made = _timed(make)
-        training = in_background(lambda: _supervise(job, plan, session, attempt, screen))
+        pause, before = Pause(folder.pause), _reached(folder)
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause))
         try:
             session.ready()
             meanwhile()
@@ -147,13 +152,40 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             preparing.tell(dataset, screen.say)
             attempt.stage = "train"
             progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-            return dataset, training.result(), seconds
+            return dataset, _finished(training, pause, screen, begun=lambda: _reached(folder) != before), seconds
         except BaseException:
             folder.abandoned.touch()
             raise
 
 
-def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen) -> Outcome:
+def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
+    """What came of the training. Asked to stop, workers that have begun get some seconds to leave the checkpoint of their step.
+
+    Raises KeyboardInterrupt when they have, or when asked a second time.
+    """
+    try:
+        outcome = training.result()
+    except KeyboardInterrupt:
+        if begun():
+            pause.ask(STOP)
+            screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
+            try:
+                training.result(timeout=_PAUSE_SECONDS)
+            except TimeoutError:
+                screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+            except Exception as error:
+                screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
+        raise
+    return cast("Outcome", outcome)  # only who was asked to stop has none
+
+
+def _reached(folder: RunFolder) -> tuple[int, str]:
+    """How far a run has come, as far as can be seen from outside: two of these differ if steps were taken between."""
+    newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+    return folder.journal.stat().st_size if folder.journal.exists() else 0, newest
+
+
+def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen, pause: Pause) -> Outcome | None:
     from pipelines.training.worker import guarded_work
 
     run = job.run
@@ -164,12 +196,12 @@ def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen:
     told = replace(job, threads=run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
 
-    def launch() -> Outcome:
+    def launch() -> Outcome | Paused:
         return workers.launch(
             guarded_work, told, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=job.folder.path / ".ray", stream=stream
         )
 
-    return supervised(launch, job.folder, retries=run.scale.retries, say=screen.say)
+    return supervised(launch, job.folder, pause=pause, retries=run.scale.retries, say=screen.say)
 
 
 def _share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:

@@ -37,6 +37,8 @@ class Step:
     means: dict[str, Mean]
     lr: float
     data_seconds: float
+    pause: bool
+    """Whether a worker was asked to pause; all of them see it at the same step."""
 
 
 def train(
@@ -53,11 +55,12 @@ def train(
     clip: float | None = None,
     bf16: bool = False,
     idle: int = 0,
+    wanted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Take the steps [first, last), yielding after each. `batches(step)` gives this worker's (micro-batch number, batch) pairs.
 
     After them it takes `idle` passes that add nothing, so that workers who must go through the network together do (Group.idle).
-    The caller decides when to read a number from the device, to evaluate and to save.
+    `wanted()` says at each step whether this worker is asked to pause. The caller decides when to read a number from the device, to evaluate and to save.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step in range(first, last):
@@ -82,12 +85,12 @@ def train(
                 nothing = 0 * step_function(model, batch)["loss"].total
             nothing.backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        means = group.sum_step(gradients, means)
+        means, pause = group.sum_step(gradients, means, pause=wanted())
         torch._foreach_div_(gradients, float(means["loss"].count))
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        yield Step(step + 1, means, rate, data_seconds)
+        yield Step(step + 1, means, rate, data_seconds, pause)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Sums over workers: one all-reduce a step carries the gradients, the losses and the counts together.
+"""Sums over workers: one all-reduce a step carries the gradients, the losses, the counts and a request to pause together.
 
 Not torch's DistributedDataParallel: it rebuilds its buckets after the first step, so a resumed run adds in another order than an
 undisturbed one and the bits differ from three workers on (torch 2.13). One flat sum has the same order always, and what it gives
@@ -50,16 +50,17 @@ class Group:
         """Whether `flag` is true on all workers; where each holds the same weights, what is true of one's is true of all."""
         return flag
 
-    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean]) -> dict[str, Mean]:
-        """Sum `gradients` in place and `means` as returned, over all workers."""
+    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean], *, pause: bool = False) -> tuple[dict[str, Mean], bool]:
+        """Sum `gradients` in place and `means` as returned, over all workers; and whether any of them wants to `pause`."""
         if self.world_size == 1:
-            return means
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self._pack(means).to(torch.float32)])
+            return means, pause
+        wanted = torch.tensor([pause], dtype=torch.float32, device=self.device)
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self._pack(means).to(torch.float32), wanted])
         dist.all_reduce(flat)
-        parts = flat.split([*(gradient.numel() for gradient in gradients), 2 * len(means)])
-        for gradient, part in zip(gradients, parts, strict=False):
+        *parts, packed, wanted = flat.split([*(gradient.numel() for gradient in gradients), 2 * len(means), 1])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-        return _unpack(means, parts[-1])
+        return _unpack(means, packed), bool(wanted)
 
     def sum_means(self, means: dict[str, Mean]) -> dict[str, Mean]:
         """Sum `means` over all workers, in double precision: counts of rows stay exact."""

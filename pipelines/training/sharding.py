@@ -54,9 +54,9 @@ class Sharded(Group):
             module.forward = torch.compile(module.forward)
         return model
 
-    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean]) -> dict[str, Mean]:
+    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean], *, pause: bool = False) -> tuple[dict[str, Mean], bool]:
         """Gradients were summed in the backward pass, each worker keeping its part."""
-        return super().sum_step([gradient for gradient in gradients if not isinstance(gradient, DTensor)], means)
+        return super().sum_step([gradient for gradient in gradients if not isinstance(gradient, DTensor)], means, pause=pause)
 
     def idle(self, mine: int, all_workers: int) -> int:
         return -(-all_workers // self.world_size) - mine

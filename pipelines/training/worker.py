@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from pipelines import pausing
 from pipelines.data import prepared
 from pipelines.data.order import micro_batches
 from pipelines.data.prepared import Dataset
 from pipelines.errors import Diverged, WorkerFailed, describe
+from pipelines.pausing import Paused
 from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
@@ -72,13 +74,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a worker holds when training is done."""
+    """What a worker holds when training is done, or `paused` after so many `steps`."""
 
     model: nn.Module
     data: Dataset
     encoding: Encoding
     group: Group
     steps: int
+    paused: bool
     resumed_from_step: int
     refused_checkpoints: list[str]
     checkpoint: str
@@ -87,12 +90,17 @@ class Trained:
     first_step: float
 
 
-def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Outcome:
+def work(
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = pausing.never
+) -> Outcome | Paused:
     """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows.
 
     With `stream` the training rows are what it gives, in any order; else they are the prepared ones, in the order of their steps.
+    Where `asked` says so, training pauses.
     """
-    trained = to_the_end(training(job, rank=rank, world_size=world_size, device=device, stream=stream))
+    trained = to_the_end(training(job, rank=rank, world_size=world_size, device=device, stream=stream, asked=asked))
+    if trained.paused:
+        return Paused(trained.steps)
     ended = time.time()
     metrics, outputs = score(job.run, trained.group, job.run.model.examples(trained.data.test, training=False), trained.model)
     return Outcome(
@@ -113,8 +121,13 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
     )
 
 
-def training(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Generator[Look, None, Trained]:
-    """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there."""
+def training(
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = pausing.never
+) -> Generator[Look, None, Trained]:
+    """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there.
+
+    Where any worker's `asked` says so, all pause after the same step, and its checkpoint stands.
+    """
     began = time.time()
     torch.set_num_threads(job.threads)
     run, workload = job.run, job.run.model
@@ -140,20 +153,31 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
         # on a CPU a batch is gathered in microseconds, and a thread that does it takes more than that from the network
         ahead = group.device.type == "cuda"
         batches = stack.enter_context(delivered(range(start, until), of_step, group.device)) if ahead else of_step
-        idle = group.idle(len(share), -(-run.train.batch // run.micro_batch))
-        epoch = run.steps_per_epoch(there)
-        timing = yield from _train(
-            job, group, batches, model, optimizer, journal, look, first=start, until=until, last=steps, epoch=epoch, idle=idle
+        timing, reached = yield from _train(
+            job,
+            group,
+            batches,
+            model,
+            optimizer,
+            journal,
+            look,
+            asked,
+            first=start,
+            until=until,
+            last=steps,
+            epoch=run.steps_per_epoch(there),
+            idle=group.idle(len(share), -(-run.train.batch // run.micro_batch)),
         )
     return Trained(
         model=model,
         data=data,
         encoding=encoding,
         group=group,
-        steps=until,
+        steps=reached,
+        paused=reached < until,
         resumed_from_step=start,
         refused_checkpoints=refused,
-        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, until)),
+        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, reached)),
         samples_per_second=timing.samples_per_second,
         began=began,
         first_step=timing.first_step,
@@ -191,10 +215,11 @@ def to_the_end(steps: Generator[Look, None, R]) -> R:
             return cast(R, end.value)
 
 
-def guarded_work(job: Job, **where: Any) -> Outcome:
-    """`work`, whose exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where the error is whole."""
+def guarded_work(job: Job, **where: Any) -> Outcome | Paused:
+    """`work` that the driver can pause; its exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where
+    the error is whole."""
     try:
-        return work(job, **where)
+        return work(job, **where, asked=pausing.never if where["rank"] else pausing.asked(job.folder.pause))
     except Exception as error:
         raise WorkerFailed(describe(error, where["rank"], time.time())) from None
 
@@ -207,13 +232,15 @@ def _train(
     optimizer: torch.optim.Optimizer,
     journal: Journal | None,
     look: Callable[[nn.Module, int], dict[str, float]],
+    asked: Callable[[], bool],
     *,
     first: int,
     until: int,
     last: int,
     epoch: int,
     idle: int,
-) -> Generator[Look, None, Timing]:
+) -> Generator[Look, None, tuple[Timing, int]]:
+    """The speed, and the step that was reached: `until`, or the one of a pause."""
     run, settings = job.run, job.run.train
     forward = group.compiled(model) if settings.compile else model
     eval_every = settings.eval_every or epoch
@@ -232,6 +259,7 @@ def _train(
         clip=run.optim.clip,
         bf16=settings.precision == "bf16",
         idle=idle,
+        wanted=asked,
     ):
         final = step.number == until
         # reading the numbers waits for the device, so on a GPU the clock would stop too early before it
@@ -240,12 +268,14 @@ def _train(
         if scores:
             _log(journal, step, scores, timing)
         seen = look(forward, step.number) if final or step.number % eval_every == 0 else None
-        if final or step.number % settings.checkpoint_every == 0:
+        if final or step.pause or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         if seen is not None:
             yield Look(-(-step.number // eval_every), step.number, seen, final, group)
+        if step.pause and not final:
+            return timing, step.number
         began = time.perf_counter()
-    return timing
+    return timing, until
 
 
 def _log(journal: Journal | None, step: loop.Step, scores: dict[str, float], timing: Timing) -> None:
