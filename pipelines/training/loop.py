@@ -60,7 +60,9 @@ def train(
     """Take the steps [first, last), yielding after each. `batches(step)` gives this worker's (micro-batch number, batch) pairs.
 
     After them it takes `idle` passes that add nothing, so that workers who must go through the network together do (Group.idle).
-    `wanted()` says at each step whether this worker is asked to pause. The caller decides when to read a number from the device, to evaluate and to save.
+    `wanted()` says at each step whether this worker is asked to pause.
+
+    The caller decides when to read a number from the device, to evaluate and to save.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step in range(first, last):
