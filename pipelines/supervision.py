@@ -16,8 +16,17 @@ class WorkerLost(Exception):
     """Workers died again and again without a new checkpoint between."""
 
 
-def supervised(launch: Callable[[], R], folder: RunFolder, *, retries: int, say: Callable[[str], None]) -> R:
+def supervised(
+    launch: Callable[[], R],
+    folder: RunFolder,
+    *,
+    retries: int,
+    say: Callable[[str], None],
+    restarted: Callable[[str], None] = lambda cause: None,
+) -> R:
     """What `launch` gives, launched again for each lost worker; every launch goes on from the newest checkpoint.
+
+    `restarted` is told the cause of each, in a word.
 
     Raises WorkerFailed for a failure of the workload's own, WorkerLost after `retries` without a new checkpoint between.
     """
@@ -35,6 +44,7 @@ def supervised(launch: Callable[[], R], folder: RunFolder, *, retries: int, say:
                 times = f"{in_a_row} times in a row without a new checkpoint (scale.retries={retries})"
                 raise WorkerLost(f"{failed}; {times}") from None
             say(f"lost {failed}; going on from {newest or 'the beginning'} ({in_a_row} of scale.retries={retries})")
+            restarted("worker")
 
 
 def _own_failure(failed: WorkersFailed) -> WorkerFailed | None:

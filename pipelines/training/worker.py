@@ -241,6 +241,7 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
         )
     if journal:
         journal.sync()
+        began = time.perf_counter()
         checkpoint.save(
             job.folder.checkpoints,
             model,
@@ -250,6 +251,7 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
             world_size=group.world_size,
             keep=job.run.train.keep,
         )
+        journal.write(step, {"perf/checkpoint_seconds": time.perf_counter() - began})
 
 
 def _look(
