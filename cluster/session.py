@@ -115,7 +115,16 @@ def _start(where: str | None) -> None:
         object_store_memory=_OBJECT_STORE_BYTES,
         include_dashboard=False,
         logging_level="ERROR",
+        _metrics_export_port=_metrics_port(),
     )
+
+
+def _metrics_port() -> int | None:
+    """Where Prometheus is to find the numbers of a cluster that is started here; any free port unless RAYLWAY_METRICS_PORT says which."""
+    text = os.environ.get("RAYLWAY_METRICS_PORT")
+    if text and not (text.isdecimal() and 1024 <= int(text) < 65536):
+        raise ClusterError(f"RAYLWAY_METRICS_PORT={text}: not a port; write a number from 1024 to 65535")
+    return int(text) if text else None
 
 
 def _ray() -> Any:

@@ -17,11 +17,21 @@ class WorkerLost(Exception):
     """Workers died again and again without a new checkpoint between."""
 
 
-def supervised(launch: Callable[[], R | Paused], folder: RunFolder, *, pause: Pause, retries: int, say: Callable[[str], None]) -> R | None:
+def supervised(
+    launch: Callable[[], R | Paused],
+    folder: RunFolder,
+    *,
+    pause: Pause,
+    retries: int,
+    say: Callable[[str], None],
+    restarted: Callable[[str], None] = lambda cause: None,
+) -> R | None:
     """What `launch` gives, launched again for each lost worker and after each pause; every launch goes on from the newest checkpoint.
 
     Only losses are retries: not a pause, not workers that found no place, not those of a node that was announced to go away. None where
     `pause` was asked to stop.
+
+    `restarted` is told the cause of each, in a word.
 
     Raises WorkerFailed for a failure of the workload's own, WorkerLost after `retries` without a new checkpoint between.
     """
@@ -39,6 +49,7 @@ def supervised(launch: Callable[[], R | Paused], folder: RunFolder, *, pause: Pa
             going_on = f"lost {failed}; going on from {checkpoint or 'the beginning'}"
             if pause.reason and not pause.reason.counts:
                 say(f"{pause.reason.text}, and did not wait for a checkpoint: {going_on}")
+                restarted("preempted")
                 continue
             in_a_row = in_a_row + 1 if checkpoint == newest else 1
             newest = checkpoint
@@ -46,11 +57,13 @@ def supervised(launch: Callable[[], R | Paused], folder: RunFolder, *, pause: Pa
                 times = f"{in_a_row} times in a row without a new checkpoint (scale.retries={retries})"
                 raise WorkerLost(f"{failed}; {times}") from None
             say(f"{going_on} ({in_a_row} of scale.retries={retries})")
+            restarted("worker")
         else:
             if not isinstance(result, Paused):
                 return result
             if pause.reason:
                 say(f"{pause.reason.text}: checkpoint at step {result.step:,}, {pause.reason.then}")
+            restarted("pause")
     return None
 
 

@@ -14,11 +14,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cluster import metrics, shards, trials, workers
 from cluster import session as cluster_session
-from cluster import shards, trials, workers
 from cluster.room import Room
 from cluster.session import Session
-from pipelines import plan, promote, train
+from pipelines import gauges, plan, promote, train
 from pipelines import prepare as preparing
 from pipelines.data.prepared import Dataset
 from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of
@@ -113,6 +113,9 @@ class _Sweep:
                 todo = bool(waiting) or len(known) < total
                 ray = (todo or self._design.run.sweep.confirm) and self._design.run.scale.workers
                 session = stack.enter_context(cluster_session.connect()) if ray else None
+                if session:
+                    counted = gauges.of_sweep(self._folder, lambda: [trial.status for trial in list(self._ledger.trials.values())])
+                    stack.enter_context(metrics.exported(session, counted, tags=gauges.tags(self._design.run, self._folder)))
                 self._fleet.start(self._screen.say)
                 if session:
                     trials.preload()

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
+from cluster import metrics, shards, workers
 from cluster import session as cluster_session
-from cluster import shards, workers
 from cluster.session import Session
-from pipelines import conclude
+from pipelines import conclude, gauges
 from pipelines import prepare as preparing
 from pipelines.attempt import Attempt
 from pipelines.config import Loaded
@@ -129,9 +129,11 @@ def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Cal
 
 def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     run, folder = job.run, job.folder
+    watched = gauges.Gauges(run, folder)
     with (
         screen.captured(folder.log),
         cluster_session.connect() as session,
+        metrics.exported(session, watched.read, tags=gauges.tags(run, folder)),
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
@@ -143,7 +145,7 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             attempt.stage = "prepare"
             made = _timed(make)
         pause, before = Pause(folder.pause), _reached(folder)
-        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause))
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched))
         try:
             session.ready()
             meanwhile()
@@ -185,7 +187,9 @@ def _reached(folder: RunFolder) -> tuple[int, str]:
     return folder.journal.stat().st_size if folder.journal.exists() else 0, newest
 
 
-def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen, pause: Pause) -> Outcome | None:
+def _supervise(
+    job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen, pause: Pause, watched: gauges.Gauges
+) -> Outcome | None:
     from pipelines.training.worker import guarded_work
 
     run = job.run
@@ -201,7 +205,7 @@ def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen:
             guarded_work, told, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=job.folder.path / ".ray", stream=stream
         )
 
-    return supervised(launch, job.folder, pause=pause, retries=run.scale.retries, say=screen.say)
+    return supervised(launch, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
 
 
 def _share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:

@@ -294,6 +294,7 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
         )
     if journal:
         journal.sync()
+        began = time.perf_counter()
         checkpoint.save(
             job.folder.checkpoints,
             model,
@@ -303,6 +304,7 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
             world_size=group.world_size,
             keep=job.run.train.keep,
         )
+        journal.write(step, {"perf/checkpoint_seconds": time.perf_counter() - began})
     elif group.together:
         checkpoint.give(model, optimizer)
 
