@@ -170,7 +170,7 @@ def _result(run: Run, tracker: mlflow.Tracker, outcome: Outcome, metrics: dict[s
         "tracking_uri": mlflow.provenance.redact(tracker.uri),
         "run_url": tracker.run_url,
         "samples_per_second": outcome.samples_per_second,
-        "workers": run.scale.workers,
+        "workers": outcome.workers if run.scale.workers else 0,
     }
 
 
