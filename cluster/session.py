@@ -44,6 +44,8 @@ class Resources:
     cpus: int
     gpus: int
     node_cpus: int
+    nodes: tuple[tuple[int, int], ...] = ()
+    """(CPUs, GPUs) of each node; empty where there is only one."""
 
 
 class Session:
@@ -64,11 +66,10 @@ class Session:
         self.ready()
         if self.local:
             return local_resources()
-        nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+        alive = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+        nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive)
         return Resources(
-            cpus=int(sum(node.get("CPU", 0) for node in nodes)),
-            gpus=int(sum(node.get("GPU", 0) for node in nodes)),
-            node_cpus=int(max(node.get("CPU", 0) for node in nodes)),
+            cpus=sum(cpus for cpus, _ in nodes), gpus=sum(gpus for _, gpus in nodes), node_cpus=max(cpus for cpus, _ in nodes), nodes=nodes
         )
 
 
