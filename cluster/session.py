@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import reach
+from cluster.errors import ClusterError as ClusterError
+from cluster.watch import Watch
+
 # The glibc allocator keeps freed memory instead of giving it back to the kernel at every step: 1.65 times the speed for a small CNN,
 # 2 times for an LSTM, on CPUs. It is read when a process starts, so it must stand in the environment before.
 ALLOCATOR = {
@@ -33,10 +37,6 @@ _QUIET = {
 _OBJECT_STORE_BYTES = 512 << 20
 
 
-class ClusterError(Exception):
-    """The cluster cannot be reached, or can never do what is asked; the message says the arithmetic."""
-
-
 @dataclass(frozen=True)
 class Resources:
     """What training can have: CPUs and GPUs in all, and of the largest node."""
@@ -51,15 +51,23 @@ class Resources:
 class Session:
     """A connection to a cluster, made in the background; `ready` waits for it."""
 
-    def __init__(self, connecting: Future[None], local: bool) -> None:
+    def __init__(self, connecting: Future[Watch | None], local: bool) -> None:
         self._connecting, self.local = connecting, local
+
+    @property
+    def lost(self) -> bool:
+        """Whether its control plane was there and is gone."""
+        watch = self._connecting.result() if self._connecting.done() and not self._connecting.exception() else None
+        return watch is not None and watch.lost
 
     def ready(self) -> None:
         """Wait until the cluster answers. Raises ClusterError."""
         try:
             self._connecting.result()
         except Exception as error:
-            raise ClusterError(f"no Ray cluster: {str(error).strip().splitlines()[0]}") from error
+            if isinstance(error, ClusterError):
+                raise
+            raise reach.translated(error, f"RAY_ADDRESS={address()}" if address() else "Ray") from error
 
     def resources(self) -> Resources:
         """What the cluster has for training."""
@@ -68,9 +76,11 @@ class Session:
             return local_resources()
         alive = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
         nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive)
-        return Resources(
-            cpus=sum(cpus for cpus, _ in nodes), gpus=sum(gpus for _, gpus in nodes), node_cpus=max(cpus for cpus, _ in nodes), nodes=nodes
-        )
+        cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
+        most_cpus, most_gpus = max(cpus, _yet_to_come("CPU")), max(gpus, _yet_to_come("GPU"))
+        if (most_cpus, most_gpus) != (cpus, gpus):  # it grows by itself; what its nodes will have is not known
+            return Resources(most_cpus, most_gpus, node_cpus=most_cpus)
+        return Resources(cpus, gpus, node_cpus=max((cpus for cpus, _ in nodes), default=0), nodes=nodes)
 
 
 def local_resources() -> Resources:
@@ -90,34 +100,52 @@ def address() -> str | None:
 def connect() -> Iterator[Session]:
     """A session for the `with` block. A cluster that this process is connected to already is used, and left as it is."""
     if "ray" in sys.modules and _ray().is_initialized():
-        done: Future[None] = Future()
+        done: Future[Watch | None] = Future()
         done.set_result(None)
         yield Session(done, local=address() is None)
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | _QUIET).items()})
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:
         connecting = keeper.submit(_start, address())
+        lost = False
         try:
             yield Session(connecting, local=address() is None)
+        except (Exception, KeyboardInterrupt) as error:
+            watch = connecting.result() if connecting.done() and not connecting.exception() else None
+            lost = watch is not None and watch.explains(error)
+            if watch and lost:
+                raise watch.error() from error
+            raise
         finally:
-            connecting.exception()
-            _ray().shutdown()
+            if not connecting.exception() and (watching := connecting.result()):
+                watching.close()
+            if not lost:  # it would wait for the control plane
+                _ray().shutdown()
 
 
-def _start(where: str | None) -> None:
+def _start(where: str | None) -> Watch | None:
     if where:
+        reach.check(where)
         _ray().init(address=where, logging_level="ERROR", runtime_env={"env_vars": ALLOCATOR})
-        return
-    # Each core is offered twice, once to the workers and once to Ray Data, which prepares before they train; with each
-    # offered once, Data waits for ever for a CPU that the workers hold. "local", or a stale address file is followed.
-    _ray().init(
-        address="local",
-        num_cpus=2 * local_resources().cpus,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        logging_level="ERROR",
-        _metrics_export_port=_metrics_port(),
-    )
+    else:
+        # Each core is offered twice, once to the workers and once to Ray Data, which prepares before they train; with each
+        # offered once, Data waits for ever for a CPU that the workers hold. "local", or a stale address file is followed.
+        _ray().init(
+            address="local",
+            num_cpus=2 * local_resources().cpus,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level="ERROR",
+            _metrics_export_port=_metrics_port(),
+        )
+    return Watch(_ray().get_runtime_context().gcs_address, local=where is None)
+
+
+def _yet_to_come(kind: str) -> int:
+    """How much of a resource the cluster can grow to, if it grows by itself; else 0."""
+    from ray._private.state import state
+
+    return int((state.get_max_resources_from_cluster_config() or {}).get(kind, 0))
 
 
 def _metrics_port() -> int | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
-from cluster import metrics, shards, workers
+from cluster import metrics, shards, waiting, workers
 from cluster import session as cluster_session
 from cluster.session import Session
 from pipelines import conclude, gauges
@@ -155,7 +155,7 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             preparing.tell(dataset, screen.say)
             attempt.stage = "train"
             progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-            return dataset, _finished(training, pause, screen, begun=lambda: _reached(folder) != before), seconds
+            return dataset, _finished(training, pause, screen, begun=lambda: not session.lost and _reached(folder) != before), seconds
         except BaseException:
             folder.abandoned.touch()
             raise
@@ -203,6 +203,8 @@ def _supervise(
     sizes: list[int] = []
 
     def launch() -> Outcome | Paused:
+        if not session.local:
+            waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
         sizes.append(team.size())
         attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
         if run.scale.workers.elastic:

@@ -1,0 +1,153 @@
+"""Coming into a cluster of others: an address that is wrong, a token that is wrong, no room, a control plane that goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli import finish, raylway, start
+from tests.head import RAY, Head, free_ports, head, new_token
+
+QUICK = ("train", "cnn", "train.steps=20", "scale.threads=1", "track.register=false", "--json")
+
+
+@pytest.fixture(scope="module")
+def closed():
+    """A cluster that asks for a token."""
+    with head(cpus=2, token=new_token()) as started:
+        yield started
+
+
+def with_token(cluster: Head, token: str | None = None) -> dict[str, str]:
+    return {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or str(cluster.token)}
+
+
+def test_an_address_where_nobody_answers_is_said_at_once(tmp_path):
+    [port] = free_ports(1)
+    code, told, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, RAY_ADDRESS=f"127.0.0.1:{port}")
+    assert code == told["exit_code"] == 12
+    assert f"error: RAY_ADDRESS=127.0.0.1:{port}: no Ray control plane answers there" in err
+
+
+def test_the_address_of_jobs_is_not_that_of_the_control_plane(tmp_path):
+    code, _, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, RAY_ADDRESS="http://127.0.0.1:8265")
+    assert code == 12
+    assert "host:6379" in err
+
+
+@pytest.mark.slow
+def test_without_its_token_a_cluster_lets_nobody_in_and_says_what_to_set(closed, tmp_path):
+    code, _, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, HOME=str(tmp_path), RAY_ADDRESS=closed.address)
+    assert code == 12
+    assert "the cluster asks for a token" in err
+    assert "RAY_AUTH_TOKEN" in err
+
+
+@pytest.mark.slow
+def test_a_wrong_token_is_refused_and_not_printed(closed, tmp_path):
+    wrong = new_token()
+    code, _, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, **with_token(closed, wrong))
+    assert code == 12
+    assert "does not accept the token of RAY_AUTH_TOKEN" in err
+    assert wrong not in err
+
+
+@pytest.mark.slow
+def test_with_its_token_it_trains_and_the_token_is_written_nowhere(closed, tmp_path):
+    code, told, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, **with_token(closed))
+    assert code == 0, err
+    assert told["status"] == "finished"
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and str(closed.token).encode() in path.read_bytes()]
+    assert written == []
+
+
+@pytest.mark.slow
+def test_a_job_is_submitted_and_trains(closed, tmp_path):
+    """`ray job submit … -- python -m pipelines train …`, from this repository."""
+    root = Path(__file__).parents[1]
+    words = [*QUICK[:-1], f"storage={tmp_path}", "name=submitted", "scale.workers=2"]
+    command = [RAY, "job", "submit", "--address", closed.dashboard, "--working-dir", str(root), "--", "python", "-m", "pipelines", *words]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    done = subprocess.run(command, env=environment | closed.environment, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert json.loads((tmp_path / "cnn" / "submitted" / "result.json").read_text())["workers"] == 2
+
+
+@pytest.mark.slow
+def test_without_the_token_nobody_submits(closed):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{closed.dashboard}/api/jobs/", timeout=20)
+    assert refused.value.code in (401, 403)
+
+
+HOLDER = """
+import os, sys, time, ray
+ray.init(address=sys.argv[1], logging_level="ERROR")
+@ray.remote(num_cpus=2)
+class Holder:
+    def ready(self): return True
+holder = Holder.remote()
+ray.get(holder.ready.remote())
+print("holding", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_says_for_what_and_who_holds_it(closed, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))} | closed.environment
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, closed.address], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "holding\n"
+        # the data are prepared by this cluster too, so they are there before
+        raylway("prepare", "cnn", f"storage={tmp_path}", "scale.workers=0", cwd=tmp_path)
+        log = tmp_path / "cnn" / "waits" / "run.log"
+        running = start([*QUICK, f"storage={tmp_path}", "name=waits", "scale.workers=2"], cwd=tmp_path, **with_token(closed))
+        deadline = time.monotonic() + 100
+        while not (log.exists() and "waiting for 2 workers x 1 CPU" in log.read_text()):
+            assert running.poll() is None
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        [said] = {line for line in log.read_text().splitlines() if "waiting for" in line}
+        assert "0 of 2 CPUs free; 2 CPUs held by job" in said
+        holder.communicate("over\n", timeout=60)
+        code, told, err = finish(running)
+        assert code == 0, err
+        assert told["workers"] == 2
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@pytest.mark.slow
+def test_a_control_plane_that_goes_away_ends_the_command_with_a_sentence_and_the_command_goes_on(tmp_path):
+    long = ["train", "cnn", "train.steps=3000", "train.batch=8", "train.checkpoint_every=100", "scale.threads=1", "track.register=false"]
+    words = [*long, f"storage={tmp_path}", "name=lost", "--json"]
+    checkpoints = tmp_path / "cnn" / "lost" / "checkpoints"
+    with head(cpus=2) as cluster:
+        running = start(words, cwd=tmp_path, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
+        deadline = time.monotonic() + 200
+        while not list(checkpoints.glob("step-*/MANIFEST.json")):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        [plane] = cluster.processes("gcs_server")
+        plane.send_signal(signal.SIGKILL)
+        code, told, err = finish(running)
+    assert code == 12, err
+    assert "control plane" in told["error"]
+    assert "resume with: raylway train cnn" in err
+    code, told, err = raylway(*words, "scale.workers=0", cwd=tmp_path)
+    assert code == 0, err
+    assert told["resumed_from_step"] >= 100
