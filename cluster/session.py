@@ -15,6 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import reach
+from cluster.errors import ClusterError as ClusterError
+from cluster.watch import Watch
+
 # The glibc allocator keeps freed memory instead of giving it back to the kernel at every step: 1.65 times the speed for a small CNN,
 # 2 times for an LSTM, on CPUs. It is read when a process starts, so it must stand in the environment before.
 ALLOCATOR = {
@@ -33,10 +37,6 @@ _QUIET = {
 _OBJECT_STORE_BYTES = 512 << 20
 
 
-class ClusterError(Exception):
-    """The cluster cannot be reached, or can never do what is asked; the message says the arithmetic."""
-
-
 @dataclass(frozen=True)
 class Resources:
     """What training can have: CPUs and GPUs in all, and of the largest node."""
@@ -49,7 +49,7 @@ class Resources:
 class Session:
     """A connection to a cluster, made in the background; `ready` waits for it."""
 
-    def __init__(self, connecting: Future[None], local: bool) -> None:
+    def __init__(self, connecting: Future[Watch | None], local: bool) -> None:
         self._connecting, self.local = connecting, local
 
     def ready(self) -> None:
@@ -57,7 +57,9 @@ class Session:
         try:
             self._connecting.result()
         except Exception as error:
-            raise ClusterError(f"no Ray cluster: {str(error).strip().splitlines()[0]}") from error
+            if isinstance(error, ClusterError):
+                raise
+            raise reach.translated(error, f"RAY_ADDRESS={address()}" if address() else "Ray") from error
 
     def resources(self) -> Resources:
         """What the cluster has for training."""
@@ -65,11 +67,10 @@ class Session:
         if self.local:
             return local_resources()
         nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
-        return Resources(
-            cpus=int(sum(node.get("CPU", 0) for node in nodes)),
-            gpus=int(sum(node.get("GPU", 0) for node in nodes)),
-            node_cpus=int(max(node.get("CPU", 0) for node in nodes)),
-        )
+        cpus, gpus = (int(max(sum(node.get(kind, 0) for node in nodes), _yet_to_come(kind))) for kind in ("CPU", "GPU"))
+        largest = max((node.get("CPU", 0) for node in nodes), default=0)
+        grows = cpus > sum(node.get("CPU", 0) for node in nodes)  # then what its largest node will have is not known
+        return Resources(cpus=cpus, gpus=gpus, node_cpus=cpus if grows else int(largest))
 
 
 def local_resources() -> Resources:
@@ -89,33 +90,51 @@ def address() -> str | None:
 def connect() -> Iterator[Session]:
     """A session for the `with` block. A cluster that this process is connected to already is used, and left as it is."""
     if "ray" in sys.modules and _ray().is_initialized():
-        done: Future[None] = Future()
+        done: Future[Watch | None] = Future()
         done.set_result(None)
         yield Session(done, local=address() is None)
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | _QUIET).items()})
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:
         connecting = keeper.submit(_start, address())
+        lost = False
         try:
             yield Session(connecting, local=address() is None)
+        except (Exception, KeyboardInterrupt) as error:
+            watch = connecting.result() if connecting.done() and not connecting.exception() else None
+            lost = watch is not None and watch.explains(error)
+            if watch and lost:
+                raise watch.error() from error
+            raise
         finally:
-            connecting.exception()
-            _ray().shutdown()
+            if not connecting.exception() and (watching := connecting.result()):
+                watching.close()
+            if not lost:  # it would wait for the control plane
+                _ray().shutdown()
 
 
-def _start(where: str | None) -> None:
+def _start(where: str | None) -> Watch:
     if where:
+        reach.check(where)
         _ray().init(address=where, logging_level="ERROR", runtime_env={"env_vars": ALLOCATOR})
-        return
-    # Each core is offered twice, once to the workers and once to Ray Data, which prepares before they train; with each
-    # offered once, Data waits for ever for a CPU that the workers hold. "local", or a stale address file is followed.
-    _ray().init(
-        address="local",
-        num_cpus=2 * local_resources().cpus,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        logging_level="ERROR",
-    )
+    else:
+        # Each core is offered twice, once to the workers and once to Ray Data, which prepares before they train; with each
+        # offered once, Data waits for ever for a CPU that the workers hold. "local", or a stale address file is followed.
+        _ray().init(
+            address="local",
+            num_cpus=2 * local_resources().cpus,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level="ERROR",
+        )
+    return Watch(_ray().get_runtime_context().gcs_address, local=where is None)
+
+
+def _yet_to_come(kind: str) -> float:
+    """How much of a resource the cluster can grow to, if it grows by itself; else 0."""
+    from ray._private.state import state
+
+    return (state.get_max_resources_from_cluster_config() or {}).get(kind, 0)
 
 
 def _ray() -> Any:

@@ -1,0 +1,106 @@
+"""Is a cluster there, and does it let us in? Asked in seconds, before Ray is told to connect.
+
+Ray itself asks an address that nobody answers at for ever, and a wrong token for 20 s before it says that it "failed to connect" (2.60).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from cluster.errors import ClusterError
+
+ANSWER_SECONDS = 10.0
+_TOKEN = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file that holds it)"
+_SOURCES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+def check(address: str) -> None:
+    """Ask the control plane at `address` (host:port) whether it is there, lets us in, and is of our version. Raises ClusterError."""
+    if address in ("auto", "local"):
+        return
+    if "://" in address:
+        if address.startswith("ray://"):
+            return  # Ray Client: another protocol, with a timeout of its own
+        raise ClusterError(f"RAY_ADDRESS={address} is where jobs are submitted (raylway submit); here the control plane is asked: host:6379")
+    there = _alive(address)
+    import ray
+
+    if there and there != ray.__version__:
+        raise ClusterError(f"RAY_ADDRESS={address}: the cluster runs Ray {there}, this is Ray {ray.__version__}; both must be the same")
+
+
+def refused(where: str, *, presented: bool | None = None) -> ClusterError:
+    """The cluster wants a token, and this process has none or another one. No token is ever in the sentence."""
+    if presented is None:
+        presented = token_mode()
+    if not presented:
+        return ClusterError(f"{where}: the cluster asks for a token, and none was sent; set {_TOKEN}")
+    source = next((name for name in _SOURCES if os.environ.get(name)), "~/.ray/auth_token")
+    return ClusterError(f"{where}: the cluster does not accept the token of {source}; set {_TOKEN} to the token of that cluster")
+
+
+def no_token() -> ClusterError:
+    """Tokens are on in this process, and it has none."""
+    return ClusterError(f"RAY_AUTH_MODE=token, but there is no token; set {_TOKEN}, or have it in ~/.ray/auth_token")
+
+
+def token_mode() -> bool:
+    """Whether this process sends a token."""
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    return is_token_auth_enabled()
+
+
+def send_token_if_there() -> bool:
+    """Send a token from now on, if one is there and RAY_AUTH_MODE does not say otherwise; ray.init does so by itself, asking before does not.
+
+    Whether one is sent. Raises ClusterError if tokens are on and there is none.
+    """
+    import logging
+
+    from ray._private.authentication import authentication_token_setup as setup
+    from ray._raylet import AuthenticationTokenLoader
+
+    logging.getLogger(setup.__name__).setLevel(logging.ERROR)
+    on = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if on and not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        raise no_token()
+    return on
+
+
+def translated(error: BaseException, where: str) -> ClusterError:
+    """What Ray said when it could not connect, as one sentence."""
+    if type(error).__name__ == "AuthenticationError":
+        return no_token() if "no authentication token was found" in str(error) else refused(where)
+    sentence = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "Version mismatch" in sentence:
+        sentence = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        return ClusterError(f"{where}: {sentence}; the driver and every node must have the same versions of Ray and Python")
+    return ClusterError(f"no Ray cluster: {sentence}")
+
+
+def _alive(address: str) -> str:
+    """Ray's version of the cluster there, or ''."""
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    where = f"RAY_ADDRESS={address}"
+    sent = send_token_if_there()
+    channel: Any = init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        reply = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_SECONDS)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise refused(where, presented=sent) from None
+        said = "no answer in time" if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED else _short(error.details())
+        raise ClusterError(f"{where}: no Ray control plane answers there ({said}); is the cluster up, and is the port that of its head?") from None
+    finally:
+        channel.close()
+    return str(getattr(reply, "ray_version", "") or "")
+
+
+def _short(details: str | None) -> str:
+    return (details or "no reason given").strip().splitlines()[0][-120:]

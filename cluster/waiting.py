@@ -1,0 +1,93 @@
+"""Wait until a cluster of others has room, and say what is waited for and who holds it: once, and again when it changes.
+
+The room is asked for as a placement group, as the workers themselves will ask for it: so Ray's own scheduler says when it is there, those
+who came earlier go first, and a cluster that grows by itself sees that it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_GLANCE_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
+_KINDS = ("CPU", "GPU")
+_ENTRYPOINT_LETTERS = 60
+
+
+def until_free(workers: int, *, cpus: float, gpus: float = 0, spare: int = 0, say: Callable[[str], None]) -> None:
+    """Return when `workers` of so many CPUs and GPUs each, and `spare` CPUs, are free at once; they are free again then, for the taking."""
+    from ray.util import placement_group, remove_placement_group
+
+    each = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+    group = placement_group([each] * max(workers, 1) + [{"CPU": 1.0}] * spare, strategy="PACK")
+    try:
+        if group.wait(_GLANCE_SECONDS):
+            return
+        wanted = " + ".join([f"{max(workers, 1)} worker{'s' * (workers > 1)} x {_amounts(each)}", *([f"{spare} CPU to read with"] * bool(spare))])
+        said = None
+        while not group.wait(_LOOK_SECONDS):
+            now = f"waiting for {wanted}: {state()}"
+            if now != said:
+                say(now)
+            said = now
+        if said:
+            say(f"got {wanted}")
+    finally:
+        remove_placement_group(group)
+
+
+def state() -> str:
+    """What is free, and which jobs hold the rest: `1 of 4 CPUs free; 3 CPUs held by job 02000000 (python -m pipelines train lstm)`."""
+    import ray
+
+    free, there = ray.available_resources(), ray.cluster_resources()
+    counts = ", ".join(f"{free.get(kind, 0):g} of {there[kind]:g} {kind}s free" for kind in _KINDS if there.get(kind))
+    held = [f"{_amounts(amounts)} held by {_described(job)}" for job, amounts in sorted(holders().items())]
+    return "; ".join([counts or "no node has CPUs", *held])
+
+
+def holders() -> dict[str, dict[str, float]]:
+    """Job -> what its actors and placement groups hold, by kind of resource, as the control plane knows it."""
+    found: dict[str, Counter[str]] = {}
+    for job, amounts in [*_groups(), *_actors()]:
+        found.setdefault(job, Counter()).update(amounts)
+    return {job: dict(amounts) for job, amounts in found.items() if any(amounts.values())}
+
+
+def _groups() -> list[tuple[str, dict[str, float]]]:
+    """(job, amounts) of each placement group that has its place."""
+    from ray._private.state import state as control
+    from ray.core.generated import gcs_pb2
+
+    accessor = control._connect_and_get_accessor()
+    tables = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
+    created = [table for table in tables if table.state == gcs_pb2.PlacementGroupTableData.CREATED]
+    return [
+        (table.creator_job_id.hex(), {kind: sum(bundle.unit_resources.get(kind, 0) for bundle in table.bundles) for kind in _KINDS})
+        for table in created
+    ]
+
+
+def _actors() -> list[tuple[str, dict[str, float]]]:
+    """(job, amounts) of each living actor that stands in no placement group."""
+    from ray._private.state import state as control
+    from ray.core.generated import gcs_pb2
+
+    accessor = control._connect_and_get_accessor()
+    tables = [gcs_pb2.ActorTableData.FromString(row) for row in accessor.get_actor_table(None, "ALIVE")]
+    alone = [table for table in tables if not any("_group_" in kind for kind in table.required_resources)]
+    return [(table.job_id.hex(), {kind: table.required_resources.get(kind, 0) for kind in _KINDS}) for table in alone]
+
+
+def _described(job: str) -> str:
+    import ray._private.state
+
+    command = next((each["Entrypoint"] for each in ray._private.state.jobs() if each["JobID"] == job), "")
+    words = " ".join(command.split())
+    return f"job {job}" + (f" ({words[:_ENTRYPOINT_LETTERS]}{'…' * (len(words) > _ENTRYPOINT_LETTERS)})" if words else "")
+
+
+def _amounts(amounts: Mapping[str, Any]) -> str:
+    return " and ".join(f"{amounts[kind]:g} {kind}{'s' * (amounts[kind] != 1)}" for kind in _KINDS if amounts.get(kind))
