@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-services bench check clean
+.PHONY: demo test test-slow test-services infra bench check clean
 
 demo: .venv/.ready
 	$(BIN)/raylway train cnn
@@ -13,8 +13,14 @@ test: .venv/.ready check
 test-slow: .venv/.ready
 	$(BIN)/pytest -m slow
 
+# PostgreSQL is Debian's package `postgresql`; without it those tests that need it are skipped, and say so
 test-services: .venv/.ready
-	$(BIN)/pytest -m services || [ $$? -eq 5 ]
+	$(BIN)/pytest -m services -rs || [ $$? -eq 5 ]
+
+# what checks manifests, images and scripts is 200 MB of schemas and programs, so it is installed when it is asked for
+infra: .venv/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,infra]' --constraint constraints.txt
+	$(BIN)/pytest tests/infra -rs
 
 bench: .venv/.ready
 	$(BIN)/python -m tests.benchmarks

@@ -22,7 +22,9 @@ def check(address: str) -> None:
     if "://" in address:
         if address.startswith("ray://"):
             return  # Ray Client: another protocol, with a timeout of its own
-        raise ClusterError(f"RAY_ADDRESS={address} is where jobs are submitted (raylway submit); here the control plane is asked: host:6379")
+        raise ClusterError(
+            f"RAY_ADDRESS={address} is where jobs are submitted (raylway submit); here the control plane is asked: host:6379"
+        )
     there = _alive(address)
     import ray
 
@@ -53,14 +55,14 @@ def token_mode() -> bool:
 
 
 def send_token_if_there() -> bool:
-    """Send a token from now on, if one is there and RAY_AUTH_MODE does not say otherwise; ray.init does so by itself, asking before does not.
+    """Send a token from now on, if one is there and RAY_AUTH_MODE does not say otherwise, as ray.init does by itself.
 
     Whether one is sent. Raises ClusterError if tokens are on and there is none.
     """
     import logging
 
     from ray._private.authentication import authentication_token_setup as setup
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
     logging.getLogger(setup.__name__).setLevel(logging.ERROR)
     on = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -82,7 +84,7 @@ def translated(error: BaseException, where: str) -> ClusterError:
 
 def _alive(address: str) -> str:
     """Ray's version of the cluster there, or ''."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
@@ -96,7 +98,9 @@ def _alive(address: str) -> str:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise refused(where, presented=sent) from None
         said = "no answer in time" if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED else _short(error.details())
-        raise ClusterError(f"{where}: no Ray control plane answers there ({said}); is the cluster up, and is the port that of its head?") from None
+        raise ClusterError(
+            f"{where}: no Ray control plane answers there ({said}); is the cluster up, and is the port that of its head?"
+        ) from None
     finally:
         channel.close()
     return str(getattr(reply, "ray_version", "") or "")

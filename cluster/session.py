@@ -28,6 +28,7 @@ ALLOCATOR = {
 }
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",  # Ray then ends the process without a word; cluster.watch is to come first
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else a worker's print appears twice (Ray 2.60)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer in a cluster that lives as long as one command
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end of training is seen; 2 s by default
@@ -96,7 +97,7 @@ def connect() -> Iterator[Session]:
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | _QUIET).items()})
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:
-        connecting = keeper.submit(_start, address())
+        connecting: Future[Watch | None] = keeper.submit(_start, address())
         lost = False
         try:
             yield Session(connecting, local=address() is None)
@@ -113,7 +114,7 @@ def connect() -> Iterator[Session]:
                 _ray().shutdown()
 
 
-def _start(where: str | None) -> Watch:
+def _start(where: str | None) -> Watch | None:
     if where:
         reach.check(where)
         _ray().init(address=where, logging_level="ERROR", runtime_env={"env_vars": ALLOCATOR})
@@ -126,6 +127,7 @@ def _start(where: str | None) -> Watch:
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,
             logging_level="ERROR",
+            _metrics_export_port=_metrics_port(),
         )
     return Watch(_ray().get_runtime_context().gcs_address, local=where is None)
 
@@ -135,6 +137,14 @@ def _yet_to_come(kind: str) -> float:
     from ray._private.state import state
 
     return (state.get_max_resources_from_cluster_config() or {}).get(kind, 0)
+
+
+def _metrics_port() -> int | None:
+    """Where Prometheus is to find the numbers of a cluster that is started here; any free port unless RAYLWAY_METRICS_PORT says which."""
+    text = os.environ.get("RAYLWAY_METRICS_PORT")
+    if text and not (text.isdecimal() and 1024 <= int(text) < 65536):
+        raise ClusterError(f"RAYLWAY_METRICS_PORT={text}: not a port; write a number from 1024 to 65535")
+    return int(text) if text else None
 
 
 def _ray() -> Any:

@@ -98,7 +98,10 @@ def run(
 def _fit(start: Start, told: _Told, room: Room, scratch: Path, *, population: Sequence[tuple[int, Any]], every: int, retries: int) -> None:
     from ray import tune
     from ray.tune.error import TuneError
+    from ray.tune.execution import class_cache
 
+    # Tune would hand these on in a runtime environment, which Ray writes into its logs (2.60); nodes have credentials of their own
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update([name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     resources = {"cpu": room.cpus, "gpu": room.gpus} if room.workers == 1 else {"cpu": 0, "memory": _DRIVER_BYTES}
     name = uuid.uuid4().hex

@@ -25,7 +25,9 @@ def until_free(workers: int, *, cpus: float, gpus: float = 0, spare: int = 0, sa
     try:
         if group.wait(_GLANCE_SECONDS):
             return
-        wanted = " + ".join([f"{max(workers, 1)} worker{'s' * (workers > 1)} x {_amounts(each)}", *([f"{spare} CPU to read with"] * bool(spare))])
+        wanted = " + ".join(
+            [f"{max(workers, 1)} worker{'s' * (workers > 1)} x {_amounts(each)}", *([f"{spare} CPU to read with"] * bool(spare))]
+        )
         said = None
         while not group.wait(_LOOK_SECONDS):
             now = f"waiting for {wanted}: {state()}"

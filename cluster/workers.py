@@ -24,6 +24,10 @@ class WorkersFailed(Exception):
         self.raised, self.lost = raised, lost
 
 
+class NotStarted(Exception):
+    """The workers found no place on the cluster in time, or it was gone when they came; nothing was run."""
+
+
 def share(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, spare: int = 0) -> tuple[int, float]:
     """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others.
 
@@ -58,10 +62,11 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
     dataset in whole batches of so many rows, roughly shuffled.
 
     A torch process group (gloo or nccl) stands around the call. `scratch` is a folder every node reaches, for Ray's own notes.
-    Raises WorkersFailed; nothing is retried here, because only the caller can tell a lost machine from a bug.
+    Raises WorkersFailed, and NotStarted; nothing is retried here, because only the caller can tell a lost machine from a bug.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
     from ray.train.v2.api.exceptions import ControllerError
 
     def run_worker() -> R:
@@ -91,9 +96,15 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
     except WorkerGroupError as error:
         raise _failure(error.worker_failures) from error
     except ControllerError as error:
+        if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
+            raise NotStarted(f"no room yet for {workers} workers x {_each(cpus, gpus)}; still waiting") from error
         raise ClusterError(f"Ray Train could not start the workers: {error.controller_failure}") from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
+
+
+def _each(cpus: int, gpus: float) -> str:
+    return f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
 
 
 def _epoch(shard: Any, rows: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -230,6 +230,32 @@ def predict(
 
 
 @app.command()
+def track(
+    called: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN] [key=value …]", help="One run, by name or folder; storage=, track.uri=.")
+    ] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Send what MLflow has not, and close the runs that ended meanwhile.")] = False,
+    storage: Annotated[str | None, typer.Option(help="The storage folder of the runs; the same as storage=.")] = None,
+    json: AsJson = False,
+) -> None:
+    """What MLflow has not been told yet of the runs of a storage; --sync sends it. Nothing is trained."""
+    given = [*(called or []), *([f"storage={storage}"] if storage else [])]
+    named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.errors import RecipeError
+
+        if len(named) > 1:
+            raise RecipeError(f"track: name one run, or none for all of the storage, not {len(named)}")
+        from pipelines.track import track
+
+        return track(named[0] if named else None, settings, sync=sync, screen=screen)
+
+    command = ["track", *(["--sync"] if sync else []), *given]
+    tell(body, json, command=command, code=lambda result: 12 if sync and result["unsent"] else 0)
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,

@@ -23,6 +23,11 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.seconds + other.seconds, self.cpu_hours + other.cpu_hours, self.gpu_hours + other.gpu_hours)
 
+    @staticmethod
+    def kept(folder: RunFolder) -> Cost:
+        """What all attempts at the run have cost that were settled."""
+        return Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
+
     def metrics(self) -> dict[str, float]:
         """As MLflow has them."""
         return {f"cost/{name}": value for name, value in asdict(self).items()}
@@ -36,6 +41,7 @@ class Attempt:
     stage: str = "startup"
     cpus: float = 0.0
     gpus: float = 0.0
+    _before: Cost | None = None
 
     def hold(self, workers: int, cpus: float, gpus: float) -> None:
         """So many workers (0: this process) of so many CPUs and GPUs each."""
@@ -47,8 +53,9 @@ class Attempt:
         return Cost(seconds, seconds * self.cpus / 3600, seconds * self.gpus / 3600)
 
     def settle(self, folder: RunFolder) -> Cost:
-        """Add this attempt's cost to what is kept in the run's folder; the sum."""
-        before = Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
-        total = before + self.cost()
+        """Add this attempt's cost to what is kept in the run's folder; the sum. Settled again later, it counts to then, and once."""
+        if self._before is None:
+            self._before = Cost.kept(folder)
+        total = self._before + self.cost()
         write_atomically(folder.cost, json.dumps(asdict(total)))
         return total

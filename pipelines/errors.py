@@ -26,6 +26,10 @@ class StorageError(Exception):
     """The storage or the tracking server cannot be used as the recipe asks."""
 
 
+class TrackingError(StorageError):
+    """MLflow cannot be reached, or does not take what it is sent; it may later."""
+
+
 class Diverged(ArithmeticError):
     """The loss or the weights are no longer finite."""
 

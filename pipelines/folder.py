@@ -52,6 +52,36 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def about(self) -> Path:
+        """What MLflow is told of the run before it begins."""
+        return self.path / "about.json"
+
+    @property
+    def made_with(self) -> Path:
+        """Commit, diff and packages of the code that made the run."""
+        return self.path / "made_with.json"
+
+    @property
+    def page(self) -> Path:
+        """Figures, texts and scores of a run that is trained, as its page in MLflow shows them."""
+        return self.path / "page"
+
+    @property
+    def concluded(self) -> Path:
+        """Stands from when all is computed until MLflow has all of it."""
+        return self.path / "concluded.json"
+
+    @property
+    def ending(self) -> Path:
+        """How the last go at the run ended."""
+        return self.path / "ending.json"
+
+    @property
+    def sent(self) -> Path:
+        """How far MLflow has been told of the run."""
+        return self.path / "mlflow.json"
+
+    @property
     def cost(self) -> Path:
         """What all attempts at the run have cost so far."""
         return self.path / "cost.json"
@@ -60,6 +90,11 @@ class RunFolder:
     def abandoned(self) -> Path:
         """Stands while workers that wait for the data should wait no longer: preparing it failed."""
         return self.path / ".abandoned"
+
+    @property
+    def pause(self) -> Path:
+        """Says whether workers are asked to pause: pipelines.pausing."""
+        return self.path / ".pause"
 
     @contextmanager
     def locked(self, role: str, *, wait_seconds: float) -> Iterator[None]:

@@ -183,6 +183,8 @@ class Scale(Settings):
     """GPUs of one worker, or the share of one, such as 0.25; default: one where there are any."""
     threads: int | None = Field(None, gt=0)
     """Threads torch computes with in one worker; default: its CPUs."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """ddp: each worker holds the whole network; fsdp: its part of weights, gradients and optimizer state, where the whole is too large."""
     retries: int = Field(3, ge=0)
     """How often a lost worker is replaced before the run fails."""
 
@@ -202,6 +204,8 @@ class Track(Settings):
     """Name of the registered model, or false; default: the recipe's name."""
 
     model_config = ConfigDict(serialize_by_alias=True)
+    wait_seconds: float = Field(60, ge=0)
+    """How long to wait for MLflow at the end, where it cannot be reached; `raylway track --sync` sends later what is missing then."""
 
 
 class Sweep(Settings):

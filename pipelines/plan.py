@@ -61,10 +61,9 @@ def _data(run: Run) -> dict[str, Any]:
     encoding = preparing.peek(run, found)
     rows = preparing.count(run, found)
     parameters = _parameters(run, encoding)
-    states = _SGD_STATES if run.optim.name == "sgd" else _ADAM_STATES
     return {
         "parameters": parameters,
-        "memory": {"weights_gradients_and_optimizer_bytes": (2 + states) * _FLOAT_BYTES * parameters},
+        "memory": {"weights_gradients_and_optimizer_bytes": _state_bytes(run, parameters)},
         "steps": run.train.steps or (rows["train"] and run.steps(rows["train"])),
         "data": {
             "source": run.data.name,
@@ -74,6 +73,13 @@ def _data(run: Run) -> dict[str, Any]:
             "encoding": encoding.model_dump(mode="json"),
         },
     }
+
+
+def _state_bytes(run: Run, parameters: int) -> int:
+    """What a worker keeps of weights, gradients and optimizer state: all of it, or its part."""
+    states = _SGD_STATES if run.optim.name == "sgd" else _ADAM_STATES
+    shares = max(run.scale.workers, 1) if run.scale.strategy == "fsdp" else 1
+    return (2 + states) * _FLOAT_BYTES * -(-parameters // shares)
 
 
 def _storage(run: Run) -> dict[str, Any]:
@@ -104,7 +110,9 @@ def _show(result: dict[str, Any], screen: Screen) -> None:
         counts = ", ".join(f"{'?' if count is None else f'{count:,}'} {split}" for split, count in data["rows"].items())
         screen.say(f"data       {data['source']}: {counts}; dataset {data['fingerprint']} is {'' if data['prepared'] else 'not '}prepared")
         state = result["memory"]["weights_gradients_and_optimizer_bytes"]
-        screen.say(f"network    {result['parameters']:,} parameters; {state / 2**20:,.1f} MiB with gradients and optimizer state")
+        screen.say(
+            f"network    {result['parameters']:,} parameters; {state / 2**20:,.1f} MiB with gradients and optimizer state on each worker"
+        )
         screen.say(f"length     {result['steps']:,} steps" if result["steps"] else "length     known when the data are prepared")
     if "resources" in result:
         screen.say("resources  " + ", ".join(f"{name} {value}" for name, value in result["resources"].items()))

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines import newdata, rival
 from pipelines.data.prepared import Dataset
-from pipelines.errors import RecipeError, StorageError
+from pipelines.errors import RecipeError, StorageError, TrackingError
 from pipelines.evaluate import Chosen, own, sliced
 from pipelines.hands import hands
 from pipelines.judging import answers, latency, models, reports, rules, slices
@@ -126,6 +126,8 @@ def crown_first(registered: Registered, *, storage: str, uri: str, screen: Scree
     model = replace(model, run=model.run.model_copy(update={"scale": alone}))
     try:
         decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    except TrackingError:  # it can be asked again when MLflow can be reached
+        raise
     except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
         screen.say(f"{registered.uri} is no champion yet, for it could not be judged: {error}")
 

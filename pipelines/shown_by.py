@@ -44,3 +44,11 @@ def figures(run: Run, folder: RunFolder, network: nn.Module, outputs: Arrays, ro
     with torch.no_grad():
         drawn: dict[str, Any] = run.model.figures(network, outputs, rows, encoding)
     return {"curves": curves(read(folder.journal))} | drawn
+
+
+def keep(folder: RunFolder, drawn: Mapping[str, Figure]) -> None:
+    """Keep figures where the run's page takes them from."""
+    place = folder.page / "figures"
+    place.mkdir(parents=True, exist_ok=True)
+    for name, figure in drawn.items():
+        figure.savefig(place / f"{name}.png")

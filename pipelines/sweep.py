@@ -14,15 +14,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cluster import metrics, shards, trials, workers
 from cluster import session as cluster_session
-from cluster import shards, trials, workers
 from cluster.room import Room
 from cluster.session import Session
-from pipelines import plan, promote, train
+from pipelines import gauges, plan, promote, train
 from pipelines import prepare as preparing
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, Failure, StorageError, WorkerFailed, code_of
+from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of
 from pipelines.folder import check_writable, write_atomically
+from pipelines.pausing import Pause
 from pipelines.screen import Screen
 from pipelines.supervision import supervised
 from pipelines.sweeping import board, confirm
@@ -33,7 +34,7 @@ from pipelines.sweeping.findings import Findings, live
 from pipelines.sweeping.ledger import Ledger, Trial
 from pipelines.sweeping.trial import Task, alone, together
 from pipelines.threads import in_background
-from pipelines.tracking import mlflow
+from pipelines.tracking import mlflow, outbox
 from pipelines.tracking.fleet import Fleet
 from pipelines.tracking.leaderboard import NOTE
 
@@ -65,7 +66,9 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
         about = train.about(made.loaded, data, folder, config, began or time.time())
         space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may
         tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}", NOTE: f"sweep of {recipe}"} | space
-        about = replace(about, tags={**about.tags, **tags})
+        command = ("raylway", "sweep", recipe, *overrides)
+        about = replace(about, tags={**about.tags, **tags}, command=command)
+        outbox.keep_about(folder, about)
         return _Sweep(made, data, mlflow.Tracker(uri, folder, run.root, about), screen, about.began).run(more)
 
 
@@ -110,7 +113,10 @@ class _Sweep:
                 todo = bool(waiting) or len(known) < total
                 ray = (todo or self._design.run.sweep.confirm) and self._design.run.scale.workers
                 session = stack.enter_context(cluster_session.connect()) if ray else None
-                self._fleet.start()
+                if session:
+                    counted = gauges.of_sweep(self._folder, lambda: [trial.status for trial in list(self._ledger.trials.values())])
+                    stack.enter_context(metrics.exported(session, counted, tags=gauges.tags(self._design.run, self._folder)))
+                self._fleet.start(self._screen.say)
                 if session:
                     trials.preload()
                 search = self._search(known)
@@ -120,6 +126,8 @@ class _Sweep:
                 return self._concluded(search, dataset, confirmed)
         except KeyboardInterrupt:
             self._abandon("KILLED", {"stage": "interrupted"})
+            raise
+        except TrackingError:  # all was searched; only MLflow has not all of it yet
             raise
         except Exception as error:
             self._abandon("FAILED", {"stage": "failed", "cause": str(error)[:500], "exit_code": str(code_of(error))})
@@ -237,12 +245,19 @@ class _Sweep:
 
     def _concluded(self, search: Search, dataset: Dataset, confirmed: Confirmed | None) -> dict[str, Any]:
         findings = Findings(self._design, self._searched(), search.importance(), confirmed, self._tracker)
-        self._fleet.finish()  # before the ids of the runs are told
-        self._tracker.describe(findings.markdown({trial.number: trial.run_id for trial in self._ledger.trials.values()}))
-        model = confirm.register(self._design, self._data, self._folder, self._tracker.uri, dataset, confirmed) if confirmed else None
+        patience = self._design.run.track.wait_seconds
+        self._fleet.finish(patience_seconds=patience)  # before the ids of the runs are told
+        insist = functools.partial(self._tracker.insist, patience_seconds=patience)
+        insist(
+            functools.partial(
+                self._tracker.describe, findings.markdown({trial.number: trial.run_id for trial in self._ledger.trials.values()})
+            )
+        )
+        register = functools.partial(confirm.register, self._design, self._data, self._folder, self._tracker.uri, dataset)
+        model = insist(lambda: register(confirmed)) if confirmed else None
         if model:
-            promote.crown_first(model, storage=self._design.run.storage, uri=self._tracker.uri, screen=self._screen)
-        self._tracker.close("FINISHED", {"stage": "finished"})
+            insist(lambda: promote.crown_first(model, storage=self._design.run.storage, uri=self._tracker.uri, screen=self._screen))
+        self._tracker.close("FINISHED", {"stage": "finished"}, patience_seconds=patience)
         result = findings.as_json(model) | {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._began}
         write_atomically(self._folder.result, json.dumps(result, indent=1))
         findings.show(self._screen, self._design.run.root, model)
@@ -264,6 +279,7 @@ def _launch(room: Room, retries: int, member: Any, task: Task, say: Any) -> Any:
     return supervised(
         lambda: workers.launch(member, task, workers=room.workers, cpus=room.cpus, gpus=room.gpus, scratch=scratch),
         folder,
+        pause=Pause(folder.pause),
         retries=retries,
         say=say,
     )

@@ -9,28 +9,31 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import yaml
 
+from cluster import metrics, shards, waiting, workers
 from cluster import session as cluster_session
-from cluster import shards, workers
 from cluster.session import Session
-from pipelines import conclude
+from pipelines import conclude, gauges
 from pipelines import prepare as preparing
 from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, cause_of, code_of
+from pipelines.deliver import concluded, deliver
+from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of
 from pipelines.folder import RunFolder, check_writable, write_atomically
+from pipelines.pausing import STOP, Pause, Paused
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.supervision import supervised
 from pipelines.threads import in_background
-from pipelines.tracking import mlflow, pages, provenance
+from pipelines.tracking import mlflow, outbox, pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
 from pipelines.training.job import Job
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 _LAST_WORD_SECONDS = 3.0
+_PAUSE_SECONDS = 20.0
 _UNTRACKED = (
     "scale.",
     "track.",
@@ -71,17 +75,24 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         return conclude.finished_before(folder, screen)
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
+        folder.pause.unlink(missing_ok=True)
         config = write_config(run, folder)
         write_atomically(folder.fingerprint, plan.fingerprint)
         screen.say(f"{folder.path.name}: {conclude.what(run)}; log: {folder.log}")
-        tracker = mlflow.Tracker(uri, folder, run.root, about(loaded, plan, folder, config, attempt.began))
+        told = about(loaded, plan, folder, config, attempt.began)
+        outbox.keep_about(folder, told)
+        tracker = mlflow.Tracker(uri, folder, run.root, told)
+        if folder.concluded.exists():  # trained and judged before; MLflow was away then
+            made = functools.partial(preparing.prepare, run, plan, preparing.in_process)
+            return deliver(run, tracker, concluded(folder), screen, dataset=made, cost=lambda: attempt.settle(folder))
         try:
-            dataset, outcome, prepare_seconds = trained(job_of(run, plan, folder), plan, attempt, screen, meanwhile=tracker.start)
+            job = job_of(run, plan, folder)
+            dataset, outcome, prepare_seconds = trained(job, plan, attempt, screen, meanwhile=lambda: tracker.start(screen.say))
             with screen.captured(folder.log):
-                return conclude.conclude(
-                    run, plan, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds
-                )
+                return conclude.conclude(run, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds)
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, TrackingError) and folder.concluded.exists():
+                raise  # trained and judged; only MLflow has not all of it yet
             _close(tracker, attempt, loaded, error, screen)
             raise
 
@@ -113,14 +124,16 @@ def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Cal
     attempt.hold(0, job.threads, attempt.gpus)
     with screen.progress(job.folder.journal, run.model.headline.metric) as progress:
         progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-        return dataset, workers.run_here(work, job, gpus=run.scale.gpus), seconds
+        return dataset, cast("Outcome", workers.run_here(work, job, gpus=run.scale.gpus)), seconds
 
 
 def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     run, folder = job.run, job.folder
+    watched = gauges.Gauges(run, folder)
     with (
         screen.captured(folder.log),
         cluster_session.connect() as session,
+        metrics.exported(session, watched.read, tags=gauges.tags(run, folder)),
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
@@ -129,9 +142,12 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
+            if not session.local:
+                _room(run, session, screen)
             attempt.stage = "prepare"
             made = _timed(make)
-        training = in_background(lambda: _supervise(job, plan, session, attempt, screen))
+        pause, before = Pause(folder.pause), _reached(folder)
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched))
         try:
             session.ready()
             meanwhile()
@@ -140,13 +156,49 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             preparing.tell(dataset, screen.say)
             attempt.stage = "train"
             progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-            return dataset, training.result(), seconds
+            return dataset, _finished(training, pause, screen, begun=lambda: _reached(folder) != before), seconds
         except BaseException:
             folder.abandoned.touch()
             raise
 
 
-def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen) -> Outcome:
+def _room(run: Run, session: Session, screen: Screen) -> None:
+    """Wait until a cluster of others has room for this run. Raises ClusterError with the arithmetic if it can never have."""
+    spare = int(run.data.mode == "stream")
+    cpus, gpus = _share(run, session.resources(), spare=spare)
+    waiting.until_free(run.scale.workers, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
+
+
+def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
+    """What came of the training. Asked to stop, workers that have begun get some seconds to leave the checkpoint of their step.
+
+    Raises KeyboardInterrupt when they have, or when asked a second time.
+    """
+    try:
+        outcome = training.result()
+    except KeyboardInterrupt:
+        if begun():
+            pause.ask(STOP)
+            screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
+            try:
+                training.result(timeout=_PAUSE_SECONDS)
+            except TimeoutError:
+                screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+            except Exception as error:
+                screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
+        raise
+    return cast("Outcome", outcome)  # only who was asked to stop has none
+
+
+def _reached(folder: RunFolder) -> tuple[int, str]:
+    """How far a run has come, as far as can be seen from outside: two of these differ if steps were taken between."""
+    newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+    return folder.journal.stat().st_size if folder.journal.exists() else 0, newest
+
+
+def _supervise(
+    job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen, pause: Pause, watched: gauges.Gauges
+) -> Outcome | None:
     from pipelines.training.worker import guarded_work
 
     run = job.run
@@ -157,12 +209,12 @@ def _supervise(job: Job, plan: Plan, session: Session, attempt: Attempt, screen:
     told = replace(job, threads=run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
 
-    def launch() -> Outcome:
+    def launch() -> Outcome | Paused:
         return workers.launch(
             guarded_work, told, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=job.folder.path / ".ray", stream=stream
         )
 
-    return supervised(launch, job.folder, retries=run.scale.retries, say=screen.say)
+    return supervised(launch, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
 
 
 def _share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:
@@ -232,6 +284,7 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
         fingerprint=plan.fingerprint,
         config=config,
         began=began,
+        command=_command(loaded, folder),
     )
 
 
@@ -253,7 +306,8 @@ def _close(tracker: mlflow.Tracker, attempt: Attempt, loaded: Loaded, error: Bas
     }
     try:
         cost = attempt.settle(tracker.folder)
-        tracker.close("KILLED" if interrupted else "FAILED", tags, cost.metrics(), patience_seconds=_LAST_WORD_SECONDS)
+        tracker.end("KILLED" if interrupted else "FAILED", tags, cost.metrics())
+        tracker.last_word(patience_seconds=_LAST_WORD_SECONDS)
     except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
         screen.say(str(error))
 

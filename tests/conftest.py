@@ -29,12 +29,16 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], object]:
-    """`team_run(recipe, world_size)`: a short run of that many workers and its resumed twin (tests.teams.TeamRun)."""
+def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., object]:
+    """`team_run(recipe, world_size, *settings)`: a short run of that many workers and its resumed twin (tests.teams.TeamRun)."""
     from tests import teams
 
     scratch = tmp_path_factory.mktemp("teams")
-    return functools.cache(lambda recipe, world_size: teams.run(recipe, world_size, storage, scratch / f"{recipe}-{world_size}"))
+    return functools.cache(
+        lambda recipe, world_size, *settings: teams.run(
+            recipe, world_size, storage, scratch / "-".join([recipe, str(world_size), *settings]), settings
+        )
+    )
 
 
 @pytest.fixture(scope="session")

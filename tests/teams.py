@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,9 @@ class TeamRun:
     gathered: list[torch.Tensor]
 
 
-def run(recipe: str, world_size: int, storage: Path, folder: Path) -> TeamRun:
-    whole = runs.job(storage, folder / "whole", *OVERRIDES, recipe=recipe)
-    resumed = runs.job(storage, folder / "resumed" / "run", *OVERRIDES, recipe=recipe)
+def run(recipe: str, world_size: int, storage: Path, folder: Path, settings: Sequence[str] = ()) -> TeamRun:
+    whole = runs.job(storage, folder / "whole", *OVERRIDES, *settings, recipe=recipe)
+    resumed = runs.job(storage, folder / "resumed" / "run", *OVERRIDES, *settings, recipe=recipe)
     resumed.folder.path.rmdir()
     if world_size == 1:
         outcomes = [_work(0, 1, whole=whole, resumed=resumed)]

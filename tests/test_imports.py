@@ -117,6 +117,8 @@ def test_nouns_import_no_verb_and_no_cluster():
         "newdata",
         "hands",
         "predict",
+        "deliver",
+        "track",
     )
     verbs = {f"pipelines.{name}" for name in names}
     for module in NOUNS:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
 
+import psutil
 import pytest
 
 from tests.cli import CPU_QUICK, finish, raylway, start
@@ -70,6 +72,7 @@ def assert_went_on(place, undisturbed, *settings):
     assert "cause" not in client.get_run(result["run_id"]).data.tags, "why it stopped before is no tag of a run that finished"
     steps = [point.step for point in client.get_metric_history(result["run_id"], "loss")]
     assert steps == list(range(10, 4001, 10))
+    return result
 
 
 def test_kill_9_of_the_whole_command(place, undisturbed):
@@ -114,9 +117,39 @@ def test_a_second_start_of_a_running_run_is_refused(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_the_driver_of_ray_workers_is_stopped(place, undisturbed, stop):
+def test_the_driver_of_ray_workers_is_killed(place, undisturbed):
     process = started([*TRAIN, "scale.threads=1"], place)
-    process.send_signal(stop)
+    process.kill()
     process.communicate(timeout=60)
     assert_went_on(place, undisturbed, "scale.threads=1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_driver_of_ray_workers_is_stopped_and_the_step_at_which_it_was_asked_is_not_lost(place, undisturbed, stop):
+    process = started([*TRAIN, "scale.threads=1"], place)
+    process.send_signal(stop)
+    code, result, err = finish(process)
+    assert (code, result["status"]) == (130, "interrupted")
+    [said] = re.findall(r"asked to stop: checkpoint at step ([\d,]+), it is the last", err)
+    newest = max(path.name for path in place.glob("runs/cnn/*/checkpoints/step-*"))
+    assert int(newest.removeprefix("step-")) == int(said.replace(",", ""))
+    assert "resume with: raylway train cnn" in err
+    assert statuses(place) == ["KILLED"]
+    assert assert_went_on(place, undisturbed, "scale.threads=1")["resumed_from_step"] == int(said.replace(",", ""))
+
+
+@pytest.mark.slow
+def test_who_is_asked_twice_stops_at_once(place):
+    process = started([*TRAIN, "scale.threads=1"], place)
+    workers = [each for each in psutil.Process(process.pid).children(recursive=True) if each.name().startswith("ray::RayTrain")]
+    for each in workers:  # which can see no request any more
+        each.suspend()
+    process.send_signal(signal.SIGINT)
+    for line in process.stderr:
+        if "waiting for a checkpoint" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "no checkpoint within" not in err, "it did not wait to the end"

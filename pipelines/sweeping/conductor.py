@@ -26,7 +26,7 @@ from pipelines.sweeping.design import Design
 from pipelines.sweeping.ledger import Ledger, Role, Status, Trial
 from pipelines.sweeping.space import Params, name_of
 from pipelines.sweeping.trial import Task
-from pipelines.tracking import mlflow
+from pipelines.tracking import mlflow, outbox
 from pipelines.tracking.fleet import Fleet
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.leaderboard import NOTE
@@ -211,6 +211,7 @@ class Conductor:
             tags={**about.tags, **tags, "mlflow.source.name": f"raylway sweep {loaded.run.recipe}"},
         )
         parent = self._fleet.parent
+        outbox.keep_about(folder, about)
         return mlflow.Tracker(parent.uri, folder, loaded.run.root, about, parent=parent)
 
     # ---- what came of it

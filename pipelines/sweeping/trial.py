@@ -132,6 +132,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     from pipelines.judging.rows import ARTIFACT, row_scores, write
     from pipelines.training import checkpoint
     from pipelines.training.scoring import evaluate, said
+    from pipelines.training.worker import whole_network
 
     run, folder = task.job.run, task.job.folder
     rows = run.model.examples(getattr(trained.data, task.split), training=False)
@@ -144,19 +145,17 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     if judged:
         baselines = run.model.baselines(run.model.examples(trained.data.train, training=True), rows, trained.encoding)
         written = {f"test/{name}": value for name, value in scores.items()}
-        write(folder.path / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
+        write(folder.page / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
     metrics = shown_by.record(run, folder, written, baselines)
-    drawn = shown_by.figures(run, folder, trained.model.cpu(), outputs, rows, trained.encoding)
-    (folder.path / "figures").mkdir(exist_ok=True)
-    for name, figure in drawn.items():
-        figure.savefig(folder.path / "figures" / f"{name}.png")
+    network = whole_network(task.job, trained)
+    shown_by.keep(folder, shown_by.figures(run, folder, network, outputs, rows, trained.encoding))
     return {
         "metrics": metrics,
         "steps": trained.steps,
         "resumed_from_step": trained.resumed_from_step,
         "samples_per_second": trained.samples_per_second,
         "checkpoint": trained.checkpoint,
-        "weights_sha256": checkpoint.weights_sha256(trained.model),
+        "weights_sha256": checkpoint.weights_sha256(network),
     }
 
 

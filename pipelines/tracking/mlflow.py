@@ -10,32 +10,35 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
-import os
+import shlex
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
-from pipelines.errors import StorageError
-from pipelines.folder import RunFolder, write_atomically
-from pipelines.tracking import journal, leaderboard, provenance
+from pipelines.errors import StorageError, TrackingError
+from pipelines.folder import RunFolder
+from pipelines.threads import in_background
+from pipelines.tracking import journal, leaderboard, outbox, provenance, trouble
+from pipelines.tracking.outbox import About, Ending
+from pipelines.tracking.server import check, connect, tracking_uri
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+__all__ = ["About", "Tracker", "check", "connect", "tracking_uri"]
+R = TypeVar("R")
 _BATCH = 1000
 _INTERVAL_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 15.0
 _FLUSH_SECONDS = 60.0
+_AGAIN_SECONDS = 2.0
 _KEY, _FOLDER = "raylway.key", "raylway.folder"
+OUTRIGHT = "its process was killed outright"
 _NOTHING: Mapping[str, float] = {}
 _VIEW = {
     "startTime": "ALL",
@@ -44,49 +47,6 @@ _VIEW = {
     "modelVersionFilter": "All Runs",
     "runsHiddenMode": "SHOW_ALL",  # its charts show ten runs otherwise
 }
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_CONFIGURE_LOGGING": "false",  # its own handlers would print to the screen; warnings go the usual way
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # 7 by default: one call to a server that is down would take 4 minutes
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-
-
-def tracking_uri(root: Path, setting: str | None) -> str:
-    """`track.uri`, else MLFLOW_TRACKING_URI, else a database in the storage folder."""
-    return setting or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-
-
-def check(uri: str) -> None:
-    """Raises StorageError, before anything is launched, if nothing can be tracked at `uri`. Imports no mlflow."""
-    scheme = urlsplit(uri).scheme
-    shown = provenance.redact(uri)
-    if scheme in ("http", "https"):
-        try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
-        except urllib.error.HTTPError:
-            return  # it answers; whether it lets us in shows when the run is created
-        except (OSError, ValueError) as error:
-            raise StorageError(f"track.uri={shown}: no MLflow server answers ({getattr(error, 'reason', error)})") from error
-    elif scheme.partition("+")[0] not in _DATABASES:
-        raise StorageError(f"track.uri={shown}: not an MLflow address; write http://host:port or sqlite:///path/to/mlflow.db")
-
-
-@dataclass(frozen=True)
-class About:
-    """What is known of a run before it begins."""
-
-    name: str
-    experiment: str
-    params: Mapping[str, Any]
-    tags: Mapping[str, str]
-    source: str
-    fingerprint: str
-    config: str
-    began: float
 
 
 class Tracker:
@@ -97,16 +57,22 @@ class Tracker:
 
     def __init__(self, uri: str, folder: RunFolder, root: Path, about: About, parent: Tracker | None = None) -> None:
         self.uri, self.folder, self.about, self._root, self._parent = uri, folder, about, root, parent
-        self._state = folder.path / "mlflow.json"
+        self._sent = outbox.sent(folder)
+        if self._sent.uri != provenance.redact(uri):
+            self._sent = outbox.Sent(self._sent.key, provenance.redact(uri))
         self._client: MlflowClient | None = None
-        self._run_id = self._experiment_id = self._key = ""
-        self._offset = 0
-        self._trouble = ""
+        self._run_id = self._experiment_id = ""
+        self.trouble, self._well = "", True
+        self.say: Callable[[str], None] = lambda text: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ship_until_stopped, name="mlflow", daemon=True)
 
-    def start(self) -> None:
-        """Begin to send. Importing mlflow and making a database take seconds of CPU, so call it when nothing waits for them."""
+    def start(self, say: Callable[[str], None] | None = None) -> None:
+        """Begin to send, and `say` where that fails and when it works again.
+
+        Importing mlflow and making a database take seconds of CPU, so call it when nothing waits for them.
+        """
+        self.say = say or self.say
         self._thread.start()
 
     @property
@@ -159,55 +125,84 @@ class Tracker:
                 client.log_batch(self._run_id, metrics=metrics)
                 if any(point.texts for point, _ in batch):
                     self._send_texts(client)
-                self._offset = batch[-1][1]
-                self._remember()
+                self._remember(replace(self._sent, offset=batch[-1][1]))
         except Exception as error:  # whatever a server, a network or a database may throw must not end the training
-            self._trouble = provenance.redact(str(error)).strip().partition("\n")[0]
+            self.trouble = trouble.sentence(error)
             return False
         return True
 
     def flush(self, *, patience_seconds: float | None = None) -> None:
-        """Send everything that is in the journal. Raises StorageError if MLflow cannot be reached for so long (a minute)."""
+        """Send everything that is in the journal. Raises TrackingError if MLflow cannot be reached for so long (a minute)."""
         self._stop.set()
+        patience = _FLUSH_SECONDS if patience_seconds is None else patience_seconds
+        deadline = time.monotonic() + patience
         if self._thread.is_alive():
-            self._thread.join()
-        deadline = time.monotonic() + (_FLUSH_SECONDS if patience_seconds is None else patience_seconds)
+            self._thread.join(patience)  # a call to a server that hangs is under way
+            if self._thread.is_alive():
+                raise self.unreachable()
         while not self.ship():
             if time.monotonic() > deadline:
-                raise StorageError(f"MLflow at {provenance.redact(self.uri)} cannot be reached ({self._trouble}); nothing is lost: "
-                                   f"the journal in {self.folder.path} is sent when the same command is run again")  # fmt: skip
-            time.sleep(2)
+                raise self.unreachable()
+            time.sleep(_AGAIN_SECONDS)
+
+    def insist(self, work: Callable[[], R], *, patience_seconds: float | None = None) -> R:
+        """What `work` gives, which talks to MLflow and can be done again, once the journal is sent.
+
+        Raises TrackingError if MLflow fails for so long (a minute).
+        """
+        deadline = time.monotonic() + (_FLUSH_SECONDS if patience_seconds is None else patience_seconds)
+        while True:
+            self.flush(patience_seconds=max(0.0, deadline - time.monotonic()))
+            try:
+                return work()
+            except Exception as error:
+                if not trouble.is_mlflows(error):
+                    raise
+                self.trouble = trouble.sentence(error)
+                if time.monotonic() > deadline:
+                    raise self.unreachable() from error
+            time.sleep(_AGAIN_SECONDS)
+
+    def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float] = _NOTHING) -> None:
+        """Write down how the run ended, to be sent now or at any time."""
+        outbox.keep_ending(self.folder, Ending(status, tags, metrics))
 
     def close(
         self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float] = _NOTHING, *, patience_seconds: float | None = None
     ) -> None:
-        """End the run as FINISHED, FAILED or KILLED, after sending what is left. Raises StorageError as `flush` does."""
-        self.flush(patience_seconds=patience_seconds)
+        """End the run as FINISHED, FAILED or KILLED, after sending what is left. Raises TrackingError as `flush` does."""
+        self.end(status, tags, metrics)
+        self.insist(self.send_ending, patience_seconds=patience_seconds)
+
+    def last_word(self, *, patience_seconds: float) -> None:
+        """Tell MLflow how the run ended, but wait only so long, whatever a server does. Raises TrackingError."""
+        telling = in_background(lambda: self.insist(self.send_ending, patience_seconds=patience_seconds))
+        try:
+            telling.result(timeout=2 * patience_seconds)
+        except TimeoutError:
+            raise self.unreachable() from None
+
+    def send_ending(self) -> None:
+        """Tell MLflow how the run ended, as it is written down. To be done again, it adds nothing."""
+        ending = outbox.ending(self.folder)
         assert self._client
+        assert ending
         from mlflow.entities import Metric, RunTag
 
-        now = time.time_ns() // 1_000_000
         self._client.log_batch(
             self._run_id,
-            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-            tags=[RunTag(name, provenance.redact(value)) for name, value in tags.items()],
+            metrics=[Metric(name, value, ending.time, 0) for name, value in ending.metrics.items()],
+            tags=[RunTag(name, provenance.redact(value)) for name, value in ending.tags.items()],
         )
-        self._client.set_terminated(self._run_id, status)
+        self._client.set_terminated(self._run_id, ending.status, end_time=ending.time)
+        self._remember(replace(self._sent, closed=ending.status))
         headline = self.about.tags.get(leaderboard.HEADLINE)
-        if status == "FINISHED" and headline and not self._parent:  # of many runs the parent's end is soon enough
+        if ending.status == "FINISHED" and headline and not self._parent:  # of many runs the parent's end is soon enough
             with contextlib.suppress(Exception):  # the run is done and kept; its experiment's description is only a summary of such
                 leaderboard.update(self._client, self._experiment_id, headline)
 
-    def log_figure(self, name: str, figure: Figure) -> None:
-        assert self._client
-        self._client.log_figure(self._run_id, figure, f"figures/{name}.png")
-
-    def log_file(self, path: Path, folder: str) -> None:
-        assert self._client
-        self._client.log_artifact(self._run_id, str(path), folder)
-
-    def log_folder(self, path: Path, folder: str) -> None:
-        """All files of `path`."""
+    def log_folder(self, path: Path, folder: str | None = None) -> None:
+        """All files of `path`, at the top of the run's artifacts or in a `folder` there."""
         assert self._client
         self._client.log_artifacts(self._run_id, str(path), folder)
 
@@ -216,14 +211,26 @@ class Tracker:
         assert self._client
         self._client.set_tag(self._run_id, "mlflow.note.content", provenance.redact(text))
 
-    def log_text(self, name: str, text: str) -> None:
-        assert self._client
-        self._client.log_text(self._run_id, provenance.redact(text), name)
-
     def _ship_until_stopped(self) -> None:
         pause = _INTERVAL_SECONDS
         while not self._stop.wait(pause):
-            pause = _INTERVAL_SECONDS if self.ship() else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            well = self.ship()
+            self.tell(well)
+            pause = _INTERVAL_SECONDS if well else min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def tell(self, well: bool) -> None:
+        """Say that MLflow cannot be reached, or can be again, where that is news."""
+        if well != self._well:
+            away = f"MLflow at {self._sent.uri} cannot be reached ({self.trouble}); the run goes on, and its journal keeps everything"
+            self.say("MLflow takes what it is sent again" if well else away)
+        self._well = well
+
+    def unreachable(self, cause: str = "") -> TrackingError:
+        """What to tell where MLflow stays away."""
+        return TrackingError(
+            f"MLflow at {self._sent.uri} cannot be reached ({cause or self.trouble or 'it does not answer'}); nothing is lost: what is "
+            f"missing lies in {self.folder.path}, and is sent by the same command, or by\n{_sync(self.folder, self._root)}"
+        )
 
     def _send_texts(self, client: MlflowClient) -> None:
         """All texts of each name so far as one artifact, the newest first."""
@@ -237,7 +244,7 @@ class Tracker:
     def _next_batch(self) -> list[tuple[journal.Point, int]]:
         batch: list[tuple[journal.Point, int]] = []
         size = 0
-        for point, end in journal.read_from(self.folder.journal, self._offset):
+        for point, end in journal.read_from(self.folder.journal, self._sent.offset):
             if batch and size + len(point.metrics) > _BATCH:
                 break
             batch.append((point, end))
@@ -245,6 +252,7 @@ class Tracker:
         return batch
 
     def _open(self) -> MlflowClient:
+        outbox.made_with(self._origin)  # of the code that trains, not of who sends it later
         client = self._parent._client if self._parent else connect(self.uri)
         assert client
         if self._parent:
@@ -252,28 +260,30 @@ class Tracker:
         else:
             self._experiment_id = _experiment(client, self.about.experiment, self._root if self.uri.startswith("sqlite") else None)
             _end_abandoned(client, self._experiment_id, self.folder)
-        known = json.loads(self._state.read_text()) if self._state.exists() else {}
-        if known.get("uri") == provenance.redact(self.uri):
-            self._offset = known["offset"]
-        self._key = known.get("key") or os.urandom(16).hex()
         self._run_id = self._find_or_create(client)
         client.update_run(self._run_id, status="RUNNING")
         self._describe(client)
         self._client = client
         return client
 
-    def _remember(self) -> None:
-        write_atomically(self._state, json.dumps({"key": self._key, "uri": provenance.redact(self.uri), "offset": self._offset}))
+    @property
+    def _origin(self) -> RunFolder:
+        """Where it is written down what made the run: the trials of a sweep are made with what that is made with."""
+        return self._parent.folder if self._parent else self.folder
+
+    def _remember(self, sent: outbox.Sent) -> None:
+        self._sent = sent
+        outbox.keep_sent(self.folder, sent)
 
     def _find_or_create(self, client: MlflowClient) -> str:
-        self._remember()  # before the run is created, so a create whose answer is lost is found the next time
-        found = client.search_runs([self._experiment_id], f"tags.`{_KEY}` = '{self._key}'", max_results=1)
+        self._remember(replace(self._sent, closed=""))  # before it is created, so a create whose answer is lost is found the next time
+        found = client.search_runs([self._experiment_id], f"tags.`{_KEY}` = '{self._sent.key}'", max_results=1)
         if found:
             for name in {"cause", "exit_code"} & set(found[0].data.tags):  # why it stopped the last time
                 client.delete_tag(found[0].info.run_id, name)
             return found[0].info.run_id
-        self._offset = 0
-        tags = {_KEY: self._key, _FOLDER: str(self.folder.path)}
+        self._sent = replace(self._sent, offset=0)
+        tags = {_KEY: self._sent.key, _FOLDER: str(self.folder.path)}
         return client.create_run(
             self._experiment_id, start_time=int(1000 * self.about.began), tags=tags, run_name=self.about.name
         ).info.run_id
@@ -281,9 +291,9 @@ class Tracker:
     def _describe(self, client: MlflowClient) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
-        about, commit = self.about, provenance.git_commit()
+        about, made_with = self.about, outbox.made_with(self._origin)
         tags = {"mlflow.user": user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
-        tags |= {"mlflow.source.git.commit": commit} if commit else {}
+        tags |= {"mlflow.source.git.commit": made_with["commit"]} if made_with["commit"] else {}
         tags |= {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
         params = [Param(name, provenance.redact(str(value))) for name, value in about.params.items()]
         client.log_batch(self._run_id, params=params, tags=[RunTag(name, provenance.redact(text)) for name, text in tags.items()])
@@ -293,24 +303,10 @@ class Tracker:
         client.log_inputs(self._run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         with tempfile.TemporaryDirectory(prefix="raylway-") as folder:  # all at once: each call asks MLflow where artifacts go
             (Path(folder) / "config.yaml").write_text(provenance.redact(about.config))
-            (Path(folder) / "versions.json").write_text(json.dumps(provenance.versions(), indent=1))
-            if diff := provenance.git_diff():
-                (Path(folder) / "git.diff").write_text(diff)
+            (Path(folder) / "versions.json").write_text(json.dumps(made_with["versions"], indent=1))
+            if made_with["diff"]:
+                (Path(folder) / "git.diff").write_text(made_with["diff"])
             client.log_artifacts(self._run_id, folder)
-
-
-def connect(uri: str) -> MlflowClient:
-    """A client of `uri`, which also becomes the process's own, because the registry's calls look there (MLflow 3.17)."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
-    import mlflow
-
-    theirs = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)  # writes the environment too, where the next run of this process would take it for the user's wish
-    if theirs is None:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-    else:
-        os.environ["MLFLOW_TRACKING_URI"] = theirs
-    return mlflow.MlflowClient(uri)
 
 
 def _experiment(client: MlflowClient, name: str, root: Path | None) -> str:
@@ -336,10 +332,17 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
         try:
             with folder.locked("driver", wait_seconds=0):
-                client.set_tag(run.info.run_id, "cause", "its process was killed outright")
-                client.set_terminated(run.info.run_id, "KILLED")
+                if not folder.concluded.exists() and not folder.ending.exists():  # how those ended is known, and will be sent
+                    client.set_tag(run.info.run_id, "cause", OUTRIGHT)
+                    client.set_terminated(run.info.run_id, "KILLED")
         except (StorageError, OSError):
             continue
+
+
+def _sync(folder: RunFolder, root: Path) -> str:
+    """The command that sends what is left of a run."""
+    where = [] if root == Path("runs").resolve() else ["--storage", str(root)]
+    return shlex.join(["raylway", "track", "--sync", str(folder.path.relative_to(root)), *where])
 
 
 def user() -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import RecipeError, StorageError
+from pipelines.errors import RecipeError, StorageError, TrackingError
 from pipelines.folder import RunFolder
-from pipelines.tracking import provenance
+from pipelines.tracking import provenance, trouble
 from pipelines.tracking.mlflow import check, connect
 from workloads.base import DataError
 
@@ -65,11 +65,10 @@ def asked(uri: str) -> Iterator[MlflowClient]:
         yield connect(uri)
     except (RecipeError, StorageError, DataError):
         raise
-    except Exception as error:  # a server, a network, a database driver: each throws what it likes
-        if not isinstance(error, OSError) and type(error).__module__.split(".")[0] not in {"mlflow", "sqlalchemy", "requests", "urllib3"}:
+    except Exception as error:
+        if not trouble.is_mlflows(error):
             raise
-        cause = provenance.redact(str(error)).strip().partition("\n")[0]
-        raise StorageError(f"MLflow at {provenance.redact(uri)} cannot be used: {cause}") from error
+        raise TrackingError(f"MLflow at {provenance.redact(uri)} cannot be used: {trouble.sentence(error)}") from error
 
 
 def find(client: MlflowClient, called: str) -> Kept | None:

@@ -3,27 +3,31 @@
 Everything is written into a folder of another name, synced, sealed by the manifest (sizes and sha256 of every file, step, identity of
 the run), and then renamed into place. A crash at any instant leaves the checkpoint before, or the new one. Reading takes the newest
 that verifies. safetensors and JSON only: nothing here can run code when it is read.
+
+What is stored is whole, however it is shared out among workers: it is gathered and cut one tensor at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import platform
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.integrity import File, describe, mismatch
+from pipelines.training.sharding import like, whole
 
 _MODEL, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
 
@@ -47,13 +51,17 @@ class CheckpointError(Exception):
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, identity: str, world_size: int, keep: int) -> Path:
-    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep` that are complete."""
+    """Write the checkpoint of `step` into `folder` and delete all but the newest `keep` that are complete.
+
+    Only the first worker does; where each holds a part (Group.together), the others call `give` at the same time.
+    """
     final = path_of(folder, step)
     partial = folder / f".{final.name}.{uuid.uuid4().hex[:8]}"
     partial.mkdir(parents=True)
-    save_file(_tensors(model), partial / _MODEL)
-    save_file(_optimizer_tensors(model, optimizer), partial / _OPTIMIZER)
-    (partial / _STATE).write_text(json.dumps({"step": step, "weights_sha256": weights_sha256(model)}))
+    weights = dict(_weights(model))
+    save_file(weights, partial / _MODEL)
+    save_file(dict(_moments(model, optimizer)), partial / _OPTIMIZER)
+    (partial / _STATE).write_text(json.dumps({"step": step, "weights_sha256": _sha256(weights.items())}))
     files = {name: describe(partial / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
     manifest = Manifest(
         step=step,
@@ -75,6 +83,12 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, st
     _sync(folder)
     _sweep(folder, keep)
     return final
+
+
+def give(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give this worker's part of each tensor to the first one, which saves them."""
+    for _ in itertools.chain(_weights(model), _moments(model, optimizer)):
+        pass
 
 
 def adopt(source: Path, folder: Path, identity: str) -> Path:
@@ -123,9 +137,13 @@ def verify(path: Path) -> Manifest:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load weights and optimizer state from a verified checkpoint; the number of finished steps."""
-    model.load_state_dict(load_file(path / _MODEL))
-    _load_optimizer(model, optimizer, load_file(path / _OPTIMIZER))
+    """Load weights and optimizer state from a verified checkpoint; the number of finished steps.
+
+    Of what is shared out, each worker reads its own part.
+    """
+    weights = model.state_dict()
+    model.load_state_dict(_read(path / _MODEL, weights, str))
+    _load_optimizer(model, optimizer, _read(path / _OPTIMIZER, weights, lambda name: name.rpartition("/")[0]))
     return int(json.loads((path / _STATE).read_text())["step"])
 
 
@@ -152,9 +170,13 @@ def promised_sha256(path: Path) -> str:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over every parameter and buffer in name order: name, dtype, shape, bytes."""
+    """sha256 over every parameter and buffer in name order: name, dtype, shape, bytes. All workers take part (Group.together)."""
+    return _sha256(_weights(model))
+
+
+def _sha256(weights: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model).items()):
+    for name, tensor in weights:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -165,19 +187,31 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08}"
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    # tied weights share memory, which safetensors refuses; a clone of each is written
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer, whole and on the CPU, in name order."""
+    for name, tensor in sorted(model.state_dict().items()):
+        # tied weights share memory, which safetensors refuses; a clone of each is written
+        yield name, whole(tensor.detach()).cpu().contiguous().clone()
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the optimizer's state, whole and on the CPU."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value.detach().cpu().contiguous()
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                yield f"{names[parameter]}/{key}", whole(value.detach()).cpu().contiguous()
+
+
+def _read(file: Path, weights: Mapping[str, Tensor], weight_of: Callable[[str], str]) -> dict[str, Tensor]:
+    """The tensors of a file, each held as the weight is that it is of."""
+
+    def rows(name: str) -> Callable[[slice | None], Tensor]:
+        return lambda part: stored.get_tensor(name) if part is None else stored.get_slice(name)[part]
+
+    with safe_open(file, "pt") as stored:
+        shapes = {name: stored.get_slice(name).get_shape() for name in stored.keys()}  # noqa: SIM118 (it is no dict)
+        return {name: like(weights.get(weight_of(name)), shape, rows(name)) for name, shape in shapes.items()}
 
 
 # A state comes back contiguous whatever the parameter's memory format is. Before a network is laid out otherwise (channels_last), this

@@ -74,6 +74,8 @@ def delivered(steps: range, of_step: OfStep, device: torch.device) -> Iterator[O
     """`of_step` as a function for the loop, which asks for the steps in order: each one's micro-batches, on the device."""
 
     def gathered() -> Iterator[list[tuple[int, Batch]]]:
+        if device.type == "cuda":  # each thread has a current GPU of its own, at first GPU 0, on which pinning would take memory
+            torch.cuda.set_device(device)
         for step in steps:
             yield [(number, pinned(batch, device)) for number, batch in of_step(step)]
 

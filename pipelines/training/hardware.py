@@ -1,4 +1,7 @@
-"""What a worker computes on, in one line: another processor, instruction set or GPU may give other last bits."""
+"""What a worker computes on: made ready to give the same bits again, and told in one line.
+
+Another processor, instruction set or GPU may give other last bits.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,25 @@ from pathlib import Path
 import torch
 
 _CPUINFO = Path("/proc/cpuinfo")
+
+
+def settle(device: torch.device) -> torch.device:
+    """`device`, this thread's own from here on, with the algorithms that add in the same order each time.
+
+    Nothing is asked of a CPU. On a GPU the usual ones of convolutions, embeddings and matrix products need not repeat their bits (torch's
+    notes on reproducibility), and a resumed run would not be an undisturbed one. An operation that has no such algorithm warns.
+    """
+    if device.type != "cuda":
+        return device
+    # cuBLAS reads it when the first matrix product is computed, which is later than this
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.cuda.set_device(device if device.index is not None else torch.cuda.current_device())
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # it is for finding bugs, and writes every new tensor once more
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def hardware(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from the number. So a checkpoint is those three things, and resuming is calling 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.training.parallel import Group
+from pipelines.training.sharding import mine
 from workloads.base import Mean
 
 Batch = Mapping[str, Tensor]
@@ -35,6 +37,8 @@ class Step:
     means: dict[str, Mean]
     lr: float
     data_seconds: float
+    pause: bool
+    """Whether a worker was asked to pause; all of them see it at the same step."""
 
 
 def train(
@@ -50,8 +54,13 @@ def train(
     seed: int,
     clip: float | None = None,
     bf16: bool = False,
+    idle: int = 0,
+    wanted: Callable[[], bool] = lambda: False,
 ) -> Iterator[Step]:
     """Take the steps [first, last), yielding after each. `batches(step)` gives this worker's (micro-batch number, batch) pairs.
+
+    After them it takes `idle` passes that add nothing, so that workers who must go through the network together do (Group.idle).
+    `wanted()` says at each step whether this worker is asked to pause.
 
     The caller decides when to read a number from the device, to evaluate and to save.
     """
@@ -73,26 +82,40 @@ def train(
                 mean = Mean(mean.total.detach(), mean.count)
                 means[name] = means[name] + mean if name in means else mean
             asked = time.perf_counter()
+        for _ in range(idle):
+            with _precision(group.device, bf16):
+                nothing = 0 * step_function(model, batch)["loss"].total
+            nothing.backward()
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        means = group.sum_step(gradients, means)
+        means, pause = group.sum_step(gradients, means, pause=wanted())
         torch._foreach_div_(gradients, float(means["loss"].count))
         if clip is not None:
             nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        yield Step(step + 1, means, rate, data_seconds)
+        yield Step(step + 1, means, rate, data_seconds, pause)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, step_function: StepFunction, batches: Iterable[Batch], *, group: Group, bf16: bool = False
+    model: nn.Module,
+    step_function: StepFunction,
+    batches: Iterable[Batch],
+    *,
+    group: Group,
+    bf16: bool = False,
+    idle: Iterable[Batch] = (),
 ) -> dict[str, float]:
-    """Means over all workers' batches together, each row counted once however many workers there are."""
+    """Means over all workers' batches together, each row counted once however many workers there are.
+
+    `idle` batches are gone through and not counted: a worker with fewer batches keeps step with the others by them.
+    """
     model.eval()
     means: dict[str, Mean] = {}
-    for batch in batches:
+    for batch, counts in itertools.chain(zip(batches, itertools.repeat(True)), zip(idle, itertools.repeat(False))):
         with _precision(group.device, bf16):
             scores = step_function(model, batch)
         for name, mean in scores.items():
+            mean = mean if counts else Mean(0.0, 0)
             means[name] = means[name] + mean if name in means else mean
     model.train()
     return {name: mean.value for name, mean in group.sum_means(means).items()}
@@ -105,8 +128,8 @@ def mix(*numbers: int) -> int:
 
 
 def finite(model: nn.Module) -> bool:
-    """Whether every weight is a finite number. Reads from the device."""
-    return bool(torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()]).all())
+    """Whether every weight that this worker holds is a finite number. Reads from the device."""
+    return bool(torch.stack([mine(parameter.detach()).isfinite().all() for parameter in model.parameters()]).all())
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipelines.groups import Optim
 
@@ -19,7 +20,8 @@ def make_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=True)
+        fused = not any(isinstance(parameter, DTensor) for parameter in trained)  # of sharded weights torch 2.13 knows only Adam's
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.lr, fused=True)
 

@@ -1,4 +1,4 @@
-"""Sums over workers: one all-reduce a step carries the gradients, the losses and the counts together.
+"""Sums over workers: one all-reduce a step carries the gradients, the losses, the counts and a request to pause together.
 
 Not torch's DistributedDataParallel: it rebuilds its buckets after the first step, so a resumed run adds in another order than an
 undisturbed one and the bits differ from three workers on (torch 2.13). One flat sum has the same order always, and what it gives
@@ -9,32 +9,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from workloads.base import Mean
 
 
 @dataclass(frozen=True)
 class Group:
-    """The workers of a run and this one's place among them. With one worker nothing is sent."""
+    """The workers of a run and this one's place among them. With one worker nothing is sent.
+
+    Here each holds the whole network (`scale.strategy=ddp`); `sharding.Sharded` is where each holds a part.
+    """
 
     rank: int
     world_size: int
     device: torch.device
 
-    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean]) -> dict[str, Mean]:
-        """Sum `gradients` in place and `means` as returned, over all workers."""
+    @property
+    def together(self) -> bool:
+        """Whether all workers must go through the network equally often."""
+        return False
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """A fresh network where this worker computes with it."""
+        return model.to(self.device)
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The network, compiled by torch.compile when it is first gone through."""
+        return cast(nn.Module, torch.compile(model))
+
+    def idle(self, mine: int, all_workers: int) -> int:
+        """Passes through the network that this worker must take for nothing, with `mine` of `all_workers` micro-batches its own."""
+        return 0
+
+    def all_of(self, flag: bool) -> bool:
+        """Whether `flag` is true on all workers; where each holds the same weights, what is true of one's is true of all."""
+        return flag
+
+    def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean], *, pause: bool = False) -> tuple[dict[str, Mean], bool]:
+        """Sum `gradients` in place and `means` as returned, over all workers; and whether any of them wants to `pause`."""
         if self.world_size == 1:
-            return means
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self._pack(means).to(torch.float32)])
+            return means, pause
+        wanted = torch.tensor([pause], dtype=torch.float32, device=self.device)
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), self._pack(means).to(torch.float32), wanted])
         dist.all_reduce(flat)
-        parts = flat.split([*(gradient.numel() for gradient in gradients), 2 * len(means)])
-        for gradient, part in zip(gradients, parts, strict=False):
+        *parts, packed, wanted = flat.split([*(gradient.numel() for gradient in gradients), 2 * len(means), 1])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
-        return _unpack(means, parts[-1])
+        return _unpack(means, packed), bool(wanted)
 
     def sum_means(self, means: dict[str, Mean]) -> dict[str, Mean]:
         """Sum `means` over all workers, in double precision: counts of rows stay exact."""

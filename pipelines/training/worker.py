@@ -11,24 +11,29 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from pipelines import pausing
 from pipelines.data import prepared
 from pipelines.data.order import micro_batches
 from pipelines.data.prepared import Dataset
 from pipelines.errors import Diverged, WorkerFailed, describe
+from pipelines.pausing import Paused
+from pipelines.settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
-from pipelines.training.hardware import hardware
+from pipelines.training.hardware import hardware, settle
 from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
 from pipelines.training.scoring import evaluate, score
+from pipelines.training.sharding import group_of
 from pipelines.training.timing import Timing
 from workloads.base import DataError, Encoding, Rows
 
@@ -69,13 +74,14 @@ class Look:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a worker holds when training is done."""
+    """What a worker holds when training is done, or `paused` after so many `steps`."""
 
     model: nn.Module
     data: Dataset
     encoding: Encoding
     group: Group
     steps: int
+    paused: bool
     resumed_from_step: int
     refused_checkpoints: list[str]
     checkpoint: str
@@ -84,12 +90,17 @@ class Trained:
     first_step: float
 
 
-def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Outcome:
+def work(
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = pausing.never
+) -> Outcome | Paused:
     """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows.
 
     With `stream` the training rows are what it gives, in any order; else they are the prepared ones, in the order of their steps.
+    Where `asked` says so, training pauses.
     """
-    trained = to_the_end(training(job, rank=rank, world_size=world_size, device=device, stream=stream))
+    trained = to_the_end(training(job, rank=rank, world_size=world_size, device=device, stream=stream, asked=asked))
+    if trained.paused:
+        return Paused(trained.steps)
     ended = time.time()
     metrics, outputs = score(job.run, trained.group, job.run.model.examples(trained.data.test, training=False), trained.model)
     return Outcome(
@@ -110,17 +121,19 @@ def work(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | 
     )
 
 
-def training(job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None) -> Generator[Look, None, Trained]:
-    """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there."""
+def training(
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = pausing.never
+) -> Generator[Look, None, Trained]:
+    """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there.
+
+    Where any worker's `asked` says so, all pause after the same step, and its checkpoint stands.
+    """
     began = time.time()
     torch.set_num_threads(job.threads)
-    group = Group(rank, world_size, torch.device(device))
-    data = _wait_for(job)
     run, workload = job.run, job.run.model
+    group = group_of(run.scale.strategy, rank, world_size, settle(torch.device(device)))
+    data = _wait_for(job)
     encoding = workload.encoding_type.model_validate(data.manifest.encoding)
-    torch.manual_seed(loop.mix(run.train.seed, -1))
-    model = workload.network(encoding).to(group.device)
-    optimizer = make_optimizer(model, run.optim)
     examples, validation = workload.examples(data.train, training=True), workload.examples(data.validation, training=False)
     there = data.manifest.summary.splits["train"] if stream else len(examples)
     steps, until = run.steps(there), job.steps(there)
@@ -132,10 +145,7 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
             stack.callback(journal.close)
         path, refused = checkpoint.newest(job.folder.checkpoints, job.identity) if rank == 0 else (None, [])
         start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
-        if start >= 0:
-            checkpoint.restore(checkpoint.path_of(job.folder.checkpoints, start), model, optimizer)
-        else:
-            workload.initialize(model)
+        model, optimizer = _made(run, encoding, group, None if start < 0 else checkpoint.path_of(job.folder.checkpoints, start))
         start = max(start, 0)
         look = functools.partial(_look, job, group, validation, encoding, journal, model)
         share = micro_batches(run.train.batch, run.micro_batch, rank=rank, world_size=world_size)
@@ -143,22 +153,57 @@ def training(job: Job, *, rank: int, world_size: int, device: str, stream: Strea
         # on a CPU a batch is gathered in microseconds, and a thread that does it takes more than that from the network
         ahead = group.device.type == "cuda"
         batches = stack.enter_context(delivered(range(start, until), of_step, group.device)) if ahead else of_step
-        timing = yield from _train(
-            job, group, batches, model, optimizer, journal, look, first=start, until=until, last=steps, epoch=run.steps_per_epoch(there)
+        timing, reached = yield from _train(
+            job,
+            group,
+            batches,
+            model,
+            optimizer,
+            journal,
+            look,
+            asked,
+            first=start,
+            until=until,
+            last=steps,
+            epoch=run.steps_per_epoch(there),
+            idle=group.idle(len(share), -(-run.train.batch // run.micro_batch)),
         )
     return Trained(
         model=model,
         data=data,
         encoding=encoding,
         group=group,
-        steps=until,
+        steps=reached,
+        paused=reached < until,
         resumed_from_step=start,
         refused_checkpoints=refused,
-        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, until)),
+        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, reached)),
         samples_per_second=timing.samples_per_second,
         began=began,
         first_step=timing.first_step,
     )
+
+
+def _made(run: Run, encoding: Encoding, group: Group, path: Path | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The network and its optimizer as in the checkpoint of `path`, or fresh, with the weights of its seed."""
+    torch.manual_seed(loop.mix(run.train.seed, -1))
+    model = run.model.network(encoding)
+    if path is None:
+        run.model.initialize(model)
+    model = group.place(model)
+    optimizer = make_optimizer(model, run.optim)
+    if path is not None:
+        checkpoint.restore(path, model, optimizer)
+    return model, optimizer
+
+
+def whole_network(job: Job, trained: Trained) -> nn.Module:
+    """The trained network on the CPU, for one worker's use; where each holds a part, as it was saved."""
+    if not trained.group.together:
+        return trained.model.cpu()
+    network = job.run.model.network(trained.encoding)
+    checkpoint.load_weights(Path(trained.checkpoint), network)
+    return network
 
 
 def to_the_end(steps: Generator[Look, None, R]) -> R:
@@ -170,10 +215,11 @@ def to_the_end(steps: Generator[Look, None, R]) -> R:
             return cast(R, end.value)
 
 
-def guarded_work(job: Job, **where: Any) -> Outcome:
-    """`work`, whose exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where the error is whole."""
+def guarded_work(job: Job, **where: Any) -> Outcome | Paused:
+    """`work` that the driver can pause; its exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where
+    the error is whole."""
     try:
-        return work(job, **where)
+        return work(job, **where, asked=pausing.never if where["rank"] else pausing.asked(job.folder.pause))
     except Exception as error:
         raise WorkerFailed(describe(error, where["rank"], time.time())) from None
 
@@ -186,14 +232,17 @@ def _train(
     optimizer: torch.optim.Optimizer,
     journal: Journal | None,
     look: Callable[[nn.Module, int], dict[str, float]],
+    asked: Callable[[], bool],
     *,
     first: int,
     until: int,
     last: int,
     epoch: int,
-) -> Generator[Look, None, Timing]:
+    idle: int,
+) -> Generator[Look, None, tuple[Timing, int]]:
+    """The speed, and the step that was reached: `until`, or the one of a pause."""
     run, settings = job.run, job.run.train
-    forward = cast(nn.Module, torch.compile(model)) if settings.compile else model
+    forward = group.compiled(model) if settings.compile else model
     eval_every = settings.eval_every or epoch
     timing = Timing(settings.batch)
     began = time.perf_counter()
@@ -209,6 +258,8 @@ def _train(
         seed=settings.seed,
         clip=run.optim.clip,
         bf16=settings.precision == "bf16",
+        idle=idle,
+        wanted=asked,
     ):
         final = step.number == until
         # reading the numbers waits for the device, so on a GPU the clock would stop too early before it
@@ -217,12 +268,14 @@ def _train(
         if scores:
             _log(journal, step, scores, timing)
         seen = look(forward, step.number) if final or step.number % eval_every == 0 else None
-        if final or step.number % settings.checkpoint_every == 0:
+        if final or step.pause or step.number % settings.checkpoint_every == 0:
             _save(job, group, model, optimizer, journal, step.number)
         if seen is not None:
             yield Look(-(-step.number // eval_every), step.number, seen, final, group)
+        if step.pause and not final:
+            return timing, step.number
         began = time.perf_counter()
-    return timing
+    return timing, until
 
 
 def _log(journal: Journal | None, step: loop.Step, scores: dict[str, float], timing: Timing) -> None:
@@ -235,12 +288,13 @@ def _log(journal: Journal | None, step: loop.Step, scores: dict[str, float], tim
 
 
 def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optimizer, journal: Journal | None, step: int) -> None:
-    if not loop.finite(model):
+    if not group.all_of(loop.finite(model)):
         raise Diverged(
             f"the weights are no longer finite at step {step:,}; a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
         )
     if journal:
         journal.sync()
+        began = time.perf_counter()
         checkpoint.save(
             job.folder.checkpoints,
             model,
@@ -250,6 +304,9 @@ def _save(job: Job, group: Group, model: nn.Module, optimizer: torch.optim.Optim
             world_size=group.world_size,
             keep=job.run.train.keep,
         )
+        journal.write(step, {"perf/checkpoint_seconds": time.perf_counter() - began})
+    elif group.together:
+        checkpoint.give(model, optimizer)
 
 
 def _look(
@@ -264,8 +321,8 @@ def _look(
 ) -> dict[str, float]:
     """Score the validation examples, and let the workload show what it can do; the last uncompiled, for a text grows at every token."""
     scores = evaluate(job.run, group, validation, compiled)
+    sample = job.run.model.sample(model, encoding) if journal or group.together else None
     if journal:
-        sample = job.run.model.sample(model, encoding)
         journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})
     return scores
 

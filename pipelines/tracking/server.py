@@ -1,0 +1,106 @@
+"""Where runs are tracked: the address, whether it answers and lets us in, and a client of it.
+
+The login is tried before anything is launched. MLflow is imported only where that fails, because it knows more ways to log in.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from pipelines.errors import StorageError, TrackingError
+from pipelines.tracking import provenance
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_CONFIGURE_LOGGING": "false",  # its own handlers would print to the screen; warnings go the usual way
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # MLflow would send even a "create" again whose answer was lost, and make two (3.17); and one call to a server that is down would
+    # take 4 minutes. What may be sent again is for us to know.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",  # a proxy of artifacts answers when it has stored them
+}
+_USER, _PASSWORD, _TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
+_QUESTION = "api/2.0/mlflow/experiments/search?max_results=1"  # /health answers without a login
+_SECONDS = 10
+
+
+def tracking_uri(root: Path, setting: str | None) -> str:
+    """`track.uri`, else MLFLOW_TRACKING_URI, else a database in the storage folder."""
+    return setting or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+
+
+def check(uri: str) -> None:
+    """Raises StorageError, before anything is launched, if nothing can be tracked at `uri`. Imports no mlflow where all is well."""
+    scheme = urlsplit(uri).scheme
+    if scheme in ("http", "https"):
+        _check_login(uri)
+    elif scheme.partition("+")[0] not in _DATABASES:
+        raise StorageError(
+            f"track.uri={provenance.redact(uri)}: not an MLflow address; write http://host:port or sqlite:///path/to/mlflow.db"
+        )
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of `uri`, which also becomes the process's own, because the registry's calls look there (MLflow 3.17)."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
+    import mlflow
+
+    theirs = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)  # writes the environment too, where the next run of this process would take it for the user's wish
+    if theirs is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = theirs
+    return mlflow.MlflowClient(uri)
+
+
+def _check_login(uri: str) -> None:
+    """Raises TrackingError, which says what to start or to set, unless the server at `uri` answers and lets us in."""
+    parts = urlsplit(uri)
+    address = uri.replace(f"{parts.username}:{parts.password}@", "").replace(f"{parts.username}@", "") if parts.username else uri
+    request = urllib.request.Request(f"{address.rstrip('/')}/{_QUESTION}", headers=_headers(parts.username, parts.password))
+    try:
+        urllib.request.urlopen(request, timeout=_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            _refused(uri, error.read(300).decode(errors="replace"))
+        if error.code >= 500:
+            raise TrackingError(f"track.uri={provenance.redact(uri)}: the MLflow server answers with error {error.code}") from None
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"track.uri={provenance.redact(uri)}: no MLflow server answers ({getattr(error, 'reason', error)})") from error
+
+
+def _headers(user: str | None, password: str | None) -> dict[str, str]:
+    """How MLflow's own client would log in (3.17): by name and password if there are both, else by token."""
+    user = unquote(user) if user else os.environ.get(_USER)
+    password = unquote(password) if password else os.environ.get(_PASSWORD)
+    if user and password:
+        return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+    token = os.environ.get(_TOKEN)
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _refused(uri: str, said: str) -> None:
+    shown = provenance.redact(uri)
+    if "Host header" in said:
+        raise TrackingError(f"track.uri={shown}: the MLflow server does not know itself by that name; start it with --allowed-hosts")
+    from mlflow.exceptions import MlflowException
+
+    try:  # it knows more ways to log in than are tried here: a file of credentials, plugins
+        connect(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        given = [name for name in (_USER, _PASSWORD, _TOKEN) if os.environ.get(name)]
+        found = f"it does not accept what {' and '.join(given)} say" if given else f"neither {_USER} and {_PASSWORD} nor {_TOKEN} are set"
+        raise TrackingError(f"track.uri={shown}: the MLflow server asks for a login, and {found}; set them in the environment") from error

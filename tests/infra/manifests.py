@@ -1,0 +1,73 @@
+"""The Kubernetes objects that infra/ ships, as `kubectl kustomize` makes them of an overlay; no cluster is asked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+INFRA = ROOT / "infra"
+KUBERNETES = INFRA / "kubernetes"
+OVERLAYS = tuple(sorted(path.name for path in (KUBERNETES / "overlays").iterdir()))
+Object = dict[str, Any]
+
+
+@functools.cache
+def _rendered(folder: Path) -> str:
+    return subprocess.run(["kubectl", "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def overlay(name: str) -> list[Object]:
+    """What the overlay of that name makes. Skips the test where there is no kubectl."""
+    if not shutil.which("kubectl"):
+        pytest.skip("kubectl is not installed: overlays are not checked")
+    return [each for each in yaml.safe_load_all(_rendered(KUBERNETES / "overlays" / name)) if each]
+
+
+def platform() -> list[Object]:
+    """What all runs share: MLflow, its database, network, quotas, the queue."""
+    files = [path for path in sorted((KUBERNETES / "base" / "platform").glob("*.yaml")) if path.name != "kustomization.yaml"]
+    return [each for path in files for each in yaml.safe_load_all(path.read_text()) if each]
+
+
+@functools.cache
+def schema(kind: str) -> dict[str, Any]:
+    """The strict schema of RayJob or RayCluster. Skips the test where it is not there."""
+    path = ROOT.parent / "shared" / "schemas" / f"{kind.lower()}.v1.schema.json"
+    if not path.exists():
+        pytest.skip(f"no {path.name} beside this repository: {kind} is not checked against KubeRay's definition")
+    return json.loads(path.read_text())
+
+
+def clusters(objects: list[Object]) -> Iterator[Object]:
+    """The specification of each Ray cluster among the objects."""
+    for each in objects:
+        if each["kind"] == "RayJob":
+            yield each["spec"]["rayClusterSpec"]
+        if each["kind"] == "RayCluster":
+            yield each["spec"]
+
+
+def pods(objects: list[Object]) -> Iterator[Object]:
+    """The specification of each pod among the objects, whatever makes it."""
+    for each in objects:
+        if each["kind"] in ("Deployment", "StatefulSet", "Job"):
+            yield each["spec"]["template"]["spec"]
+        if each["kind"] == "RayJob" and "submitterPodTemplate" in each["spec"]:
+            yield each["spec"]["submitterPodTemplate"]["spec"]
+    for cluster in clusters(objects):
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            yield group["template"]["spec"]
+
+
+def containers(objects: list[Object]) -> Iterator[Object]:
+    for pod in pods(objects):
+        yield from (*pod.get("initContainers", ()), *pod["containers"])

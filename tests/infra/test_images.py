@@ -1,0 +1,95 @@
+"""The images hold what is pinned, run as nobody in particular, and the stack of one machine listens on loopback only."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.infra.manifests import INFRA, ROOT
+from tests.infra.policies import pinned
+
+DOCKERFILE = (INFRA / "docker" / "Dockerfile").read_text()
+SCRIPTS = tuple(sorted(path.relative_to(INFRA).as_posix() for path in INFRA.rglob("*.sh")))
+COMPOSE = yaml.safe_load((INFRA / "docker" / "compose.yaml").read_text())
+
+
+def tool(name: str) -> str:
+    """The path of a checker, beside this Python or elsewhere. Skips the test where there is none."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not installed (make infra)")
+    return found
+
+
+def test_torch_is_the_one_that_is_pinned() -> None:
+    assert re.findall(r"^ARG TORCH=(\S+)$", DOCKERFILE, re.MULTILINE) == [pinned("torch")]
+
+
+def test_python_is_the_one_that_the_project_asks_for() -> None:
+    assert re.findall(r"^ARG PYTHON=(\d+\.\d+)\.\d+$", DOCKERFILE, re.MULTILINE) == ["3.11"]
+    assert 'requires-python = ">=3.11,<3.12"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_every_final_image_runs_as_a_user() -> None:
+    stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    final = [stage for stage in stages if "ENTRYPOINT" in stage]
+    assert len(final) == 2
+    assert all("USER 1000:1000" in stage for stage in final)
+
+
+def test_the_server_has_only_what_is_pinned() -> None:
+    for line in (INFRA / "mlflow" / "requirements.txt").read_text().split():
+        assert pinned(line.partition("[")[0])
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run([tool("hadolint"), str(INFRA / "docker" / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shellcheck_finds_nothing(script: str) -> None:
+    done = subprocess.run([tool("shellcheck"), str(INFRA / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def loose(stack: dict[str, Any]) -> list[str]:
+    """What a stack on one machine may not do."""
+    problems = []
+    for name, service in stack["services"].items():
+        problems += [
+            f"{name}: port {port} is not on loopback" for port in service.get("ports", ()) if not str(port).startswith("127.0.0.1:")
+        ]
+        image = service.get("image", "")
+        problems += [f"{name}: image {image} is not pinned"] if ":" not in image or image.endswith(":latest") else []
+        for key, value in (service.get("environment") or {}).items():
+            if re.search(r"PASSWORD|SECRET|TOKEN", key) and not str(value).startswith("/run/secrets/"):
+                if key not in ("RAY_AUTH_MODE",):
+                    problems.append(f"{name}: {key} is written down")
+    return problems
+
+
+def test_the_stack_of_one_machine_is_closed() -> None:
+    assert loose(COMPOSE) == []
+
+
+def test_each_hole_in_it_is_found() -> None:
+    stack = copy.deepcopy(COMPOSE)
+    stack["services"]["ray-head"]["ports"] = ["8265:8265"]
+    stack["services"]["grafana"]["image"] = "grafana/grafana:latest"
+    stack["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"] = "sesame"
+    assert len(loose(stack)) == 3
+
+
+def test_every_secret_of_the_stack_is_made_by_the_script() -> None:
+    script = (INFRA / "docker" / "secrets.sh").read_text()
+    assert all(name in script for name in COMPOSE["secrets"])

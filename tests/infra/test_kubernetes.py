@@ -1,0 +1,110 @@
+"""What is shipped for Kubernetes is valid, keeps every policy, and starts commands that exist; and every policy can fire."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+
+from pipelines import config
+from tests.infra import policies
+from tests.infra.manifests import OVERLAYS, Object, clusters, containers, overlay, platform, pods, schema
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_is_what_kuberay_defines(name: str) -> None:
+    for each in overlay(name):
+        jsonschema.Draft7Validator(schema(each["kind"])).validate(each)
+
+
+def test_the_schema_refuses_a_word_that_kuberay_does_not_know() -> None:
+    [job] = copy.deepcopy(overlay("train"))
+    job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft7Validator(schema("RayJob")).validate(job)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_pods_are_what_kubernetes_defines(name: str) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (make infra)").validate
+    for pod in pods(overlay(name)):
+        whole = {"restartPolicy": "Never"} | pod
+        validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": whole}, "1.32", strict=True)
+
+
+def test_the_platform_is_what_kubernetes_defines() -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed (make infra)").validate
+    for each in platform():
+        if not each["apiVersion"].startswith("kueue"):
+            validate(each, "1.32", strict=True)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_keeps_every_policy(name: str) -> None:
+    assert policies.broken(overlay(name)) == set()
+
+
+def test_the_platform_keeps_every_policy() -> None:
+    assert policies.broken(platform()) == set()
+
+
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if name != "cluster"])
+def test_an_entry_point_is_a_command_whose_settings_are_right(name: str) -> None:
+    for job in overlay(name):
+        words = shlex.split(job["spec"]["entrypoint"])
+        assert words[:3] == ["python", "-m", "pipelines"]
+        assert words[3] in ("train", "sweep")
+        config.load(words[4], [word for word in words[5:] if "=" in word and "(" not in word])
+
+
+def test_the_queue_that_runs_name_is_there() -> None:
+    there = {each["metadata"]["name"] for each in platform() if each["kind"] == "LocalQueue"}
+    assert {job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] for job in overlay("train")} <= there
+
+
+def _cluster(objects: list[Object]) -> Any:
+    return next(clusters(objects))
+
+
+def _worker(objects: list[Object]) -> Any:
+    return _cluster(objects)["workerGroupSpecs"][0]
+
+
+def _container(objects: list[Object]) -> Any:
+    return next(containers(objects))
+
+
+BREAKS: dict[str, Callable[[list[Object]], Any]] = {
+    "images_are_pinned": lambda o: _container(o).update(image="registry.example/raylway:latest"),
+    "nothing_runs_as_root": lambda o: next(pods(o))["securityContext"].pop("runAsNonRoot"),
+    "nothing_gains_privileges": lambda o: _container(o)["securityContext"].pop("allowPrivilegeEscalation"),
+    "no_secret_is_written_down": lambda o: _container(o).update(env=[{"name": "MLFLOW_TRACKING_PASSWORD", "value": "sesame"}]),
+    "resources_are_stated": lambda o: _worker(o)["template"]["spec"]["containers"][0]["resources"]["requests"].update(
+        {"nvidia.com/gpu": 2}
+    ),
+    "nothing_is_public": lambda o: o.append({"kind": "Service", "metadata": {"name": "head"}, "spec": {"type": "LoadBalancer"}}),
+    "clusters_ask_for_a_token": lambda o: _cluster(o).pop("authOptions"),
+    "ray_is_the_one_that_is_pinned": lambda o: _cluster(o).update(rayVersion="2.59.0"),
+    "heads_do_no_work": lambda o: _cluster(o)["headGroupSpec"]["rayStartParams"].pop("num-cpus"),
+    "workers_have_time_to_leave": lambda o: _worker(o)["template"]["spec"].update(terminationGracePeriodSeconds=60),
+    "groups_have_sizes_that_go_together": lambda o: _worker(o).update(replicas=9),
+    "runs_end_and_are_tried_again": lambda o: o[0]["spec"].pop("backoffLimit"),
+    "entry_points_are_argument_lists": lambda o: o[0]["spec"].update(entrypoint="python -m pipelines train cnn; curl example.org"),
+    "storage_outlives_the_nodes": lambda o: _worker(o)["template"]["spec"]["volumes"].pop(0),
+    "names_are_short_labels": lambda o: o[0]["metadata"].update(name="Train_1"),
+}
+
+
+def test_every_policy_has_something_that_breaks_it() -> None:
+    assert set(BREAKS) == {policy.__name__ for policy in policies.ALL}
+
+
+@pytest.mark.parametrize("policy", BREAKS)
+def test_one_change_breaks_this_policy_and_no_other(policy: str) -> None:
+    objects = copy.deepcopy(overlay("train"))
+    BREAKS[policy](objects)
+    assert policies.broken(objects) == {policy}

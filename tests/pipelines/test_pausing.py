@@ -1,0 +1,153 @@
+"""A pause: who asks, who sees it, and that nothing of the run is lost or changed by it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from pathlib import Path
+
+import pytest
+
+from cluster.workers import NotStarted, WorkersFailed
+from pipelines import pausing
+from pipelines.folder import RunFolder
+from pipelines.pausing import STOP, Pause, Paused, Reason
+from pipelines.supervision import WorkerLost, supervised
+from pipelines.training.worker import work
+from tests import runs, spawn
+
+ROOM = Reason("room for 2 workers", "going on with 2")
+TAKEN = Reason("node 10.0.0.7 is about to be taken away", "going on elsewhere", counts=False)
+SETTINGS = ("train.steps=12", "train.batch=33", "train.micro_batch=5", "train.checkpoint_every=5", "train.log_every=1", "train.keep=10")
+
+
+def at_call(number):
+    """Says at its `number`th call, and after it, that a pause is asked for."""
+    calls = itertools.count(1)
+    return lambda: next(calls) >= number
+
+
+def in_parts(rank: int, world_size: int, *, job) -> tuple[object, object]:
+    """Pause at the third step, as one of the workers asks, and then go on to the end."""
+    asked = at_call(3) if rank == world_size - 1 else pausing.never
+    first = work(job, rank=rank, world_size=world_size, device="cpu", asked=asked)
+    return first, work(job, rank=rank, world_size=world_size, device="cpu")
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_all_workers_pause_at_the_step_at_which_one_is_asked_and_go_on_to_the_same_bits(world_size, storage, tmp_path):
+    job = runs.job(storage, tmp_path / "paused", *SETTINGS, recipe="lstm")
+    whole = runs.job(storage, tmp_path / "whole", *SETTINGS, recipe="lstm")
+    if world_size == 1:
+        told, undisturbed = [in_parts(0, 1, job=job)], runs.alone(whole)
+    else:
+        told = spawn.together(functools.partial(in_parts, job=job), world_size=2, scratch=tmp_path / "a")
+        [undisturbed, _] = spawn.together(functools.partial(undivided, job=whole), world_size=2, scratch=tmp_path / "b")
+    assert [first for first, _ in told] == [Paused(3)] * world_size
+    outcome = told[0][1]
+    assert (outcome.resumed_from_step, outcome.steps) == (3, 12)
+    assert outcome.weights_sha256 == undisturbed.weights_sha256
+    assert runs.losses(tmp_path / "paused") == runs.losses(tmp_path / "whole")
+
+
+def undivided(rank: int, world_size: int, *, job) -> object:
+    return work(job, rank=rank, world_size=world_size, device="cpu")
+
+
+def test_who_is_asked_at_the_last_step_is_done(storage, tmp_path):
+    job = runs.job(storage, tmp_path / "run", *SETTINGS)
+    assert work(job, rank=0, world_size=1, device="cpu", asked=at_call(12)).steps == 12
+
+
+def test_a_request_is_seen_by_who_looks_and_is_over_before_the_next_launch(tmp_path, monkeypatch):
+    monkeypatch.setattr(pausing, "_LOOK_SECONDS", 0.0)
+    pause, look = Pause(tmp_path / "pause"), pausing.asked(tmp_path / "pause")
+    assert not look(), "no file: nobody will ask"
+    pause.over()
+    assert not look()
+    pause.ask(ROOM)
+    assert look()
+    pause.over()
+    assert not pausing.asked(tmp_path / "pause")()
+
+
+def test_the_file_is_not_looked_at_at_each_step(tmp_path):
+    pause, look = Pause(tmp_path / "pause"), pausing.asked(tmp_path / "pause")
+    assert not look()
+    pause.ask(ROOM)
+    assert not look(), "a second has not passed"
+
+
+def test_to_stop_outweighs_what_is_asked_later_and_stays(tmp_path):
+    pause = Pause(tmp_path / "pause")
+    pause.ask(STOP)
+    pause.ask(ROOM)
+    pause.over()
+    assert pause.stopping
+    assert pausing.asked(tmp_path / "pause")()
+
+
+# ---- what the driver makes of it
+
+
+class Launches:
+    """What each launch comes to, one after another, and what was said."""
+
+    def __init__(self, folder: Path, *outcomes) -> None:
+        self.pause, self.said, self._folder, self._outcomes = Pause(folder / ".pause"), [], RunFolder(folder), list(outcomes)
+
+    def _launch(self):
+        outcome = self._outcomes.pop(0)
+        if callable(outcome):
+            outcome = outcome(self.pause)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def run(self, *, retries: int = 0):
+        return supervised(self._launch, self._folder, pause=self.pause, retries=retries, say=self.said.append)
+
+
+def asking(reason, outcome):
+    def launch(pause):
+        pause.ask(reason)
+        return outcome
+
+    return launch
+
+
+LOST = WorkersFailed({}, {1: "its process died"})
+
+
+def test_a_pause_is_no_retry_and_says_why_at_which_step_and_what_follows(tmp_path):
+    launches = Launches(tmp_path, asking(TAKEN, Paused(1234)), asking(ROOM, Paused(2000)), "done")
+    assert launches.run() == "done"
+    assert launches.said == [
+        "node 10.0.0.7 is about to be taken away: checkpoint at step 1,234, going on elsewhere",
+        "room for 2 workers: checkpoint at step 2,000, going on with 2",
+    ]
+
+
+def test_the_workers_of_a_node_that_was_announced_to_go_are_no_retry(tmp_path):
+    launches = Launches(tmp_path, asking(TAKEN, LOST), "done")
+    assert launches.run() == "done"
+    assert launches.said == [
+        "node 10.0.0.7 is about to be taken away, and did not wait for a checkpoint: lost worker 1: its process died; "
+        "going on from the beginning"
+    ]
+
+
+def test_a_worker_lost_while_others_are_made_room_for_is_a_retry(tmp_path):
+    with pytest.raises(WorkerLost, match=r"scale.retries=0"):
+        Launches(tmp_path, asking(ROOM, LOST)).run()
+
+
+def test_workers_that_found_no_place_are_no_retry(tmp_path):
+    launches = Launches(tmp_path, NotStarted("no room yet"), NotStarted("no room yet"), "done")
+    assert launches.run() == "done"
+    assert launches.said == ["no room yet"] * 2
+
+
+@pytest.mark.parametrize("outcome", [Paused(7), LOST, NotStarted("no room yet")])
+def test_who_is_to_stop_is_launched_no_more(tmp_path, outcome):
+    assert Launches(tmp_path, asking(STOP, outcome)).run(retries=1) is None
