@@ -45,6 +45,8 @@ class Resources:
     cpus: int
     gpus: int
     node_cpus: int
+    nodes: tuple[tuple[int, int], ...] = ()
+    """(CPUs, GPUs) of each node; empty where there is only one."""
 
 
 class Session:
@@ -67,11 +69,13 @@ class Session:
         self.ready()
         if self.local:
             return local_resources()
-        nodes = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
-        cpus, gpus = (int(max(sum(node.get(kind, 0) for node in nodes), _yet_to_come(kind))) for kind in ("CPU", "GPU"))
-        largest = max((node.get("CPU", 0) for node in nodes), default=0)
-        grows = cpus > sum(node.get("CPU", 0) for node in nodes)  # then what its largest node will have is not known
-        return Resources(cpus=cpus, gpus=gpus, node_cpus=cpus if grows else int(largest))
+        alive = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
+        nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive)
+        cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
+        most_cpus, most_gpus = (max(there, _yet_to_come(kind)) for kind, there in (("CPU", cpus), ("GPU", gpus)))
+        if (most_cpus, most_gpus) != (cpus, gpus):  # what its nodes will be is not known
+            return Resources(cpus=most_cpus, gpus=most_gpus, node_cpus=most_cpus)
+        return Resources(cpus=cpus, gpus=gpus, node_cpus=max((cpus for cpus, _ in nodes), default=0), nodes=nodes)
 
 
 def local_resources() -> Resources:
@@ -132,11 +136,11 @@ def _start(where: str | None) -> Watch | None:
     return Watch(_ray().get_runtime_context().gcs_address, local=where is None)
 
 
-def _yet_to_come(kind: str) -> float:
+def _yet_to_come(kind: str) -> int:
     """How much of a resource the cluster can grow to, if it grows by itself; else 0."""
     from ray._private.state import state
 
-    return (state.get_max_resources_from_cluster_config() or {}).get(kind, 0)
+    return int((state.get_max_resources_from_cluster_config() or {}).get(kind, 0))
 
 
 def _metrics_port() -> int | None:

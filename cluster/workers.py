@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.nodes import fits
 from cluster.session import ClusterError, Resources
 
 R = TypeVar("R")
@@ -28,18 +30,32 @@ class NotStarted(Exception):
     """The workers found no place on the cluster in time, or it was gone when they came; nothing was run."""
 
 
-def share(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, spare: int = 0) -> tuple[int, float]:
-    """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others.
+def share(
+    resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, least: int | None = None, spare: int = 0
+) -> tuple[int, float]:
+    """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others. By default a worker has as many CPUs as it
+    can, all of them being on nodes.
 
-    Raises ClusterError with the arithmetic if there can never be so many.
+    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many.
     """
-    each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(workers, 1))
-    each_cpus = cpus or max(1, min((resources.cpus - spare) // max(workers, 1), resources.node_cpus))
+    least = workers if least is None else least
+    each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(least, 1))
+    nodes = resources.nodes or ((resources.cpus, resources.gpus),)
+    each_cpus = cpus or _widest(nodes, resources, max(workers, 1), each_gpus, spare)
     for kind, each, there, left in (("CPUs", each_cpus, resources.cpus, spare), ("GPUs", each_gpus, resources.gpus, 0)):
-        if workers * each + left > there:
-            asked = f"scale.workers={workers} x {each:g} {kind}" + (f" + {left} to read data with" if left else "")
-            raise ClusterError(f"{asked} = {workers * each + left:g}, but the cluster has {there} {kind}")
+        if least * each + left > there:
+            asked = f"scale.workers={least} x {each:g} {kind}" + (f" + {left} to read data with" if left else "")
+            raise ClusterError(f"{asked} = {least * each + left:g}, but the cluster has {there} {kind}")
+    if (places := fits(nodes, cpus=each_cpus, gpus=each_gpus)) < least:
+        each_node = ", ".join(_each(*node) for node in nodes)
+        raise ClusterError(f"scale.workers={least} x {_each(each_cpus, each_gpus)}: nodes of {each_node} have room for {places} of them")
     return each_cpus, each_gpus
+
+
+def _widest(nodes: Sequence[tuple[int, int]], resources: Resources, workers: int, gpus: float, spare: int) -> int:
+    """The most CPUs that each of `workers` can have, or 1 if they do not all fit even so."""
+    most = max(1, min((resources.cpus - spare) // workers, resources.node_cpus))
+    return next((cpus for cpus in range(most, 1, -1) if fits(nodes, cpus=cpus, gpus=gpus) >= workers), 1)
 
 
 def run_here(worker: Callable[..., R], payload: Any, *, gpus: float | None) -> R:
@@ -55,14 +71,25 @@ def preload() -> None:
     import ray.train.torch  # noqa: F401
 
 
-def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, gpus: float, scratch: Path, stream: Any = None) -> R:
+def launch(
+    worker: Callable[..., R],
+    payload: Any,
+    *,
+    workers: int,
+    cpus: int,
+    gpus: float,
+    scratch: Path,
+    stream: Any = None,
+    patience_seconds: float = 60,
+) -> R:
     """`worker(payload, rank=…, world_size=…, device=…)` on each of a group of processes; the first one's result.
 
     With `stream`, a dataset of cluster.shards, each is also given `stream=`: `stream(rows, seed)` goes through its equal share of the
     dataset in whole batches of so many rows, roughly shuffled.
 
     A torch process group (gloo or nccl) stands around the call. `scratch` is a folder every node reaches, for Ray's own notes.
-    Raises WorkersFailed, and NotStarted; nothing is retried here, because only the caller can tell a lost machine from a bug.
+    Raises WorkersFailed, and NotStarted where they find no place for `patience_seconds`; nothing is retried here, because only the
+    caller can tell a lost machine from a bug.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
@@ -77,6 +104,7 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
         given = {"stream": functools.partial(_epoch, ray.train.get_dataset_shard(_STREAM))} if stream is not None else {}
         return worker(payload, rank=context.get_world_rank(), world_size=context.get_world_size(), device=device, **given)
 
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience_seconds)  # Ray Train's controller is given it from here
     name = uuid.uuid4().hex  # a name of its own each time: Ray resumes a name it has seen, and resuming is the caller's
     trainer = TorchTrainer(
         run_worker,
@@ -104,7 +132,7 @@ def launch(worker: Callable[..., R], payload: Any, *, workers: int, cpus: int, g
 
 
 def _each(cpus: int, gpus: float) -> str:
-    return f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+    return f"{cpus} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
 
 
 def _epoch(shard: Any, rows: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -42,15 +42,19 @@ class Attempt:
     cpus: float = 0.0
     gpus: float = 0.0
     _before: Cost | None = None
+    _held: Cost = Cost()
+    _since: float | None = None
 
-    def hold(self, workers: int, cpus: float, gpus: float) -> None:
-        """So many workers (0: this process) of so many CPUs and GPUs each."""
+    def hold(self, workers: int, cpus: float, gpus: float, *, from_now: bool = False) -> None:
+        """So many workers (0: this process) of so many CPUs and GPUs each; from the beginning, or from now on where they changed."""
+        if from_now:
+            self._held, self._since = self.cost(), time.time()
         self.cpus, self.gpus = max(workers, 1) * cpus, max(workers, 1) * gpus
 
     def cost(self) -> Cost:
         """What this attempt has cost until now."""
-        seconds = time.time() - self.began
-        return Cost(seconds, seconds * self.cpus / 3600, seconds * self.gpus / 3600)
+        seconds = time.time() - (self._since or self.began)
+        return self._held + Cost(seconds, seconds * self.cpus / 3600, seconds * self.gpus / 3600)
 
     def settle(self, folder: RunFolder) -> Cost:
         """Add this attempt's cost to what is kept in the run's folder; the sum. Settled again later, it counts to then, and once."""

@@ -94,6 +94,7 @@ def _concluded(
         checkpoint=outcome.checkpoint,
         weights_sha256=outcome.weights_sha256,
         samples_per_second=outcome.samples_per_second,
+        workers=outcome.workers if run.scale.workers else 0,
         tags={
             "raylway.threads": str(outcome.threads),
             "raylway.hardware": outcome.hardware,

@@ -43,6 +43,8 @@ class Concluded:
     checkpoint: str
     weights_sha256: str
     samples_per_second: float | None
+    workers: int
+    """How many there were at the end; 0: the process of the command."""
     tags: Mapping[str, str]
     facts: list[str]
     """Lines of its page."""
@@ -138,7 +140,7 @@ def _result(run: Run, tracker: Tracker, done: Concluded, model: Registered | Non
         "tracking_uri": provenance.redact(tracker.uri),
         "run_url": tracker.run_url,
         "samples_per_second": done.samples_per_second,
-        "workers": run.scale.workers,
+        "workers": done.workers,
     }
 
 

@@ -85,7 +85,7 @@ def code_of(error: BaseException) -> int:
         return DIVERGED
     if _out_of_memory(error):
         return MEMORY
-    if isinstance(error, (StorageError, OSError)) or type(error).__name__ in {"ClusterError", "WorkerLost"}:
+    if _connection_lost(error) or isinstance(error, (StorageError, OSError)) or type(error).__name__ in {"ClusterError", "WorkerLost"}:
         return CLUSTER
     return WORKLOAD
 
@@ -107,6 +107,11 @@ def describe(error: Exception, rank: int, at: float) -> Failure:
 def _inside_libraries(filename: str) -> bool:
     path = Path(filename).resolve()
     return "site-packages" in path.parts or "<" in filename or any(parent in _OURS for parent in path.parents)
+
+
+def _connection_lost(error: BaseException) -> bool:
+    """Whether another worker is gone: it may be a while until Ray knows of a node that died, and the others' sums fail at once."""
+    return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or "gloo/transport" in str(error)
 
 
 def _out_of_memory(error: BaseException) -> bool:

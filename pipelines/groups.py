@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipelines.errors import shown
+from pipelines.span import Span, Workers
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -175,8 +176,8 @@ class Train(Settings):
 
 
 class Scale(Settings):
-    workers: int = Field(1, ge=0)
-    """Training processes; 0 trains in this process, without Ray."""
+    workers: Span = Workers(1)
+    """Training processes; 0 trains in this process, without Ray; 1..4 takes as many as the cluster has room for, and follows it."""
     cpus: int | None = Field(None, gt=0)
     """CPUs of one worker; default: an equal share of a node's."""
     gpus: float | None = Field(None, ge=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster import session, workers
+from cluster.nodes import fits
 from cluster.session import ClusterError
 from pipelines import prepare as preparing
 from pipelines.config import Loaded
@@ -33,23 +34,24 @@ def plan(loaded: Loaded, screen: Screen) -> dict[str, Any]:
     return result
 
 
-def _batch(run: Run) -> dict[str, int]:
+def _batch(run: Run) -> dict[str, int | str]:
     world = max(run.scale.workers, 1)
     share = micro_batches(run.train.batch, run.micro_batch, rank=world - 1, world_size=world)
-    return {"global": run.train.batch, "micro": run.micro_batch, "accumulation": len(share), "workers": run.scale.workers}
+    return {"global": run.train.batch, "micro": run.micro_batch, "accumulation": len(share), "workers": run.scale.workers.written}
 
 
 def _resources(run: Run) -> dict[str, Any]:
     if session.address():
-        return {"resources": {"cluster": session.address(), "workers": run.scale.workers}}
-    there = session.local_resources()
-    cpus, gpus = workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus)
+        return {"resources": {"cluster": session.address(), "workers": run.scale.workers.written}}
+    there, scale = session.local_resources(), run.scale
+    cpus, gpus = workers.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus)
+    size = min(scale.workers, fits([(there.cpus, there.gpus)], cpus=cpus, gpus=gpus))
     return {
         "resources": {
             "cluster": "this machine",
-            "workers": run.scale.workers,
-            "cpus": cpus * max(run.scale.workers, 1),
-            "gpus": gpus * max(run.scale.workers, 1),
+            "workers": scale.workers.written,
+            "cpus": cpus * max(size, 1),
+            "gpus": gpus * max(size, 1),
             "threads_per_worker": run.scale.threads or cpus,
             "cpus_there": there.cpus,
         }

@@ -28,6 +28,7 @@ from pipelines.folder import check_writable
 from pipelines.judging import models
 from pipelines.judging.models import Model
 from pipelines.screen import Screen
+from pipelines.span import workers
 from pipelines.tracking import registry
 from workloads import served
 from workloads.base import DataError
@@ -86,7 +87,7 @@ def predict(
         if before is None:
             before = identity | {"pieces": asked.pieces(_piece_rows(rate, asked.source.rows()))}
             output.begin(before)
-        stated = [int(text.removeprefix(_WORKERS)) for text in overrides if text.startswith(_WORKERS)]
+        stated = [workers(text.removeprefix(_WORKERS)) for text in overrides if text.startswith(_WORKERS)]
         work = Work(job, [Piece(*piece) for piece in before["pieces"]], rate, stated[-1] if stated else None)
         parts = f"{len(work.pieces):,} part{'s' * (len(work.pieces) > 1)}"
         screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {asked.source.rows():,} rows in {parts}")

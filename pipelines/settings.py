@@ -60,6 +60,10 @@ class Run(Settings):
     @model_validator(mode="after")
     def _can_be_streamed(self) -> Run:
         if self.data.mode == "stream":
+            if self.scale.workers.elastic:
+                raise ValueError(
+                    f"data.mode=stream is shared out to a number of workers, so scale.workers={self.scale.workers} will not do"
+                )
             if not self.scale.workers:
                 raise ValueError("data.mode=stream reads by Ray Data, so it needs scale.workers=1 or more")
             if self.model.ordered:

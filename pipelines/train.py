@@ -32,6 +32,7 @@ from pipelines.prepare import Plan
 from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.supervision import supervised
+from pipelines.team import Team
 from pipelines.threads import in_background
 from pipelines.tracking import mlflow, outbox, pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
@@ -166,7 +167,7 @@ def _room(run: Run, session: Session, screen: Screen) -> None:
     """Wait until a cluster of others has room for this run. Raises ClusterError with the arithmetic if it can never have."""
     spare = int(run.data.mode == "stream")
     cpus, gpus = _share(run, session.resources(), spare=spare)
-    waiting.until_free(run.scale.workers, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
+    waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
 
 
 def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
@@ -205,21 +206,35 @@ def _supervise(
     streaming = run.data.mode == "stream"
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
     cpus, gpus = _share(run, session.resources(), spare=spare)
-    attempt.hold(run.scale.workers, cpus, gpus)
     told = replace(job, threads=run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
+    team = Team(run.scale.workers, cpus, gpus, here=session.resources() if session.local else None)
+    sizes: list[int] = []
 
     def launch() -> Outcome | Paused:
-        return workers.launch(
-            guarded_work, told, workers=run.scale.workers, cpus=cpus, gpus=gpus, scratch=job.folder.path / ".ray", stream=stream
-        )
+        sizes.append(team.size())
+        attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
+        if run.scale.workers.elastic:
+            screen.say(f"{sizes[-1]} of scale.workers={run.scale.workers} x {cpus} CPUs")
+        with team.watched(sizes[-1], pause):
+            return workers.launch(
+                guarded_work,
+                told,
+                workers=sizes[-1],
+                cpus=cpus,
+                gpus=gpus,
+                scratch=job.folder.path / ".ray",
+                stream=stream,
+                patience_seconds=team.patience_seconds,
+            )
 
     return supervised(launch, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
 
 
 def _share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:
     """(CPUs, GPUs) of each worker. Raises ClusterError with the arithmetic if there can never be so many."""
-    return workers.share(there, workers=run.scale.workers, cpus=run.scale.cpus, gpus=run.scale.gpus, spare=spare)
+    scale = run.scale
+    return workers.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus, spare=spare)
 
 
 def write_config(run: Run, folder: RunFolder) -> str:

@@ -56,7 +56,7 @@ def test_who_has_not_the_token_is_told_what_to_set(cluster, tmp_path, token, sen
 def test_more_than_the_cluster_can_have_is_refused_with_the_arithmetic(entered, tmp_path):
     code, _, err = raylway("train", "cnn", "scale.workers=3", "scale.gpus=1", "scale.cpus=1", cwd=tmp_path, **entered)
     assert code == 12
-    assert "scale.workers=3 x 1 CPUs = 3, but the cluster has 2 CPUs" in err
+    assert "scale.workers=3 x 1 CPUs = 3, but the cluster has 2 CPUs" in err, err
 
 
 def test_a_run_waits_for_room_and_says_who_holds_it(entered, tmp_path):

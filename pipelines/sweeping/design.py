@@ -105,6 +105,8 @@ def _problems(run: Run, found: Space) -> list[str]:
             problems.append(f"sweep.scheduler=pbt: {strange[0]} cannot change while a trial trains; it searches settings of optim.*")
         if run.scale.workers != 1:
             problems.append(f"sweep.scheduler=pbt: trials of a population have one worker, not scale.workers={run.scale.workers}")
+    if run.scale.workers.elastic:
+        problems.append(f"scale.workers={run.scale.workers}: trials have a number of workers, such as {run.scale.workers.least}")
     if run.data.mode == "stream":
         problems.append("data.mode=stream: trials share prepared data; leave it out")
     if run.sweep.confirm and "train.seed" in found:

@@ -50,6 +50,7 @@ class Outcome:
     refused_checkpoints: list[str]
     checkpoint: str
     weights_sha256: str
+    workers: int
     threads: int
     hardware: str
     metrics: dict[str, float]
@@ -109,6 +110,7 @@ def work(
         refused_checkpoints=trained.refused_checkpoints,
         checkpoint=trained.checkpoint,
         weights_sha256=checkpoint.weights_sha256(trained.model),
+        workers=world_size,
         threads=torch.get_num_threads(),
         hardware=hardware(trained.group.device),
         metrics={f"test/{name}": value for name, value in metrics.items()},

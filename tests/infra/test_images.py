@@ -73,8 +73,7 @@ def loose(stack: dict[str, Any]) -> list[str]:
         problems += [f"{name}: image {image} is not pinned"] if ":" not in image or image.endswith(":latest") else []
         for key, value in (service.get("environment") or {}).items():
             if re.search(r"PASSWORD|SECRET|TOKEN", key) and not str(value).startswith("/run/secrets/"):
-                if key not in ("RAY_AUTH_MODE",):
-                    problems.append(f"{name}: {key} is written down")
+                problems.append(f"{name}: {key} is written down")
     return problems
 
 
