@@ -55,7 +55,7 @@ def token_mode() -> bool:
 
 
 def send_token_if_there() -> bool:
-    """Send a token from now on, if one is there and RAY_AUTH_MODE does not say otherwise, as ray.init would.
+    """Send a token from now on, if one is there and RAY_AUTH_MODE does not say otherwise, as ray.init does by itself.
 
     Whether one is sent. Raises ClusterError if tokens are on and there is none.
     """
@@ -84,7 +84,7 @@ def translated(error: BaseException, where: str) -> ClusterError:
 
 def _alive(address: str) -> str:
     """Ray's version of the cluster there, or ''."""
-    import grpc
+    import grpc  # type: ignore[import-untyped]
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub

@@ -28,6 +28,7 @@ ALLOCATOR = {
 }
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",  # Ray then ends the process without a word; cluster.watch is to come first
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else a worker's print appears twice (Ray 2.60)
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer in a cluster that lives as long as one command
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end of training is seen; 2 s by default
@@ -77,10 +78,10 @@ class Session:
         alive = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
         nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive)
         cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
-        most_cpus, most_gpus = max(cpus, _yet_to_come("CPU")), max(gpus, _yet_to_come("GPU"))
-        if (most_cpus, most_gpus) != (cpus, gpus):  # it grows by itself; what its nodes will have is not known
-            return Resources(most_cpus, most_gpus, node_cpus=most_cpus)
-        return Resources(cpus, gpus, node_cpus=max((cpus for cpus, _ in nodes), default=0), nodes=nodes)
+        most_cpus, most_gpus = (max(there, _yet_to_come(kind)) for kind, there in (("CPU", cpus), ("GPU", gpus)))
+        if (most_cpus, most_gpus) != (cpus, gpus):  # what its nodes will be is not known
+            return Resources(cpus=most_cpus, gpus=most_gpus, node_cpus=most_cpus)
+        return Resources(cpus=cpus, gpus=gpus, node_cpus=max((cpus for cpus, _ in nodes), default=0), nodes=nodes)
 
 
 def local_resources() -> Resources:
@@ -106,7 +107,7 @@ def connect() -> Iterator[Session]:
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | _QUIET).items()})
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:
-        connecting = keeper.submit(_start, address())
+        connecting: Future[Watch | None] = keeper.submit(_start, address())
         lost = False
         try:
             yield Session(connecting, local=address() is None)

@@ -87,7 +87,8 @@ def _described(job: str) -> str:
     import ray._private.state
 
     command = next((each["Entrypoint"] for each in ray._private.state.jobs() if each["JobID"] == job), "")
-    words = " ".join(command.split())
+    program, *arguments = command.split() or [""]
+    words = " ".join([program.rpartition("/")[2], *arguments])
     return f"job {job}" + (f" ({words[:_ENTRYPOINT_LETTERS]}{'…' * (len(words) > _ENTRYPOINT_LETTERS)})" if words else "")
 
 

@@ -1,7 +1,8 @@
 """See that the control plane is gone, and end the command with a sentence before Ray ends the process without one.
 
-Ray's core worker waits 60 s for its control plane (gcs_server) to come back and then calls exit(1) in C++ (2.60): no exception, no
-`finally`, nothing closed. So a thread asks for it every few seconds, and interrupts the main thread while there is time to close the run.
+Ray's core worker waits (60 s by default) for its control plane, gcs_server, to come back and then calls exit(1) in C++ (2.60): no
+exception, no `finally`, nothing closed. So a thread asks for it every few seconds, and interrupts the main thread while there is time
+to close the run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cluster.errors import ClusterError
 _ASK_SECONDS = 2.0
 _LOCAL_PATIENCE_SECONDS = 6.0
 _PATIENCE_SECONDS = 45.0
-"""A cluster of others may start its control plane again (fault tolerance); Ray waits 60 s."""
+"""A cluster of others may start its control plane again (fault tolerance)."""
 
 
 class Watch:

@@ -143,6 +143,8 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
+            if not session.local:
+                _room(run, session, screen)
             attempt.stage = "prepare"
             made = _timed(make)
         pause, before = Pause(folder.pause), _reached(folder)
@@ -159,6 +161,13 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         except BaseException:
             folder.abandoned.touch()
             raise
+
+
+def _room(run: Run, session: Session, screen: Screen) -> None:
+    """Wait until a cluster of others has room for this run. Raises ClusterError with the arithmetic if it can never have."""
+    spare = int(run.data.mode == "stream")
+    cpus, gpus = _share(run, session.resources(), spare=spare)
+    waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
 
 
 def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
@@ -204,7 +213,7 @@ def _supervise(
 
     def launch() -> Outcome | Paused:
         if not session.local:
-            waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
+            _room(run, session, screen)
         sizes.append(team.size())
         attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
         if run.scale.workers.elastic:

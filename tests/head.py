@@ -52,8 +52,8 @@ class Head:
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The cluster's processes of that name (gcs_server, raylet)."""
-        there = psutil.process_iter(["name", "cmdline"])
-        return [each for each in there if each.info["name"] == name and str(self.folder) in " ".join(each.info["cmdline"] or ())]
+        everyone = psutil.process_iter(["name", "cmdline"])
+        return [each for each in everyone if each.info["name"] == name and str(self.folder) in " ".join(each.info["cmdline"] or ())]
 
     def stop(self) -> None:
         """End every process of the cluster, and only those."""
