@@ -84,7 +84,7 @@ def translated(error: BaseException, where: str) -> ClusterError:
 
 def _alive(address: str) -> str:
     """Ray's version of the cluster there, or ''."""
-    import grpc  # type: ignore[import-untyped]
+    import grpc
     from ray._private.grpc_utils import init_grpc_channel
     from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
     from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
