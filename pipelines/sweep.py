@@ -41,7 +41,7 @@ from pipelines.tracking.leaderboard import NOTE
 if TYPE_CHECKING:
     from pipelines.sweeping.search import Search
 
-_LAST_WORD_SECONDS = 3.0
+_LAST_WORD_SECONDS = 10.0
 _SMALL_ROWS = 50_000
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pipelines.training.worker import Outcome
 
 R = TypeVar("R")
-_LAST_WORD_SECONDS = 3.0
+_LAST_WORD_SECONDS = 10.0
 _PAUSE_SECONDS = 20.0
 _UNTRACKED = (
     "scale.",
