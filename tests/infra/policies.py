@@ -10,7 +10,7 @@ from tests.infra.manifests import ROOT, Object, clusters, containers, pods
 
 _NOTICE_SECONDS = 120
 _SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|_KEY$", re.IGNORECASE)
-_PRIVATE_PORTS = {6379, 8265, 10001, 5000, 5432}
+_LOGIN = re.compile(r"://[^/@:]*:[^/@]+@")
 Policy = Callable[[list[Object]], Iterator[str]]
 
 
@@ -31,6 +31,9 @@ def images_are_pinned(objects: list[Object]) -> Iterator[str]:
 def nothing_runs_as_root(objects: list[Object]) -> Iterator[str]:
     for pod in pods(objects):
         context = pod.get("securityContext", {})
+        inner = [each.get("securityContext", {}) for each in (*pod.get("initContainers", ()), *pod["containers"])]
+        if any(each.get("runAsUser") == 0 or each.get("runAsNonRoot") is False for each in inner):
+            yield f"pod of {pod['containers'][0]['name']}: a container runs as root"
         if not context.get("runAsNonRoot") or context.get("seccompProfile") != {"type": "RuntimeDefault"}:
             yield f"pod of {pod['containers'][0]['name']}: may run as root, or without a seccomp profile"
 
@@ -38,7 +41,11 @@ def nothing_runs_as_root(objects: list[Object]) -> Iterator[str]:
 def nothing_gains_privileges(objects: list[Object]) -> Iterator[str]:
     for container in containers(objects):
         context = container.get("securityContext", {})
-        if context.get("allowPrivilegeEscalation") is not False or context.get("capabilities") != {"drop": ["ALL"]}:
+        if (
+            context.get("privileged")
+            or context.get("allowPrivilegeEscalation") is not False
+            or context.get("capabilities") != {"drop": ["ALL"]}
+        ):
             yield f"{container['name']}: may gain privileges"
 
 
@@ -46,6 +53,11 @@ def no_secret_is_written_down(objects: list[Object]) -> Iterator[str]:
     for container in containers(objects):
         yield from (f"{container['name']}: {each['name']} is written down" for each in container.get("env", ())
                     if _SECRET.search(each["name"]) and each.get("value"))  # fmt: skip
+
+        yield from (f"{container['name']}: {each['name']} holds a password" for each in container.get("env", ())
+                    if _LOGIN.search(each.get("value", "")))  # fmt: skip
+    yield from (f"secret {each['metadata']['name']} is written down" for each in objects
+                if each["kind"] == "Secret" and (each.get("data") or each.get("stringData")))  # fmt: skip
 
 
 def resources_are_stated(objects: list[Object]) -> Iterator[str]:
@@ -60,11 +72,16 @@ def resources_are_stated(objects: list[Object]) -> Iterator[str]:
 
 def nothing_is_public(objects: list[Object]) -> Iterator[str]:
     for each in objects:
+        if each["kind"] == "Ingress":
+            yield f"ingress {each['metadata']['name']} lets the world in"
         if each["kind"] == "Service" and each["spec"].get("type", "ClusterIP") != "ClusterIP":
             yield f"service {each['metadata']['name']} can be reached from outside"
     for pod in pods(objects):
         if pod.get("hostNetwork") or any("hostPath" in volume for volume in pod.get("volumes", ())):
             yield f"pod of {pod['containers'][0]['name']}: uses the node's network or files"
+    for container in containers(objects):
+        if any("hostPort" in port for port in container.get("ports", ())):
+            yield f"{container['name']}: takes a port of its node"
 
 
 def clusters_ask_for_a_token(objects: list[Object]) -> Iterator[str]:

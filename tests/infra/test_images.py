@@ -18,6 +18,7 @@ from tests.infra.policies import pinned
 
 DOCKERFILE = (INFRA / "docker" / "Dockerfile").read_text()
 SCRIPTS = tuple(sorted(path.relative_to(INFRA).as_posix() for path in INFRA.rglob("*.sh")))
+GPUS = yaml.safe_load((INFRA / "docker" / "compose.gpu.yaml").read_text())
 COMPOSE = yaml.safe_load((INFRA / "docker" / "compose.yaml").read_text())
 
 
@@ -79,6 +80,12 @@ def loose(stack: dict[str, Any]) -> list[str]:
 
 def test_the_stack_of_one_machine_is_closed() -> None:
     assert loose(COMPOSE) == []
+
+
+def test_with_gpus_it_only_differs_in_the_image_and_the_devices() -> None:
+    assert GPUS["services"].keys() <= COMPOSE["services"].keys()
+    assert loose(GPUS) == []
+    assert {key for service in GPUS["services"].values() for key in service} == {"image", "build", "deploy"}
 
 
 def test_each_hole_in_it_is_found() -> None:

@@ -99,6 +99,32 @@ BREAKS: dict[str, Callable[[list[Object]], Any]] = {
 }
 
 
+MORE_BREAKS: list[tuple[str, Callable[[list[Object]], Any]]] = [
+    ("nothing_runs_as_root", lambda o: _container(o)["securityContext"].update(runAsUser=0)),
+    ("nothing_gains_privileges", lambda o: _container(o)["securityContext"].update(privileged=True)),
+    (
+        "no_secret_is_written_down",
+        lambda o: _container(o).update(env=[{"name": "STORE", "value": "postgresql://mlflow:sesame@postgres/mlflow"}]),
+    ),
+    ("no_secret_is_written_down", lambda o: o.append({"kind": "Secret", "metadata": {"name": "key"}, "stringData": {"key": "sesame"}})),
+    ("nothing_is_public", lambda o: o.append({"kind": "Ingress", "metadata": {"name": "door"}})),
+    ("nothing_is_public", lambda o: _container(o).update(ports=[{"containerPort": 8265, "hostPort": 8265}])),
+]
+
+
+@pytest.mark.parametrize(("policy", "change"), MORE_BREAKS)
+def test_another_change_breaks_it_too(policy: str, change: Callable[[list[Object]], Any]) -> None:
+    objects = copy.deepcopy(overlay("train"))
+    change(objects)
+    assert policies.broken(objects) == {policy}
+
+
+def test_the_pods_of_a_cron_job_are_looked_at() -> None:
+    pod = {"containers": [{"name": "nightly", "image": "registry.example/raylway"}]}
+    job = {"kind": "CronJob", "metadata": {"name": "nightly"}, "spec": {"jobTemplate": {"spec": {"template": {"spec": pod}}}}}
+    assert {"images_are_pinned", "nothing_runs_as_root", "resources_are_stated"} <= policies.broken([job])
+
+
 def test_every_policy_has_something_that_breaks_it() -> None:
     assert set(BREAKS) == {policy.__name__ for policy in policies.ALL}
 

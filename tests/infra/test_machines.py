@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from typing import Any
 
 import pytest
@@ -37,6 +38,34 @@ def test_ray_refuses_a_word_that_it_does_not_know() -> None:
 
     with pytest.raises((jsonschema.ValidationError, ValueError, RuntimeError)):
         accepted(read("aws.yaml") | {"idle_timeout": 3})
+
+
+def starts(given: dict[str, Any]) -> list[str]:
+    """The commands that start Ray on a head and on a worker."""
+    return [*given["head_start_ray_commands"], *given["worker_start_ray_commands"]]
+
+
+def parsed(command: str) -> None:
+    """Ray's own parser reads the options of `ray start`, which `validate_config` takes for any text; nothing is started."""
+    from ray.scripts.scripts import start
+
+    words = shlex.split(command)
+    assert words[:2] == ["ray", "start"]
+    start.make_context("start", words[2:])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rays_command_line_knows_how_it_is_started(name: str) -> None:
+    assert starts(read(name))
+    for command in starts(read(name)):
+        parsed(command)
+
+
+def test_a_start_that_rays_command_line_refuses_is_found() -> None:
+    import click
+
+    with pytest.raises(click.UsageError, match="--block"):
+        parsed("ray start --head --block=false")
 
 
 def opened(given: dict[str, Any]) -> list[str]:
