@@ -23,7 +23,7 @@ def check(address: str) -> None:
         if address.startswith("ray://"):
             return  # Ray Client: another protocol, with a timeout of its own
         raise ClusterError(
-            f"RAY_ADDRESS={address} is where jobs are submitted (raylway submit); here the control plane is asked: host:6379"
+            f"RAY_ADDRESS={address} is where jobs are submitted (ray job submit); here the control plane is asked: host:6379"
         )
     there = _alive(address)
     import ray
@@ -38,8 +38,7 @@ def refused(where: str, *, presented: bool | None = None) -> ClusterError:
         presented = token_mode()
     if not presented:
         return ClusterError(f"{where}: the cluster asks for a token, and none was sent; set {_TOKEN}")
-    source = next((name for name in _SOURCES if os.environ.get(name)), "~/.ray/auth_token")
-    return ClusterError(f"{where}: the cluster does not accept the token of {source}; set {_TOKEN} to the token of that cluster")
+    return ClusterError(f"{where}: the cluster does not accept the token of {_source()}; set {_TOKEN} to the token of that cluster")
 
 
 def no_token() -> ClusterError:
@@ -103,7 +102,31 @@ def _alive(address: str) -> str:
         ) from None
     finally:
         channel.close()
+    if sent and _open(address, request=CheckAliveRequest(), stub=NodeInfoGcsServiceStub):
+        raise ClusterError(
+            f"{where}: the cluster asks for no token, but one is there ({_source()}), and Ray would then refuse what its nodes say; "
+            "set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token"
+        )
     return str(getattr(reply, "ray_version", "") or "")
+
+
+def _open(address: str, *, request: Any, stub: Any) -> bool:
+    """Whether the control plane answers to who has no token."""
+    import grpc
+
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        stub(channel).CheckAlive(request, timeout=ANSWER_SECONDS)
+    except grpc.RpcError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
+def _source() -> str:
+    """Where this process has its token from."""
+    return next((name for name in _SOURCES if os.environ.get(name)), "~/.ray/auth_token")
 
 
 def _short(details: str | None) -> str:

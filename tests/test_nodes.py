@@ -210,4 +210,4 @@ def test_an_elastic_run_takes_more_workers_when_they_come_and_goes_on_with_fewer
     assert screen.heard("room for 2 workers")
     assert screen.heard("lost worker")
     assert [text[:1] for text in screen.heard("of scale.workers=1..2")][0::2] == ["1", "1"]
-    assert losses(tracked, "elastic") == pytest.approx(losses(tracked, "rigid"), abs=1e-3)
+    assert losses(tracked, "elastic") == pytest.approx(losses(tracked, "rigid"), abs=1e-5)
