@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines import launch, train
 from pipelines import prepare as preparing
-from pipelines import train
 from pipelines.attempt import Attempt
 from pipelines.config import trained_with
 from pipelines.data import prepared
@@ -155,7 +155,7 @@ def _again(recorded: Recorded, plan: Plan, folder: RunFolder, until: int, attemp
     """What the first worker reports; None if the training diverged, as the recorded one may have."""
     job = train.job_of(recorded.run, plan, folder, stop_after=until)
     try:
-        return train.trained(job, plan, attempt, screen, meanwhile=lambda: None)[1]
+        return launch.trained(job, plan, attempt, screen, meanwhile=lambda: None)[1]
     except (Diverged, WorkerFailed) as error:
         if code_of(error) != DIVERGED:
             raise

@@ -104,6 +104,7 @@ def test_nouns_import_no_verb_and_no_cluster():
     names = (
         "__main__",
         "train",
+        "launch",
         "prepare",
         "datasets",
         "plan",
