@@ -70,6 +70,22 @@ def send_token_if_there() -> bool:
     return on
 
 
+def lets_anyone_in(address: str) -> bool:
+    """Whether the control plane at `address` (host:port) answers to who has no token."""
+    import grpc
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_SECONDS)
+    except grpc.RpcError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
 def translated(error: BaseException, where: str) -> ClusterError:
     """What Ray said when it could not connect, as one sentence."""
     if type(error).__name__ == "AuthenticationError":
@@ -102,26 +118,12 @@ def _alive(address: str) -> str:
         ) from None
     finally:
         channel.close()
-    if sent and _open(address, request=CheckAliveRequest(), stub=NodeInfoGcsServiceStub):
+    if sent and lets_anyone_in(address):
         raise ClusterError(
             f"{where}: the cluster asks for no token, but one is there ({_source()}), and Ray would then refuse what its nodes say; "
             "set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token"
         )
     return str(getattr(reply, "ray_version", "") or "")
-
-
-def _open(address: str, *, request: Any, stub: Any) -> bool:
-    """Whether the control plane answers to who has no token."""
-    import grpc
-
-    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
-    try:
-        stub(channel).CheckAlive(request, timeout=ANSWER_SECONDS)
-    except grpc.RpcError:
-        return False
-    finally:
-        channel.close()
-    return True
 
 
 def _source() -> str:

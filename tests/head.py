@@ -46,9 +46,9 @@ class Head:
         self._start("--head", *where, "--dashboard-host=127.0.0.1", "--include-dashboard=true", "--temp-dir", str(self.folder), cpus=cpus)
         self._await()
 
-    def join(self, *, cpus: int = 1, wrap: Sequence[str] = ()) -> None:
-        """Add a node, started by `wrap` where that is given."""
-        self._start("--address", self.address, cpus=cpus, wrap=wrap)
+    def join(self, *, cpus: int = 1, wrap: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+        """Add a node of the address `host`, started by `wrap` where that is given."""
+        self._start("--address", self.address, cpus=cpus, wrap=wrap, host=host)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The cluster's processes of that name (gcs_server, raylet)."""
@@ -67,7 +67,7 @@ class Head:
             group.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, *arguments: str, cpus: int, wrap: Sequence[str] = ()) -> None:
+    def _start(self, *arguments: str, cpus: int, wrap: Sequence[str] = (), host: str = "127.0.0.1") -> None:
         ports = ["--dashboard-agent-listen-port", str(free_ports(1)[0]), "--metrics-export-port", str(free_ports(1)[0])]
         sizes = ["--num-cpus", str(cpus), "--num-gpus=0", "--object-store-memory", str(200 << 20)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
@@ -75,7 +75,7 @@ class Head:
         log = (self.folder / f"start-{len(self._groups)}.log").open("ab")
         self._groups.append(
             subprocess.Popen(
-                [*wrap, RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *ports, *sizes, *arguments],
+                [*wrap, RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={host}", *ports, *sizes, *arguments],
                 env=clean | self.environment | {"PATH": path},
                 stdout=log,
                 stderr=log,
