@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cluster import metrics, shards, waiting, workers
 from cluster import session as cluster_session
+from cluster.canary import Canary
 from cluster.session import Session
 from pipelines import gauges
 from pipelines import prepare as preparing
@@ -73,17 +74,18 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
+        room = functools.partial(_room, run, session, screen, Canary(run.root, screen.say))
         make = functools.partial(preparing.prepare, run, plan, shards.each)
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
             if not session.local:
-                _room(run, session, screen)
+                room()
             attempt.stage = "prepare"
             made = _timed(make)
         pause, before = Pause(folder.pause), _reached(folder)
-        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched))
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched, room))
         try:
             session.ready()
             meanwhile()
@@ -98,11 +100,14 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             raise
 
 
-def _room(run: Run, session: Session, screen: Screen) -> None:
-    """Wait until a cluster of others has room for this run. Raises ClusterError with the arithmetic if it can never have."""
+def _room(run: Run, session: Session, screen: Screen, storage: Canary) -> None:
+    """Wait until a cluster of others has room for this run. Raises ClusterError, with the arithmetic if it can never have, or naming the
+    nodes that have another storage."""
     spare = int(run.data.mode == "stream")
     cpus, gpus = share(run, session.resources(), spare=spare)
+    storage.check()
     waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
+    storage.check()  # nodes may have come meanwhile
 
 
 def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
@@ -133,7 +138,14 @@ def _reached(folder: RunFolder) -> tuple[int, str]:
 
 
 def _supervise(
-    job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen, pause: Pause, watched: gauges.Gauges
+    job: Job,
+    plan: Plan,
+    session: Session,
+    attempt: Attempt,
+    screen: Screen,
+    pause: Pause,
+    watched: gauges.Gauges,
+    room: Callable[[], None],
 ) -> Outcome | None:
     from pipelines.training.worker import guarded_work
 
@@ -148,7 +160,7 @@ def _supervise(
 
     def once() -> Outcome | Paused:
         if not session.local:
-            _room(run, session, screen)
+            room()
         sizes.append(team.size())
         attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
         if run.scale.workers.elastic:
