@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import canary, doctor, nodes, probes, reach, ring, rounds
-from cluster.doctor import FAIL, PASS, Check
+from cluster.doctor import FAIL, PASS, WARN, Check
 from cluster.nodes import Node
 from cluster.session import Session, local_resources
 
@@ -46,7 +46,10 @@ def examined(session: Session, folder: Path | None, *, package: str, server: str
         told = rounds.ask(there, probes.reaches, lambda node: (server, _SERVER_SECONDS), seconds=_SERVER_SECONDS + _SECONDS)
         for node in there:
             yield doctor.mlflow(node, uri, told.silent.get(node.id) or told.answers.get(node.id, ""))
-    if all(facts.answers[node.id]["versions"]["torch"] for node in there):
+    without = [str(node) for node in there if not facts.answers[node.id]["versions"]["torch"]]
+    if without:
+        yield Check("all-reduce", "", WARN, f"not tried: no torch on {', '.join(without)}", "install torch there")
+    else:
         yield doctor.all_reduce(ring.tried(there))
 
 

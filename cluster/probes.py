@@ -29,10 +29,8 @@ def facts(storage: str, package: str) -> dict[str, Any]:
 
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = ""
+        found = importlib.util.find_spec(name)
+        versions[name] = importlib.metadata.version(name) if found and found.origin else ""
     temporary = ray._private.worker.global_worker.node.get_session_dir_path()
     return {
         "versions": versions,
