@@ -60,6 +60,11 @@ class Head:
         everyone = psutil.process_iter(["name", "cmdline"])
         return [each for each in everyone if each.info["name"] == name and str(self.folder) in " ".join(each.info["cmdline"] or ())]
 
+    def look_away(self) -> None:
+        """Let `ray start` not notice from now on when one of its processes dies: it would end the others."""
+        for group in self._groups:
+            group.send_signal(signal.SIGSTOP)
+
     def stop(self) -> None:
         """End every process of the cluster, and only those."""
         children = [child for group in self._groups for child in _family(group.pid)]
