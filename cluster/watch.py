@@ -78,5 +78,6 @@ class Watch:
                 silent[place] = silent[place] + _ASK_SECONDS if place.silent() else 0.0
                 if silent[place] >= place.patience_seconds and not self._over.is_set():
                     self._gone, self.lost = place, True
+                    self.gone()  # where both are gone, the control plane is to be named
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # wakes it, wherever it waits
                     return
