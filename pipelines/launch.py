@@ -21,7 +21,7 @@ from pipelines import prepare as preparing
 from pipelines.attempt import Attempt
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import cause_of
+from pipelines.errors import StorageError, cause_of
 from pipelines.folder import RunFolder
 from pipelines.pausing import STOP, Pause, Paused
 from pipelines.prepare import Plan
@@ -95,6 +95,8 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             return dataset, _finished(training, pause, screen, begun=lambda: not session.lost and _reached(folder) != before), seconds
         except BaseException:
             folder.abandoned.touch()
+            if session.lost:
+                _part(pause, folder, screen)
             raise
 
 
@@ -124,6 +126,20 @@ def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *,
                 screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
         raise
     return cast("Outcome", outcome)  # only who was asked to stop has none
+
+
+def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
+    """End workers that Ray ends no more, once they have left a checkpoint: where the control plane is gone they train on for a minute,
+    and would keep others from writing."""
+    pause.ask(STOP)
+    screen.say("the control plane is gone: asked the workers to leave a checkpoint")
+    try:
+        with folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
+            newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+    except StorageError:
+        screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+    else:
+        screen.say(f"the workers have ended; {f'going on from {newest}' if newest else 'there is no checkpoint'} the next time")
 
 
 def _reached(folder: RunFolder) -> tuple[int, str]:
