@@ -79,7 +79,8 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         if run.data.mode == "stream" or not session.local:
             session.ready()
             if not session.local:
-                _room(run, session, screen)
+                spare = int(run.data.mode == "stream")
+                _room(run, *share(run, session.resources(), spare=spare), spare, screen)
             attempt.stage = "prepare"
             made = _timed(make)
         pause, before = Pause(folder.pause), _reached(folder)
@@ -100,10 +101,8 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             raise
 
 
-def _room(run: Run, session: Session, screen: Screen) -> None:
-    """Wait until a cluster of others has room for this run. Raises ClusterError with the arithmetic if it can never have."""
-    spare = int(run.data.mode == "stream")
-    cpus, gpus = share(run, session.resources(), spare=spare)
+def _room(run: Run, cpus: int, gpus: float, spare: int, screen: Screen) -> None:
+    """Wait until a cluster of others has room for this run: also when it has lost so many nodes that it had to get others first."""
     waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
 
 
@@ -164,7 +163,7 @@ def _supervise(
 
     def once() -> Outcome | Paused:
         if not session.local:
-            _room(run, session, screen)
+            _room(run, cpus, gpus, spare, screen)
         sizes.append(team.size())
         attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
         if run.scale.workers.elastic:

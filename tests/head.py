@@ -51,7 +51,8 @@ class Head:
         self._start("--address", self.address, cpus=cpus, wrap=wrap)
         log, deadline = self.folder / f"start-{len(self._groups) - 1}.log", time.monotonic() + START_SECONDS
         while "Ray runtime started" not in log.read_text():
-            assert self._groups[-1].poll() is None and time.monotonic() < deadline, log.read_text()
+            assert self._groups[-1].poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
 
     def processes(self, name: str) -> list[psutil.Process]:

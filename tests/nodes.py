@@ -18,6 +18,8 @@ from pipelines.train import train
 SHORT = ("train.steps=40", "train.checkpoint_every=10", "train.log_every=1", "scale.threads=1")
 LONG = ("train.steps=3000", "train.checkpoint_every=500", "train.log_every=10", "train.batch=8", "scale.threads=1")
 """Long enough for something to happen in between."""
+ALONE = ("train.steps=9000", *LONG[1:])
+"""The same for one worker, who waits for nobody."""
 TAKING = (*LONG, "train.micro_batch=2")
 """The cut of four workers, however many there are."""
 
