@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipelines.threads import in_background
-from tests.nodes import LONG, SHORT, Spoken, losses, made, run, trains, until
+from tests.nodes import ALONE, LONG, SHORT, Spoken, losses, made, run, trains, until
+
+TWO = (*SHORT, "scale.workers=2", "scale.cpus=1")
 
 
 @pytest.fixture
@@ -29,6 +31,17 @@ def test_two_nodes_follow_the_curve_of_one_process(tracked):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("two")
+def test_workers_that_hold_a_part_each_follow_the_curve_of_those_that_hold_all(tracked):
+    results = {
+        strategy: run(tracked, *TWO, f"scale.strategy={strategy}", f"name={strategy}", recipe="transformer") for strategy in ("ddp", "fsdp")
+    }
+    assert losses(tracked, "fsdp", "transformer") == pytest.approx(losses(tracked, "ddp", "transformer"), abs=1e-5)
+    assert results["fsdp"]["metrics"]["test/accuracy"] == results["ddp"]["metrics"]["test/accuracy"]
+    assert [result["workers"] for result in results.values()] == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two")
 def test_a_recurrent_network_does_as_well(tracked):
     trained_alone(tracked, "lstm", *SHORT)
     run(tracked, *SHORT, "scale.workers=2", "name=lstm-on-two-nodes", recipe="lstm")
@@ -45,12 +58,14 @@ def test_four_nodes_follow_the_curve_of_one_process(tracked, recipe):
 
 
 @pytest.mark.slow
-def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked, strategy):
+    name, settings = f"killed-{strategy}", (*LONG, "scale.workers=2", f"scale.strategy={strategy}")
     with made(2) as cluster:
-        undisturbed = run(tracked, *LONG, "scale.workers=2", "name=undisturbed")
+        undisturbed = run(tracked, *settings, f"name=undisturbed-{strategy}")
         screen = Spoken()
-        going = in_background(lambda: run(tracked, *LONG, "scale.workers=2", "name=killed", screen=screen))
-        until(trains(tracked, "killed", 60))
+        going = in_background(lambda: run(tracked, *settings, f"name={name}", screen=screen))
+        until(trains(tracked, name, 60))
         cluster.kill(cluster.workers()[0])
         cluster.add()
         result = going.result(timeout=300)
@@ -61,10 +76,10 @@ def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked):
 
 @pytest.mark.slow
 def test_a_node_that_is_announced_to_go_costs_no_step_and_no_retry(tracked):
-    undisturbed = run(tracked, *LONG, "scale.workers=0", "name=not-announced")
+    undisturbed = run(tracked, *ALONE, "scale.workers=0", "name=not-announced")
     with made(2) as cluster:
         screen = Spoken()
-        going = in_background(lambda: run(tracked, *LONG, "scale.workers=1", "scale.retries=0", "name=announced", screen=screen))
+        going = in_background(lambda: run(tracked, *ALONE, "scale.workers=1", "scale.retries=0", "name=announced", screen=screen))
         until(trains(tracked, "announced", 20))
         [before] = cluster.workers()
         cluster.announce(before)
