@@ -47,8 +47,13 @@ class Head:
         self._await()
 
     def join(self, *, cpus: int = 1, wrap: Sequence[str] = ()) -> None:
-        """Add a node, started by `wrap` where that is given."""
+        """Add a node, started by `wrap` where that is given, and wait until it is one of the cluster's."""
         self._start("--address", self.address, cpus=cpus, wrap=wrap)
+        log, deadline = self.folder / f"start-{len(self._groups) - 1}.log", time.monotonic() + START_SECONDS
+        while "Ray runtime started" not in log.read_text():
+            assert self._groups[-1].poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The cluster's processes of that name (gcs_server, raylet)."""
