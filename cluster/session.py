@@ -60,7 +60,7 @@ class Session:
     def lost(self) -> bool:
         """Whether its control plane was there and is gone."""
         watch = self._connecting.result() if self._connecting.done() and not self._connecting.exception() else None
-        return watch is not None and watch.lost
+        return watch is not None and (watch.lost or watch.gone())
 
     def ready(self) -> None:
         """Wait until the cluster answers. Raises ClusterError."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.gpus import check_shared
 from cluster.nodes import fits
 from cluster.session import ClusterError, Resources
 
@@ -36,10 +37,12 @@ def share(
     """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others. By default a worker has as many CPUs as it
     can, all of them being on nodes.
 
-    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many.
+    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many; and where they could not be
+    joined.
     """
     least = workers if least is None else least
     each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(least, 1))
+    check_shared(workers=workers, gpus=each_gpus)
     nodes = resources.nodes or ((resources.cpus, resources.gpus),)
     each_cpus = cpus or _widest(nodes, resources, max(workers, 1), each_gpus, spare)
     for kind, each, there, left in (("CPU", each_cpus, resources.cpus, spare), ("GPU", each_gpus, resources.gpus, 0)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,26 +113,45 @@ sys.stdin.readline()
 """
 
 
-@pytest.mark.slow
-def test_a_run_that_waits_says_for_what_and_who_holds_it(closed, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))} | closed.environment
+@contextlib.contextmanager
+def held(cluster: Head) -> Iterator[Callable[[], object]]:
+    """All CPUs of the cluster are held by another's job, until what is given is called."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))} | cluster.environment
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, closed.address], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, cluster.address], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert holder.stdout
         assert holder.stdout.readline() == "holding\n"
-        running = start([*QUICK, f"storage={tmp_path}", "name=waits", "scale.workers=2"], cwd=tmp_path, **with_token(closed))
-        assert running.stderr
-        said = next(line for line in running.stderr if "waiting for" in line)
-        assert "waiting for 2 workers x 1 CPU: 0 of 2 CPUs free; 2 CPUs held by job" in said
-        holder.communicate("over\n", timeout=60)
-        code, told, err = finish(running)
-        assert code == 0, err
-        assert told["workers"] == 2
+        yield lambda: holder.communicate("over\n", timeout=60)
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([*QUICK, "scale.workers=2"], "2 workers x 1 CPU"),
+        (["sweep", "cnn", "--space", "optim.lr=loguniform(1e-4,1e-2)", "--trials", "2", *QUICK[2:]], "1 worker x 1 CPU"),
+        (
+            ["sweep", "cnn", "--space", "optim.lr=loguniform(1e-4,1e-2)", "--trials", "1", *QUICK[2:], "scale.workers=2"],
+            "2 workers x 1 CPU",
+        ),
+    ],
+)
+def test_who_waits_says_for_what_and_who_holds_it(closed, tmp_path, words, wanted):
+    with held(closed) as let_go:
+        running = start([*words, f"storage={tmp_path}", "name=waits"], cwd=tmp_path, **with_token(closed))
+        assert running.stderr
+        said = next(line for line in running.stderr if "waiting for" in line)
+        assert f"waiting for {wanted}: 0 of 2 CPUs free; 2 CPUs held by job" in said
+        let_go()
+        code, told, err = finish(running)
+    assert code == 0, err
+    assert f"got {wanted}" in err
+    assert told["workers"] == 2 if words[0] == "train" else {trial["status"] for trial in told["trials"]} == {"finished"}
 
 
 @pytest.mark.slow

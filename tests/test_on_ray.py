@@ -321,6 +321,21 @@ def test_a_trial_may_have_workers_of_its_own_and_be_ended_early(tracked):
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
+def test_the_workers_of_a_trial_may_hold_a_part_each(tracked):
+    settings = ("sweep.space.optim.lr=grid(0.02, 0.03)", "sweep.search=grid", "sweep.confirm=1x2")
+    parts = swept(tracked, "parts-of-trials", *settings, "scale.workers=2", "scale.strategy=fsdp")
+    whole = swept(tracked, "whole-trials", *settings, "scale.workers=0")
+    for metric in ("val/loss", "val/accuracy"):
+        searched = [[trial["metrics"][metric] for trial in result["trials"]] for result in (parts, whole)]
+        assert searched[0] == pytest.approx(searched[1], abs=1e-4)
+    assert parts["best"]["params"] == whole["best"]["params"]
+    confirmed = [[value for each in result["confirmed"]["entrants"] for value in each["values"]] for result in (parts, whole)]
+    assert len(confirmed[0]) == 4
+    assert confirmed[0] == pytest.approx(confirmed[1], abs=1e-4)
+
+
 def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
     def judged(workers):
         where = [f"storage={tracked}", f"scale.workers={workers}"]
