@@ -71,7 +71,9 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
                 session, run.root if ready else None, package="pipelines", server=_health(uri), uri=shown, allow_open=allow_open
             )
         except ClusterError as error:
-            yield _refused("cluster", "", error)
+            address = cluster_session.address()
+            called = str(error).replace(f"RAY_ADDRESS={address}", f"the cluster at {address}")  # it may have been given as --address
+            yield _refused("cluster", "", ClusterError(called))
 
 
 def _told(name: str, check: Callable[[], None], found: str) -> Check:

@@ -82,6 +82,21 @@ def test_a_clock_may_be_a_second_off(skew, uncertainty, status):
     assert doctor.clock(NODE, skew, uncertainty).status == status
 
 
+def test_who_cannot_import_the_program_is_told_how_its_code_gets_there():
+    assert doctor.package(NODE, {"package": True}, "pipelines").status == PASS
+    missing = doctor.package(NODE, {"package": False}, "pipelines")
+    assert (missing.status, "raylway submit" in missing.fix) == (WARN, True)
+
+
+@pytest.mark.parametrize(("check", "words"), [(doctor.mlflow, "every node reaches"), (doctor.storage, "all nodes share")])
+def test_what_a_node_does_not_see_is_a_failure_with_its_cause(check, words):
+    assert check(NODE, "/storage", "").status == PASS
+    failed = check(NODE, "/storage", "timed out")
+    assert (failed.status, failed.node) == (FAIL, "node 10.0.0.7 (01234567)")
+    assert "timed out" in failed.found
+    assert words in failed.fix
+
+
 def test_half_of_the_round_trip_is_taken_off_a_clock():
     assert doctor.skew(100.0, 105.3, 100.6) == pytest.approx((5.0, 0.3))
 
