@@ -165,11 +165,13 @@ class Jobs:
             raise reach.refused(self.address, presented=self._token) from None
         except (requests.RequestException, OSError) as error:
             raise ClusterError(f"{self.address}: no Ray dashboard answers there ({_cause(error)}); {_WHERE}") from None
-        except (RuntimeError, ValueError, KeyError) as error:
+        except KeyError:
+            raise self._no_ray("it tells no version") from None
+        except (RuntimeError, ValueError) as error:
             said = str(error)
             if "already exists" in said and "submission_id" in said:
                 raise Taken(id) from None
-            if "does not exist" in said or "status code 404" in said:
+            if "does not exist" in said or "status code 404" in said or "returned 404" in said:
                 raise (NoSuchJob(f"{id}: no such job at {self.address}{self._nearest(id)}") if id else self._no_ray(said)) from None
             raise ClusterError(f"{self.address}: {_first(error)}") from None
 

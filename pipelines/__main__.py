@@ -282,16 +282,16 @@ def submit(
     verb, given = _parsed(context, words or []) if words else ("", {})
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines import submit
+        from pipelines import jobs, submit
 
         if sum([list_, status is not None, stop is not None, bool(words)]) != 1:
             from pipelines.errors import RecipeError
 
             raise RecipeError("submit: give a command behind --, such as `-- train cnn`, or one of --list, --status ID and --stop ID")
         if list_:
-            return submit.listed(address, screen)
+            return jobs.listed(address, screen)
         if status or stop:
-            return submit.looked_at(address, status, screen) if status else submit.stopped(address, stop or "", screen)
+            return jobs.looked_at(address, status, screen) if status else jobs.stopped(address, stop or "", screen)
         asked = submit.Asked(address, name, working_dir, tuple(exclude or []), again, wait=not no_wait)
         return submit.submit(verb, (words or [])[1:], given, asked, screen)
 

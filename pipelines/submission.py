@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines import config
 from pipelines.config import Loaded
+from pipelines.data import files
 from pipelines.errors import RecipeError
 from pipelines.groups import Name
 from pipelines.tracking.provenance import redact
@@ -88,6 +89,26 @@ def submission_of(
         environment=((_TRACKING, uri),) if uri else (),
         as_json="--json" in words,
     )
+
+
+def check_sent(submission: Submission, sent: Mapping[str, int]) -> None:
+    """Raises RecipeError if files that the command names are not among those that go up, DataError if there are none of that name."""
+    with contextlib.chdir(submission.folder):
+        missing = [f"{setting} {text}: {why}" for setting, text in submission.local if (why := _left_out(text, submission.folder, sent))]
+    if missing:
+        raise RecipeError(*missing)
+
+
+def _left_out(text: str, folder: Path, sent: Mapping[str, int]) -> str | None:
+    """Why a job would not find what `text` names; None if it would."""
+    instead = "name it by an absolute path or a URI that every node reaches"
+    for file in files.find(text):
+        place = Path(file.uri)
+        if not place.is_relative_to(folder):
+            return f"lies outside {folder}, so it does not go up; {instead}"
+        if (name := str(place.relative_to(folder))) not in sent:
+            return f"{name} is left out of what goes up, by .gitignore, .rayignore or --exclude; {instead}, or let it go up"
+    return None
 
 
 def _checked(folder: Path) -> Path:
@@ -164,7 +185,7 @@ def _elsewhere_too(place: str) -> bool:
 
 
 def _local(verb: str, given: Mapping[str, Any], loaded: Loaded | None) -> Iterator[tuple[str, str]]:
-    """The files that are named relative to the folder."""
+    """The files that are named relative to the folder, and the program itself."""
     from pipelines.data.embedded import EMBEDDED
 
     keys = ("source", "train", "validation", "test")
@@ -172,7 +193,8 @@ def _local(verb: str, given: Mapping[str, Any], loaded: Loaded | None) -> Iterat
     if verb == "predict":
         named["INPUT"] = given["input_"]
     if str(given.get("recipe") or "").endswith((".yaml", ".yml")):
-        named["RECIPE"] = given["recipe"]
+        named["recipe"] = given["recipe"]
+    named["the program"] = _ROOMS[0]
     yield from ((key, text) for key, text in named.items() if text and text not in EMBEDDED and not _elsewhere_too(text))
 
 

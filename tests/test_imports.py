@@ -122,6 +122,7 @@ def test_nouns_import_no_verb_and_no_cluster():
         "track",
         "submit",
         "submission",
+        "jobs",
     )
     verbs = {f"pipelines.{name}" for name in names}
     for module in NOUNS:
