@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
-from pipelines.errors import shown
+from pipelines.errors import INTERRUPTED, shown
 from pipelines.screen import Screen
 from pipelines.submission import address_of
 from pipelines.tracking.provenance import redact
@@ -77,7 +77,13 @@ def ended(job: Job) -> str:
         return {"SUCCEEDED": "finished"}.get(job.status, job.status.lower())
     if job.exit_code is None:
         return f"failed: {_cause(job.message)}"
-    return f"failed with exit code {job.exit_code}" if job.exit_code > 0 else f"its process was killed by signal {-job.exit_code}"
+    killed = signal_of(job.exit_code)
+    return f"its process was killed by signal {killed}" if killed else f"failed with exit code {job.exit_code}"
+
+
+def signal_of(exit_code: int) -> int | None:
+    """The signal that ended a process, as its parent tells it (-9), or the shell between them (137); 130 is a code of ours."""
+    return -exit_code if exit_code < 0 else exit_code - 128 if exit_code > 128 and exit_code != INTERRUPTED else None
 
 
 def clock(seconds: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ClusterError
 from pipelines.errors import CLUSTER, INTERRUPTED, RecipeError, shown
-from pipelines.jobs import ID, clock, ended, newest, show_end, told
+from pipelines.jobs import ID, clock, ended, newest, show_end, signal_of, told
 from pipelines.screen import Screen
 from pipelines.submission import VERBS, Submission, address_of, check_sent, submission_of
 
@@ -65,10 +65,10 @@ def code_of(result: Mapping[str, Any]) -> int:
     """The exit code of `submit`: the job's own; 0 where nobody waited; 130 where it was stopped, or is no longer followed."""
     if result["detached"] or result["status"] == "STOPPED":
         return INTERRUPTED
+    if result["status"] != "FAILED":
+        return 0
     code = result["exit_code"]
-    if result["status"] == "FAILED":
-        return code if code is not None and 0 < code < 256 else CLUSTER
-    return 0
+    return CLUSTER if code is None or signal_of(code) else code
 
 
 def _submitted(jobs: Jobs, submission: Submission, asked: Asked, screen: Screen, typed: str) -> dict[str, Any]:
