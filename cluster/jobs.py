@@ -27,7 +27,7 @@ from cluster import reach
 from cluster.errors import ClusterError
 from cluster.upload import Package
 
-_CONNECT_SECONDS, _ANSWER_SECONDS, _UPLOAD_SECONDS = 10.0, 30.0, 300.0
+_CONNECT_SECONDS, _ANSWER_SECONDS, _SENT_SECONDS = 10.0, 30.0, 300.0
 _LOOK_SECONDS, _AGAIN_SECONDS = 20.0, 1.0
 LOST_SECONDS = 60.0
 """How long a cluster may not answer while a job is followed."""
@@ -191,7 +191,7 @@ class _Bounded(JobSubmissionClient):
     """Ray's client waits for an answer without end (2.60)."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        seconds = _UPLOAD_SECONDS if method == "PUT" else _ANSWER_SECONDS
+        seconds = _ANSWER_SECONDS if method == "GET" else _SENT_SECONDS
         return super()._do_request(method, endpoint, **({"timeout": (_CONNECT_SECONDS, seconds)} | options))
 
 

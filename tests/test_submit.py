@@ -24,7 +24,6 @@ QUICK = ("train", "cnn", "train.steps=20", "scale.workers=0", "scale.threads=1",
 LONG = (
     "train",
     "cnn",
-    "train.steps=2000",
     "train.batch=1024",
     "train.eval_every=1000",
     "scale.threads=1",
@@ -151,7 +150,7 @@ def test_two_at_once_are_one_job_and_both_follow_it(cluster, tmp_path):
 
 
 def test_ctrl_c_leaves_the_job_and_stop_leaves_a_checkpoint_and_the_same_goes_on(cluster, tmp_path):
-    words = (*LONG, f"storage={tmp_path}", "name=stopped", "train.checkpoint_every=100000")
+    words = (*LONG, f"storage={tmp_path}", "name=stopped", "train.steps=2000", "train.checkpoint_every=100000")
     first = start(command(cluster, *words), cwd=tmp_path, **entering(cluster))
     until(lambda: written(tmp_path, "stopped"), first)
     first.send_signal(signal.SIGINT)
@@ -181,7 +180,7 @@ def test_ctrl_c_leaves_the_job_and_stop_leaves_a_checkpoint_and_the_same_goes_on
 
 
 def test_a_driver_that_is_killed_is_told_and_the_same_goes_on(cluster, tmp_path):
-    words = (*LONG, f"storage={tmp_path}", "name=killed", "train.checkpoint_every=100", "scale.workers=0")
+    words = (*LONG, f"storage={tmp_path}", "name=killed", "train.steps=600", "train.checkpoint_every=100", "scale.workers=0")
     running = start(command(cluster, *words), cwd=tmp_path, **entering(cluster))
     until(lambda: checkpoints(tmp_path, "killed"), running)
     [driver] = drivers("killed")
@@ -246,7 +245,7 @@ def test_a_stray_file_is_refused_by_name_and_nothing_goes_up(cluster, tmp_path):
 
 
 def test_a_connection_that_is_cut_is_taken_up_and_no_line_is_lost_or_told_twice(cluster, tmp_path):
-    words = (*LONG, f"storage={tmp_path}", "name=cut", "scale.workers=0")
+    words = (*LONG, f"storage={tmp_path}", "name=cut", "train.steps=600", "scale.workers=0")
     wire = Forwarder(int(urlsplit(cluster.dashboard).port or 0))
     try:
         running = start(command(cluster, *words, address=f"http://127.0.0.1:{wire.port}"), cwd=tmp_path, **entering(cluster))
@@ -256,13 +255,13 @@ def test_a_connection_that_is_cut_is_taken_up_and_no_line_is_lost_or_told_twice(
     finally:
         wire.close()
     assert code == 0, err
-    assert told["result"]["steps"] == 2000
+    assert told["result"]["steps"] == 600
     kept = next(cluster.folder.glob("session_2*/logs/job-driver-cut.log")).read_text()
     assert kept in err
 
 
 def test_a_lost_head_is_told_and_on_another_the_same_goes_on(tmp_path):
-    words = (*LONG, f"storage={tmp_path}", "name=lost", "train.checkpoint_every=100", "scale.workers=0")
+    words = (*LONG, f"storage={tmp_path}", "name=lost", "train.steps=600", "train.checkpoint_every=100", "scale.workers=0")
     with head(cpus=1, token=new_token()) as first:
         running = start(command(first, *words), cwd=tmp_path, **entering(first))
         until(lambda: checkpoints(tmp_path, "lost"), running)
