@@ -12,7 +12,7 @@ import difflib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,13 +172,15 @@ class Jobs:
             if "already exists" in said and "submission_id" in said:
                 raise Taken(id) from None
             if "does not exist" in said or "status code 404" in said or "returned 404" in said:
-                raise (NoSuchJob(f"{id}: no such job at {self.address}{self._nearest(id)}") if id else self._no_ray(said)) from None
+                raise (self.no_such(id, self.all()) if id else self._no_ray(said)) from None
             raise ClusterError(f"{self.address}: {_first(error)}") from None
 
-    def _nearest(self, id: str) -> str:
-        known = [job.id for job in self.all()]
+    def no_such(self, id: str, every: Sequence[Job]) -> NoSuchJob:
+        """The error for an id that none of `every` has."""
+        known = [job.id for job in every]
         near = difflib.get_close_matches(id, known, n=1)
-        return f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(known[-10:])}" if known else "; it has none"
+        there = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known[-10:])}" if known else "it has none"
+        return NoSuchJob(f"{id}: no such job at {self.address}; {there}")
 
     def _no_ray(self, said: str) -> ClusterError:
         return ClusterError(f"{self.address}: what answers there is no Ray dashboard ({said.splitlines()[0][:120]}); {_WHERE}")

@@ -104,7 +104,10 @@ def _jobs(address: str | None) -> Jobs:
 
 def _found(jobs: Jobs, id: str) -> Job:
     """The job that an id means: of several goes at the same, the newest. Raises ClusterError."""
-    return newest(jobs.all(), id) or jobs.one(id)
+    every = jobs.all()
+    if (found := newest(every, id)) is None:
+        raise jobs.no_such(id, every)
+    return found
 
 
 def _took(job: Job) -> str:

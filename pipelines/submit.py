@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cluster.jobs import Job, Jobs
 
 _MEANING, _PACKAGE = "raylway.meaning", "raylway.package"
+_TRIES = 5
 _PROGRAM = Path(__file__).resolve().parents[1]
 _LOGIN = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
@@ -56,9 +57,10 @@ def submit(verb: str, words: Sequence[str], given: Mapping[str, Any], asked: Ask
 
     jobs = Jobs(address)
     typed = shlex.join(["raylway", "submit", "--address", shown(address), *_options(asked), "--", verb, *words])
-    while True:
+    for _ in range(_TRIES):
         with contextlib.suppress(Taken):  # someone else submitted the same a moment ago: look again
             return _submitted(jobs, submission, asked, screen, typed)
+    raise ClusterError(f"{submission.id}: the cluster says that this id is used, and shows no job of it; choose another by --name")
 
 
 def code_of(result: Mapping[str, Any]) -> int:

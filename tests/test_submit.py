@@ -208,6 +208,13 @@ def test_a_job_that_fails_gives_its_exit_code_and_what_a_shell_would_do_is_not_d
     assert list(made.iterdir()) == []
 
 
+def test_more_workers_than_the_nodes_can_ever_hold_are_refused_by_the_job_with_the_arithmetic(cluster, tmp_path):
+    words = ("train", "cnn", "train.steps=20", "scale.workers=64", "train.batch=128", f"storage={tmp_path}", "name=many", "--json")
+    code, told, err = submit(cluster, *words, cwd=tmp_path)
+    assert (code, told["status"], told["exit_code"]) == (12, "FAILED", 12), err
+    assert "scale.workers=64 x 1 CPUs = 64, but the cluster has 2 CPUs" in err
+
+
 def test_jobs_are_listed_and_one_that_is_not_there_is_said(cluster, tmp_path):
     code, told, err = submit(cluster, *QUICK, f"storage={tmp_path}", "name=listed", cwd=tmp_path, options=("--no-wait",))
     assert (code, told["submission_id"], told["result"]) == (0, "listed", None), err
