@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from pipelines import collecting
+
 _ERROR_LINES = 25
 _RESUMED = ("train", "sweep")
 
@@ -19,6 +21,7 @@ def tell(
     body: Callable[[Any], dict[str, Any]], as_json: bool, *, command: list[str], code: Callable[[dict[str, Any]], int] = lambda _: 0
 ) -> None:
     """Run a verb; show its result, or say in a few lines what went wrong and exit with the code for it."""
+    collecting.seldom()
     from pipelines.errors import code_of
     from pipelines.screen import Screen
 
