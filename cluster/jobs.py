@@ -119,7 +119,7 @@ class Jobs:
         return asyncio.run(self._follow(id, write))
 
     async def _follow(self, id: str, write: Callable[[str], None]) -> Job:
-        told, answered = 0, time.monotonic()
+        told, lost_since = 0, None
         while True:
             seen = 0
             try:
@@ -128,16 +128,18 @@ class Jobs:
                         if fresh := text[max(0, told - seen) :]:
                             write(fresh)
                         seen += len(text)
-                        told, answered = max(told, seen), time.monotonic()
+                        told, lost_since = max(told, seen), None
                 if (job := self.one(id)).over:
                     return job
-                answered = time.monotonic()
             except NoSuchJob:
                 raise
             except (ClusterError, aiohttp.ClientError, OSError, RuntimeError, TimeoutError) as error:
-                if time.monotonic() - answered > LOST_SECONDS:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > LOST_SECONDS:
                     said = f"{self.address}: no answer for {LOST_SECONDS:g} s while {id} was followed"
                     raise ClusterError(f"{said} ({_first(error)})") from None
+            else:
+                lost_since = None
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _pieces(self, id: str) -> AsyncGenerator[str, None]:
