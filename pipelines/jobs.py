@@ -57,7 +57,7 @@ def stopped(address: str | None, id: str, screen: Screen) -> dict[str, Any]:
         if not job.over:
             raise ClusterError(f"{job.id}: was asked to stop, and is still {job.status.lower()}; see raylway submit --status {job.id}")
         show_end(jobs, job, screen)
-        screen.say(f"{job.id}: {ended(job)}")
+        screen.say(f"{job.id}: {ended(job)}" + ("; the command that submitted it goes on with it" if job.status == "STOPPED" else ""))
     return {"address": shown(jobs.address), **told(job)}
 
 

@@ -79,7 +79,7 @@ def _submitted(jobs: Jobs, submission: Submission, asked: Asked, screen: Screen,
     if before:
         _check_same(before, submission)
     if before and not before.over:
-        screen.say(f"{before.id}: is {before.status.lower()} since {clock(before.began)}; this is what it writes")
+        screen.say(f"{before.id}: is there already, since {clock(before.began)}")
         return _followed(jobs, before, submission, asked, screen, typed)
     from cluster.upload import package_of
 
