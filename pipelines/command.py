@@ -47,7 +47,7 @@ def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:
     import shlex
     import traceback
 
-    from pipelines.errors import RecipeError, WorkerFailed
+    from pipelines.errors import RecipeError, WorkerFailed, goes_on
 
     resume = f"resume with: raylway {shlex.join(command)}"
     if isinstance(error, KeyboardInterrupt):
@@ -59,7 +59,7 @@ def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:
         lines += [f"  worker {error.failure.rank}" + (f", {error.failure.frame}" if error.failure.frame else "")]
     elif code == 10:
         lines = [f"error: {type(error).__name__}: {error}", *"".join(traceback.format_exception(error)).splitlines()[-20:]]
-    if code in (10, 11, 12) and command[0] in _RESUMED:
+    if code in (10, 11, 12) and command[0] in _RESUMED and goes_on(error):
         lines += [resume]
     return lines
 
