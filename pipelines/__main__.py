@@ -267,7 +267,7 @@ def submit(
     ] = None,
     name: Annotated[str | None, typer.Option(help="The job's id; default: name= of the command, or made of what it is.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is submitted.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Submit anew what has finished.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Submit a run anew that has finished.")] = False,
     working_dir: Annotated[Path, typer.Option(help="The folder that goes up, and that the command is run in.")] = Path(),
     exclude: Annotated[list[str] | None, typer.Option(help="Leave out, as .gitignore writes it. May be given several times.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the cluster's jobs.")] = False,

@@ -27,6 +27,7 @@ from pipelines.tracking.provenance import redact
 
 VERBS = ("train", "sweep", "prepare", "evaluate", "predict", "promote", "reproduce", "verify")
 """What can be a job."""
+_RUNS = ("train", "sweep")
 ENTRY = ("python", "-m", "pipelines")
 _ROOMS = ("pipelines/__main__.py", "workloads", "cluster")
 _TRACKING = "MLFLOW_TRACKING_URI"
@@ -49,6 +50,8 @@ class Submission:
     environment: tuple[tuple[str, str], ...]
     as_json: bool
     """Whether the job's last line is its result."""
+    lasting: bool
+    """Whether it makes a run that is there for good; the answers of other commands change with what is asked about."""
 
 
 def address_of(given: str | None, environment: Mapping[str, str]) -> str:
@@ -81,13 +84,14 @@ def submission_of(
         meaning = _meaning(verb, words, loaded)
     uri = environment.get(_TRACKING)
     return Submission(
-        id=name or (loaded and verb in ("train", "sweep") and loaded.run.name) or _made_id(verb, words, given, loaded, meaning),
+        id=name or (loaded and verb in _RUNS and loaded.run.name) or _made_id(verb, words, given, loaded, meaning),
         meaning=meaning,
         command=shlex.join([*ENTRY, verb, *words]),
         folder=folder,
         local=tuple(_local(verb, given, loaded)),
         environment=((_TRACKING, uri),) if uri else (),
         as_json="--json" in words,
+        lasting=verb in _RUNS,
     )
 
 
@@ -199,7 +203,7 @@ def _local(verb: str, given: Mapping[str, Any], loaded: Loaded | None) -> Iterat
 
 
 def _meaning(verb: str, words: Sequence[str], loaded: Loaded | None) -> str:
-    if loaded and verb in ("train", "sweep"):
+    if loaded and verb in _RUNS:
         return _hash([verb, loaded.run.identity(loaded.run.data.model_dump_json())])
     return _hash([verb, *_plain(words)])
 

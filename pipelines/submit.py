@@ -1,5 +1,5 @@
 """Submit: a command as a job of a cluster. The same again attaches to it while it runs, goes on with it where it failed, was stopped or
-was lost, and shows what came of it when it is done."""
+was lost, and shows what came of a run that is done."""
 
 from __future__ import annotations
 
@@ -85,8 +85,9 @@ def _submitted(jobs: Jobs, submission: Submission, asked: Asked, screen: Screen,
 
     package = package_of(submission.folder, asked.excludes)
     check_sent(submission, package.files)
-    if before and before.status == "SUCCEEDED" and not asked.again and before.metadata.get(_PACKAGE, package.uri) == package.uri:
-        screen.say(f"{before.id}: finished at {clock(before.ended)}; run it again with raylway submit --again. The end of what it wrote:")
+    done = before and before.status == "SUCCEEDED" and before.metadata.get(_PACKAGE, package.uri) == package.uri
+    if before and done and submission.lasting and not asked.again:
+        screen.say(f"{before.id}: finished at {clock(before.ended)}; raylway submit --again looks whether its data have changed since")
         show_end(jobs, before, screen)
         return _outcome(jobs, before, submission)
     id = _free(every, submission.id)

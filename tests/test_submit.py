@@ -215,6 +215,14 @@ def test_more_workers_than_the_nodes_can_ever_hold_are_refused_by_the_job_with_t
     assert "scale.workers=64 x 1 CPUs = 64, but the cluster has 2 CPUs" in err
 
 
+def test_what_makes_no_run_is_done_each_time(cluster, tmp_path):
+    words = ("prepare", "cnn", f"storage={tmp_path}", "scale.workers=0", "--json")
+    first, second = (submit(cluster, *words, cwd=tmp_path) for _ in range(2))
+    assert (first[0], second[0]) == (0, 0), second[2]
+    assert second[1]["submission_id"] == first[1]["submission_id"] + "-2"
+    assert (first[1]["result"]["found"], second[1]["result"]["found"]) == (False, True)
+
+
 def test_jobs_are_listed_and_one_that_is_not_there_is_said(cluster, tmp_path):
     code, told, err = submit(cluster, *QUICK, f"storage={tmp_path}", "name=listed", cwd=tmp_path, options=("--no-wait",))
     assert (code, told["submission_id"], told["result"]) == (0, "listed", None), err
