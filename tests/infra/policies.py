@@ -125,6 +125,13 @@ def runs_end_and_are_tried_again(objects: list[Object]) -> Iterator[str]:
                 yield f"{each['metadata']['name']}: not tried again, or without an end"
 
 
+def what_comes_again_is_not_tried_again(objects: list[Object]) -> Iterator[str]:
+    """KubeRay repeats whatever fails; `attempt` (infra/docker/attempt.py) stops a job whose failure another cluster would not cure."""
+    for each in objects:
+        if each["kind"] == "RayJob" and shlex.split(each["spec"]["entrypoint"])[0] != "attempt":
+            yield f"{each['metadata']['name']}: a wrong recipe would be begun again, cluster by cluster"
+
+
 def entry_points_are_argument_lists(objects: list[Object]) -> Iterator[str]:
     """Ray gives them to a shell, so what a shell would read in its own way must be quoted."""
     for each in objects:
@@ -158,7 +165,8 @@ ALL: tuple[Policy, ...] = (
         nothing_is_public,
     ),
     *(clusters_ask_for_a_token, ray_is_the_one_that_is_pinned, heads_do_no_work, workers_have_time_to_leave),
-    *(groups_have_sizes_that_go_together, runs_end_and_are_tried_again, entry_points_are_argument_lists, storage_outlives_the_nodes),
+    *(groups_have_sizes_that_go_together, runs_end_and_are_tried_again, what_comes_again_is_not_tried_again),
+    *(entry_points_are_argument_lists, storage_outlives_the_nodes),
     names_are_short_labels,
 )
 
