@@ -96,6 +96,29 @@ def test_each_hole_in_it_is_found() -> None:
     assert len(loose(stack)) == 3
 
 
+def rendered(folder: Path) -> dict[str, Any]:
+    """What `docker-compose config` makes of both files."""
+    if not shutil.which("docker-compose"):
+        pytest.skip("docker-compose is not installed: what it makes of the two files is not looked at")
+    for name in ("compose.yaml", "compose.gpu.yaml"):
+        text = (INFRA / "docker" / name).read_text()
+        (folder / name).write_text(text.replace("name: raylway\n", ""))  # which Debian's docker-compose 1.29 does not know yet
+    command = ["docker-compose", "--project-directory", INFRA / "docker", "-f", folder / "compose.yaml", "-f", folder / "compose.gpu.yaml"]
+    done = subprocess.run([*command, "config"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+def test_what_compose_makes_of_both_files_is_closed_and_gives_the_gpus_to_the_worker(tmp_path: Path) -> None:
+    stack = rendered(tmp_path)
+    assert loose(stack) == []
+    assert stack["services"].keys() == COMPOSE["services"].keys()
+    with_gpus = {name for name, service in stack["services"].items() if "devices" in str(service.get("deploy"))}
+    assert with_gpus == {"ray-worker"}
+    assert {service["image"] for name, service in stack["services"].items() if name.startswith("ray-")} == {"raylway:0.1.0-cuda"}
+    assert stack["services"]["mlflow-upgrade"].get("ports", []) == []
+
+
 def test_every_secret_of_the_stack_is_made_by_the_script() -> None:
     script = (INFRA / "docker" / "secrets.sh").read_text()
     assert all(name in script for name in COMPOSE["secrets"])
