@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from tests.infra.manifests import ROOT, Object, clusters, containers, pods
 
 _NOTICE_SECONDS = 120
+_LINGERING_SECONDS = 600
 _SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|_KEY$", re.IGNORECASE)
 _LOGIN = re.compile(r"://[^/@:]*:[^/@]+@")
 Policy = Callable[[list[Object]], Iterator[str]]
@@ -123,6 +124,8 @@ def runs_end_and_are_tried_again(objects: list[Object]) -> Iterator[str]:
             spec = each["spec"]
             if not spec.get("backoffLimit") or not spec.get("activeDeadlineSeconds") or not spec.get("shutdownAfterJobFinishes"):
                 yield f"{each['metadata']['name']}: not tried again, or without an end"
+            if spec.get("ttlSecondsAfterFinished", 0) > _LINGERING_SECONDS:
+                yield f"{each['metadata']['name']}: holds its GPUs for long after its end"
 
 
 def what_comes_again_is_not_tried_again(objects: list[Object]) -> Iterator[str]:

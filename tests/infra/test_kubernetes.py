@@ -131,6 +131,7 @@ BREAKS: dict[str, Callable[[list[Object]], Any]] = {
 
 
 MORE_BREAKS: list[tuple[str, Callable[[list[Object]], Any]]] = [
+    ("runs_end_and_are_tried_again", lambda o: o[0]["spec"].update(ttlSecondsAfterFinished=3600)),
     ("nothing_runs_as_root", lambda o: _container(o)["securityContext"].update(runAsUser=0)),
     ("nothing_gains_privileges", lambda o: _container(o)["securityContext"].update(privileged=True)),
     (
