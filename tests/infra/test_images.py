@@ -40,6 +40,14 @@ def test_python_is_the_one_that_the_project_asks_for() -> None:
     assert 'requires-python = ">=3.11,<3.12"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_what_is_copied_is_there_and_is_sent_to_the_builder() -> None:
+    sent = [line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [word for line in re.findall(r"^COPY (?!--from)(?:--\S+ )*(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()]
+    assert len(copied) > 10
+    assert [path for path in copied if not (ROOT / path).exists()] == []
+    assert [path for path in copied if not any(Path(path).is_relative_to(each) for each in sent)] == []
+
+
 def test_every_final_image_runs_as_a_user() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
     final = [stage for stage in stages if "ENTRYPOINT" in stage]

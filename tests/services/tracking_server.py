@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -16,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -120,16 +117,6 @@ class TrackingServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-
-    def ask(self, method: str, path: str, told: dict[str, Any] | None = None) -> Any:
-        """An answer of the REST interface to the administrator."""
-        login = base64.b64encode(f"{_ADMIN}:{self.passwords[_ADMIN]}".encode()).decode()
-        headers = {"Authorization": f"Basic {login}", "Content-Type": "application/json"}
-        request = urllib.request.Request(
-            f"{self.uri}/api/2.0/{path}", json.dumps(told).encode() if told is not None else None, headers, method=method
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
 
     def _answers(self) -> bool:
         try:
