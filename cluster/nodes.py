@@ -43,6 +43,14 @@ def there() -> dict[str, Node]:
     return nodes
 
 
+def own_raylet() -> str | None:
+    """Where the raylet listens that this process belongs to, as host:port."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return next((f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["NodeID"] == own), None)
+
+
 def room(nodes: Iterable[Node], *, cpus: float, gpus: float) -> int:
     """How many more workers fit onto what is free."""
     return fits(((node.cpus, node.gpus) for node in nodes if not node.leaving), cpus=cpus, gpus=gpus)

@@ -6,12 +6,16 @@ Ray itself asks an address that nobody answers at for ever, and a wrong token fo
 from __future__ import annotations
 
 import os
+import re
+import time
 from typing import Any
 
 from cluster.errors import ClusterError
 
 ANSWER_SECONDS = 10.0
+_NODE_SECONDS = 10.0
 _TOKEN = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH, a file that holds it)"
+_SAME = "install the same versions on the driver and every node"
 _SOURCES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -29,7 +33,9 @@ def check(address: str) -> None:
     import ray
 
     if there and there != ray.__version__:
-        raise ClusterError(f"RAY_ADDRESS={address}: the cluster runs Ray {there}, this is Ray {ray.__version__}; both must be the same")
+        raise ClusterError(f"RAY_ADDRESS={address}: the cluster runs Ray {there}, this is Ray {ray.__version__}; {_SAME}")
+    if not _has_node():
+        raise _no_node(f"RAY_ADDRESS={address}")
 
 
 def refused(where: str, *, presented: bool | None = None) -> ClusterError:
@@ -70,14 +76,33 @@ def send_token_if_there() -> bool:
     return on
 
 
+def lets_anyone_in(address: str) -> bool:
+    """Whether the control plane at `address` (host:port) answers to who has no token."""
+    import grpc
+    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
+    try:
+        NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_SECONDS)
+    except grpc.RpcError:
+        return False
+    finally:
+        channel.close()
+    return True
+
+
 def translated(error: BaseException, where: str) -> ClusterError:
     """What Ray said when it could not connect, as one sentence."""
     if type(error).__name__ == "AuthenticationError":
         return no_token() if "no authentication token was found" in str(error) else refused(where)
     sentence = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "Version mismatch" in sentence:
-        sentence = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        return ClusterError(f"{where}: {sentence}; the driver and every node must have the same versions of Ray and Python")
+        theirs_and_ours = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
+        theirs, ours = (f"Ray {ray} on Python {python}" for ray, python in theirs_and_ours)
+        return ClusterError(f"{where}: the cluster runs {theirs}, this is {ours}; {_SAME}")
+    if "No node info found" in sentence:
+        return _no_node(where)
     return ClusterError(f"no Ray cluster: {sentence}")
 
 
@@ -102,7 +127,7 @@ def _alive(address: str) -> str:
         ) from None
     finally:
         channel.close()
-    if sent and _open(address, request=CheckAliveRequest(), stub=NodeInfoGcsServiceStub):
+    if sent and lets_anyone_in(address):
         raise ClusterError(
             f"{where}: the cluster asks for no token, but one is there ({_source()}), and Ray would then refuse what its nodes say; "
             "set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token"
@@ -110,18 +135,21 @@ def _alive(address: str) -> str:
     return str(getattr(reply, "ray_version", "") or "")
 
 
-def _open(address: str, *, request: Any, stub: Any) -> bool:
-    """Whether the control plane answers to who has no token."""
-    import grpc
+def _has_node() -> bool:
+    """Whether a raylet runs on this machine, or does within some seconds: one may be starting. Ray itself looks for a minute (2.60)."""
+    from ray._private.services import find_node_ids
 
-    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
-    try:
-        stub(channel).CheckAlive(request, timeout=ANSWER_SECONDS)
-    except grpc.RpcError:
-        return False
-    finally:
-        channel.close()
-    return True
+    deadline = time.monotonic() + _NODE_SECONDS
+    while not (found := find_node_ids()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return bool(found)
+
+
+def _no_node(where: str) -> ClusterError:
+    return ClusterError(
+        f"{where}: the cluster is there, but this machine is none of its nodes, and a driver must be on one; submit the job "
+        "(ray job submit, raylway submit), or let this machine join by `ray start --address`"
+    )
 
 
 def _source() -> str:

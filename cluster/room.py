@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cluster.gpus import check_shared
 from cluster.session import ClusterError, Resources
 
 
@@ -21,10 +22,11 @@ class Room:
 def room(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, most: int | None = None) -> Room:
     """How many trials fit at once. A trial of one worker runs in its Tune process; of several, that process holds no CPU itself.
 
-    Raises ClusterError with the arithmetic if not even one fits.
+    Raises ClusterError with the arithmetic if not even one fits, and where the workers of a trial cannot be joined.
     """
     members, cpus = max(workers, 1), cpus or 1
     gpus = (1.0 if resources.gpus else 0.0) if gpus is None else gpus
+    check_shared(workers=members, gpus=gpus)
     fits, sums = [], []
     for kind, each, there in (("CPU", float(cpus), resources.cpus), ("GPU", gpus, resources.gpus)):
         if each:

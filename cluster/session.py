@@ -17,6 +17,7 @@ from typing import Any
 
 from cluster import reach
 from cluster.errors import ClusterError as ClusterError
+from cluster.nodes import own_raylet
 from cluster.watch import Watch
 
 # The glibc allocator keeps freed memory instead of giving it back to the kernel at every step: 1.65 times the speed for a small CNN,
@@ -59,7 +60,7 @@ class Session:
     def lost(self) -> bool:
         """Whether its control plane was there and is gone."""
         watch = self._connecting.result() if self._connecting.done() and not self._connecting.exception() else None
-        return watch is not None and watch.lost
+        return watch is not None and (watch.lost or watch.gone())
 
     def ready(self) -> None:
         """Wait until the cluster answers. Raises ClusterError."""
@@ -139,7 +140,7 @@ def _start(where: str | None) -> Watch | None:
             logging_level="ERROR",
             _metrics_export_port=_metrics_port(),
         )
-    return Watch(_ray().get_runtime_context().gcs_address, local=where is None)
+    return Watch(_ray().get_runtime_context().gcs_address, local=where is None, raylet=own_raylet())
 
 
 def _yet_to_come(kind: str) -> int:

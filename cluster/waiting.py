@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cluster import nodes
+
 _GLANCE_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
 _KINDS = ("CPU", "GPU")
@@ -41,13 +43,19 @@ def until_free(workers: int, *, cpus: float, gpus: float = 0, spare: int = 0, sa
 
 
 def state() -> str:
-    """What is free, and which jobs hold the rest: `1 of 4 CPUs free; 3 CPUs held by job 02000000 (python -m pipelines train lstm)`."""
+    """What is free, and which jobs hold the rest: `1 of 4 CPUs free; 3 CPUs held by job 02000000 (python -m pipelines train lstm)`.
+
+    What is left on a node that is about to be taken away is not free: nothing more is placed there, and it is named.
+    """
     import ray
 
-    free, there = ray.available_resources(), ray.cluster_resources()
-    counts = ", ".join(f"{free.get(kind, 0):g} of {there[kind]:g} {kind}s free" for kind in _KINDS if there.get(kind))
+    there, known = ray.cluster_resources(), nodes.there().values()
+    staying = [node for node in known if not node.leaving]
+    free = {"CPU": sum(node.cpus for node in staying), "GPU": sum(node.gpus for node in staying)}
+    counts = ", ".join(f"{free[kind]:g} of {there[kind]:g} {kind}s free" for kind in _KINDS if there.get(kind))
     held = [f"{_amounts(amounts)} held by {_described(job)}" for job, amounts in sorted(holders().items())]
-    return "; ".join([counts or "no node has CPUs", *held])
+    leaving = [f"{node} is about to be taken away" for node in known if node.leaving]
+    return "; ".join([counts or "no node has CPUs", *held, *leaving])
 
 
 def holders() -> dict[str, dict[str, float]]:

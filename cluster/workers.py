@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.gpus import check_shared
 from cluster.nodes import fits
 from cluster.session import ClusterError, Resources
 
@@ -36,16 +37,18 @@ def share(
     """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others. By default a worker has as many CPUs as it
     can, all of them being on nodes.
 
-    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many.
+    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many; and where they could not be
+    joined.
     """
     least = workers if least is None else least
     each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(least, 1))
+    check_shared(workers=workers, gpus=each_gpus)
     nodes = resources.nodes or ((resources.cpus, resources.gpus),)
     each_cpus = cpus or _widest(nodes, resources, max(workers, 1), each_gpus, spare)
-    for kind, each, there, left in (("CPUs", each_cpus, resources.cpus, spare), ("GPUs", each_gpus, resources.gpus, 0)):
+    for kind, each, there, left in (("CPU", each_cpus, resources.cpus, spare), ("GPU", each_gpus, resources.gpus, 0)):
         if least * each + left > there:
-            asked = f"scale.workers={least} x {each:g} {kind}" + (f" + {left} to read data with" if left else "")
-            raise ClusterError(f"{asked} = {least * each + left:g}, but the cluster has {there} {kind}")
+            asked = f"scale.workers={least} x {_counted(each, kind)}" + (f" + {left} to read data with" if left else "")
+            raise ClusterError(f"{asked} = {least * each + left:g}, but the cluster has {_counted(there, kind)}")
     if (places := fits(nodes, cpus=each_cpus, gpus=each_gpus)) < least:
         each_node = ", ".join(_each(*node) for node in nodes)
         raise ClusterError(f"scale.workers={least} x {_each(each_cpus, each_gpus)}: nodes of {each_node} have room for {places} of them")
@@ -125,14 +128,18 @@ def launch(
         raise _failure(error.worker_failures) from error
     except ControllerError as error:
         if isinstance(error.controller_failure, WorkerGroupStartupTimeoutError):
-            raise NotStarted(f"no room yet for {workers} workers x {_each(cpus, gpus)}; still waiting") from error
+            raise NotStarted(f"no room yet for {workers} worker{'s' * (workers != 1)} x {_each(cpus, gpus)}; still waiting") from error
         raise ClusterError(f"Ray Train could not start the workers: {error.controller_failure}") from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
 
 
 def _each(cpus: int, gpus: float) -> str:
-    return f"{cpus} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU{'s' * (gpus != 1)}" if gpus else "")
+    return _counted(cpus, "CPU") + (f" and {_counted(gpus, 'GPU')}" if gpus else "")
+
+
+def _counted(number: float, kind: str) -> str:
+    return f"{number:g} {kind}{'s' * (number != 1)}"
 
 
 def _epoch(shard: Any, rows: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -256,6 +256,26 @@ def track(
 
 
 @app.command()
+def doctor(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="storage=, track.uri=, scale.*=: what the cluster is to be fit for.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="The cluster, as host:6379; default: RAY_ADDRESS, else one is started here.")] = None,
+    allow_open: Annotated[bool, typer.Option("--allow-open", help="Only warn of a cluster that asks for no token.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Is a cluster fit to train on? Versions, storage, MLflow, CPUs and GPUs, network, disks, clocks, tokens: each with its fix."""
+    given = overrides or []
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.doctor import doctor
+
+        return doctor(given, address=address, allow_open=allow_open, screen=screen)
+
+    tell(body, json, command=["doctor", *given], code=lambda result: 12 if result["status"] == "FAIL" else 0)
+
+
+@app.command()
 def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,

@@ -11,6 +11,8 @@ from typing import Any
 
 import typer
 
+from pipelines import collecting
+
 _ERROR_LINES = 25
 _RESUMED = ("train", "sweep")
 
@@ -19,6 +21,7 @@ def tell(
     body: Callable[[Any], dict[str, Any]], as_json: bool, *, command: list[str], code: Callable[[dict[str, Any]], int] = lambda _: 0
 ) -> None:
     """Run a verb; show its result, or say in a few lines what went wrong and exit with the code for it."""
+    collecting.seldom()
     from pipelines.errors import code_of
     from pipelines.screen import Screen
 
@@ -44,7 +47,7 @@ def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:
     import shlex
     import traceback
 
-    from pipelines.errors import RecipeError, WorkerFailed
+    from pipelines.errors import RecipeError, WorkerFailed, goes_on
 
     resume = f"resume with: raylway {shlex.join(command)}"
     if isinstance(error, KeyboardInterrupt):
@@ -56,7 +59,7 @@ def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:
         lines += [f"  worker {error.failure.rank}" + (f", {error.failure.frame}" if error.failure.frame else "")]
     elif code == 10:
         lines = [f"error: {type(error).__name__}: {error}", *"".join(traceback.format_exception(error)).splitlines()[-20:]]
-    if code in (10, 11, 12) and command[0] in _RESUMED:
+    if code in (10, 11, 12) and command[0] in _RESUMED and goes_on(error):
         lines += [resume]
     return lines
 

@@ -30,6 +30,9 @@ class TrackingError(StorageError):
     """MLflow cannot be reached, or does not take what it is sent; it may later."""
 
 
+_GOES_ON = "the same command goes on from what is there"
+
+
 class Diverged(ArithmeticError):
     """The loss or the weights are no longer finite."""
 
@@ -69,6 +72,16 @@ def cause_of(error: BaseException) -> str:
     if code_of(error) == WORKLOAD and not isinstance(error, WorkerFailed):
         return f"{type(error).__name__}: {error}"
     return str(error) or type(error).__name__
+
+
+def mark_going_on(error: BaseException) -> None:
+    """Mark an error as one that came when something was there already that the same command would go on from."""
+    error.add_note(_GOES_ON)
+
+
+def goes_on(error: BaseException) -> bool:
+    """Whether the same command would go on from something, and not from the beginning."""
+    return _GOES_ON in getattr(error, "__notes__", ())
 
 
 def code_of(error: BaseException) -> int:

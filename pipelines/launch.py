@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cluster import metrics, shards, waiting, workers
 from cluster import session as cluster_session
+from cluster.canary import Canary
 from cluster.session import Session
 from pipelines import gauges
 from pipelines import prepare as preparing
 from pipelines.attempt import Attempt
 from pipelines.data import prepared
 from pipelines.data.prepared import Dataset
-from pipelines.errors import cause_of
+from pipelines.errors import StorageError, cause_of
 from pipelines.folder import RunFolder
 from pipelines.pausing import STOP, Pause, Paused
 from pipelines.prepare import Plan
@@ -73,17 +74,19 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         workers.preload()
+        storage = Canary(run.root, screen.say)
         make = functools.partial(preparing.prepare, run, plan, shards.each)
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
             if not session.local:
-                _room(run, session, screen)
+                spare = int(run.data.mode == "stream")
+                _room(run, *share(run, session.resources(), spare=spare), spare, storage, screen)
             attempt.stage = "prepare"
             made = _timed(make)
         pause, before = Pause(folder.pause), _reached(folder)
-        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched))
+        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched, storage))
         try:
             session.ready()
             meanwhile()
@@ -95,14 +98,19 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             return dataset, _finished(training, pause, screen, begun=lambda: not session.lost and _reached(folder) != before), seconds
         except BaseException:
             folder.abandoned.touch()
+            if session.lost:
+                _part(pause, folder, screen)
             raise
 
 
-def _room(run: Run, session: Session, screen: Screen) -> None:
-    """Wait until a cluster of others has room for this run. Raises ClusterError with the arithmetic if it can never have."""
-    spare = int(run.data.mode == "stream")
-    cpus, gpus = share(run, session.resources(), spare=spare)
+def _room(run: Run, cpus: int, gpus: float, spare: int, storage: Canary, screen: Screen) -> None:
+    """Wait until a cluster of others has room for this run: also when it has lost so many nodes that it has to get others first.
+
+    Raises ClusterError naming the nodes that have another storage.
+    """
+    storage.check()
     waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
+    storage.check()  # nodes may have come meanwhile
 
 
 def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
@@ -126,6 +134,20 @@ def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *,
     return cast("Outcome", outcome)  # only who was asked to stop has none
 
 
+def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
+    """End workers that Ray ends no more, once they have left a checkpoint: where the control plane is gone they train on for a minute,
+    and would keep others from writing."""
+    pause.ask(STOP)
+    screen.say("the cluster is lost: asked the workers to leave a checkpoint")
+    try:
+        with folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
+            newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+    except StorageError:
+        screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+    else:
+        screen.say(f"the workers have ended; {f'going on from {newest}' if newest else 'there is no checkpoint'} the next time")
+
+
 def _reached(folder: RunFolder) -> tuple[int, str]:
     """How far a run has come, as far as can be seen from outside: two of these differ if steps were taken between."""
     newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
@@ -133,7 +155,14 @@ def _reached(folder: RunFolder) -> tuple[int, str]:
 
 
 def _supervise(
-    job: Job, plan: Plan, session: Session, attempt: Attempt, screen: Screen, pause: Pause, watched: gauges.Gauges
+    job: Job,
+    plan: Plan,
+    session: Session,
+    attempt: Attempt,
+    screen: Screen,
+    pause: Pause,
+    watched: gauges.Gauges,
+    storage: Canary,
 ) -> Outcome | None:
     from pipelines.training.worker import guarded_work
 
@@ -148,7 +177,7 @@ def _supervise(
 
     def once() -> Outcome | Paused:
         if not session.local:
-            _room(run, session, screen)
+            _room(run, cpus, gpus, spare, storage, screen)
         sizes.append(team.size())
         attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
         if run.scale.workers.elastic:

@@ -78,9 +78,9 @@ def _data(run: Run) -> dict[str, Any]:
 
 
 def _state_bytes(run: Run, parameters: int) -> int:
-    """What a worker keeps of weights, gradients and optimizer state: all of it, or its part."""
+    """What a worker keeps of weights, gradients and optimizer state: all of it, or its part, where there are as few of them as may be."""
     states = _SGD_STATES if run.optim.name == "sgd" else _ADAM_STATES
-    shares = max(run.scale.workers, 1) if run.scale.strategy == "fsdp" else 1
+    shares = max(run.scale.workers.least, 1) if run.scale.strategy == "fsdp" else 1
     return (2 + states) * _FLOAT_BYTES * -(-parameters // shares)
 
 

@@ -122,7 +122,8 @@ class Run(Settings):
         return self.train.steps or -(-(self.train.epochs or 0) * rows // self.train.batch)
 
     def steps_per_epoch(self, rows: int) -> int:
-        return max(1, rows // self.train.batch)
+        """Steps that take each row once, and the first of the next epoch where the last batch is not full."""
+        return -(-rows // self.train.batch)
 
     def identity(self, fingerprint: str) -> str:
         """Hash of all that decides the weights; not of where it runs, where it is kept or how often it is logged.

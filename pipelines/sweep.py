@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import metrics, shards, trials, workers
 from cluster import session as cluster_session
+from cluster.canary import Canary
 from cluster.room import Room
 from cluster.session import Session
+from cluster.waiting import until_free
 from pipelines import gauges, plan, promote, train
 from pipelines import prepare as preparing
 from pipelines.data.prepared import Dataset
-from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of
+from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_going_on
 from pipelines.folder import check_writable, write_atomically
 from pipelines.pausing import Pause
 from pipelines.screen import Screen
@@ -127,9 +129,12 @@ class _Sweep:
         except KeyboardInterrupt:
             self._abandon("KILLED", {"stage": "interrupted"})
             raise
-        except TrackingError:  # all was searched; only MLflow has not all of it yet
+        except TrackingError as error:  # all was searched; only MLflow has not all of it yet
+            mark_going_on(error)
             raise
         except Exception as error:
+            if self._ledger.trials:
+                mark_going_on(error)
             self._abandon("FAILED", {"stage": "failed", "cause": str(error)[:500], "exit_code": str(code_of(error))})
             raise
 
@@ -157,11 +162,19 @@ class _Sweep:
         search.know(((trial, self._design.point(trial) or {}) for trial in known), self._design.metric)
         return search
 
+    def _wait_for_room(self, session: Session, room: Room) -> None:
+        """Until a trial fits onto a cluster of others: Ray itself would wait without a word."""
+        if not session.local:
+            until_free(room.workers, cpus=room.cpus, gpus=room.gpus, say=self._screen.say)
+
     def _prepared(self, session: Session | None) -> Dataset:
         """The data, once, before the first trial; small ones by this process, while Ray starts."""
+        if session and not session.local:
+            session.ready()
+            Canary(self._design.run.root, self._screen.say).check()
         here = self._data.ready or session is None or self._data.source.rows() <= _SMALL_ROWS
         if session and not here:
-            session.ready()
+            self._wait_for_room(session, self._design.room(session.resources()))
         dataset = preparing.prepare(self._design.run, self._data, preparing.in_process if here else shards.each)
         preparing.tell(dataset, self._screen.say)
         return dataset
@@ -191,6 +204,7 @@ class _Sweep:
         if session is None:
             trials.run_here(alone, conductor)
         else:
+            self._wait_for_room(session, room)
             self._on_ray(conductor, room, self._looks_apart(dataset) if role == "search" and self._design.populated else None, source)
         if conductor.bug:
             raise WorkerFailed(conductor.bug)

@@ -45,12 +45,12 @@ class Team:
         if not self.workers.elastic:
             return self.workers
         if self.here:
-            return min(self.workers, nodes.fits([(self.here.cpus, self.here.gpus)], cpus=self.cpus, gpus=self.gpus))
+            return min(int(self.workers), nodes.fits([(self.here.cpus, self.here.gpus)], cpus=self.cpus, gpus=self.gpus))
         deadline, before = time.monotonic() + _SETTLE_SECONDS, -1
         while (fit := self._room(nodes.there())) != before and time.monotonic() < deadline:
             before = fit
             time.sleep(1.0)
-        return max(self.workers.least, min(fit, self.workers))
+        return max(self.workers.least, min(fit, int(self.workers)))
 
     @contextmanager
     def watched(self, size: int, pause: Pause) -> Iterator[None]:
@@ -82,7 +82,7 @@ class Team:
         """Why `size` workers on the nodes `where` should pause, if they should."""
         if taken := sorted({str(there[node]) for node in where if node in there and there[node].leaving}):
             return Reason(f"{' and '.join(taken)} is about to be taken away", "going on elsewhere", counts=False)
-        more = min(size + self._room(there), self.workers)
+        more = min(size + self._room(there), int(self.workers))
         return Reason(f"room for {more} workers", f"going on with {more}") if more > size else None
 
     def _room(self, there: Mapping[str, Node]) -> int:

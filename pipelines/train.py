@@ -14,7 +14,7 @@ from pipelines import prepare as preparing
 from pipelines.attempt import Attempt
 from pipelines.config import Loaded
 from pipelines.deliver import concluded, deliver
-from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of
+from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of, mark_going_on
 from pipelines.folder import RunFolder, check_writable, write_atomically
 from pipelines.prepare import Plan
 from pipelines.screen import Screen
@@ -72,6 +72,8 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
             with screen.captured(folder.log):
                 return conclude.conclude(run, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds)
         except (Exception, KeyboardInterrupt) as error:
+            if attempt.stage != "startup" or list(folder.checkpoints.glob("step-*")):
+                mark_going_on(error)
             if isinstance(error, TrackingError) and folder.concluded.exists():
                 raise  # trained and judged; only MLflow has not all of it yet
             _close(tracker, attempt, loaded, error, screen)

@@ -46,14 +46,24 @@ class Head:
         self._start("--head", *where, "--dashboard-host=127.0.0.1", "--include-dashboard=true", "--temp-dir", str(self.folder), cpus=cpus)
         self._await()
 
-    def join(self, *, cpus: int = 1, wrap: Sequence[str] = ()) -> None:
-        """Add a node, started by `wrap` where that is given."""
-        self._start("--address", self.address, cpus=cpus, wrap=wrap)
+    def join(self, *, cpus: int = 1, wrap: Sequence[str] = (), host: str = "127.0.0.1") -> None:
+        """Add a node of the address `host`, started by `wrap` where that is given, and wait until it has joined."""
+        self._start("--address", self.address, cpus=cpus, wrap=wrap, host=host)
+        log, deadline = self.folder / f"start-{len(self._groups) - 1}.log", time.monotonic() + START_SECONDS
+        while b"Ray runtime started" not in log.read_bytes():
+            assert self._groups[-1].poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.3)
 
     def processes(self, name: str) -> list[psutil.Process]:
         """The cluster's processes of that name (gcs_server, raylet)."""
         everyone = psutil.process_iter(["name", "cmdline"])
         return [each for each in everyone if each.info["name"] == name and str(self.folder) in " ".join(each.info["cmdline"] or ())]
+
+    def look_away(self) -> None:
+        """Let `ray start` not notice from now on when one of its processes dies: it would end the others."""
+        for group in self._groups:
+            group.send_signal(signal.SIGSTOP)
 
     def stop(self) -> None:
         """End every process of the cluster, and only those."""
@@ -67,7 +77,7 @@ class Head:
             group.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self, *arguments: str, cpus: int, wrap: Sequence[str] = ()) -> None:
+    def _start(self, *arguments: str, cpus: int, wrap: Sequence[str] = (), host: str = "127.0.0.1") -> None:
         ports = ["--dashboard-agent-listen-port", str(free_ports(1)[0]), "--metrics-export-port", str(free_ports(1)[0])]
         sizes = ["--num-cpus", str(cpus), "--num-gpus=0", "--object-store-memory", str(200 << 20)]
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
@@ -75,7 +85,7 @@ class Head:
         log = (self.folder / f"start-{len(self._groups)}.log").open("ab")
         self._groups.append(
             subprocess.Popen(
-                [*wrap, RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *ports, *sizes, *arguments],
+                [*wrap, RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={host}", *ports, *sizes, *arguments],
                 env=clean | self.environment | {"PATH": path},
                 stdout=log,
                 stderr=log,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from pipelines.training.parallel import Group
 from pipelines.training.worker import Job, Outcome, work
@@ -41,23 +40,21 @@ def run(recipe: str, world_size: int, storage: Path, folder: Path, settings: Seq
     whole = runs.job(storage, folder / "whole", *OVERRIDES, *settings, recipe=recipe)
     resumed = runs.job(storage, folder / "resumed" / "run", *OVERRIDES, *settings, recipe=recipe)
     resumed.folder.path.rmdir()
-    if world_size == 1:
-        outcomes = [_work(0, 1, whole=whole, resumed=resumed)]
-    else:
-        task = functools.partial(_work, whole=whole, resumed=resumed)
-        outcomes = spawn.together(task, world_size=world_size, scratch=folder / "scratch")
-    outcome, resumed_outcome, _ = outcomes[0]
-    told = [each[2] for each in outcomes]
-    return TeamRun(whole.store.folder(whole.fingerprint), outcome, whole.folder.path, resumed_outcome, resumed.folder.path, told)
+    one = functools.partial(_team, world_size, folder)
+    outcome, gathered = one("undisturbed", whole)
+    runs.copy_as_of(whole.folder.path, resumed.folder.path, RESUMED_FROM)
+    resumed_outcome, _ = one("resumed", resumed)
+    return TeamRun(whole.store.folder(whole.fingerprint), outcome, whole.folder.path, resumed_outcome, resumed.folder.path, gathered)
 
 
-def _work(rank: int, world_size: int, *, whole: Job, resumed: Job) -> tuple[Outcome, Outcome, torch.Tensor]:
-    outcome = work(whole, rank=rank, world_size=world_size, device="cpu")
-    if rank == 0:
-        runs.copy_as_of(whole.folder.path, resumed.folder.path, RESUMED_FROM)
-    if world_size > 1:
-        dist.barrier()
-    resumed_outcome = work(resumed, rank=rank, world_size=world_size, device="cpu")
+def _team(world_size: int, folder: Path, name: str, job: Job) -> tuple[Outcome, list[torch.Tensor]]:
+    """The job done by so many processes, which are new ones each time, as those that resume a run are."""
+    task = functools.partial(_work, job=job)
+    told = [_work(0, 1, job=job)] if world_size == 1 else spawn.together(task, world_size=world_size, scratch=folder / f"{name}-scratch")
+    return told[0][0], [gathered for _, gathered in told]
+
+
+def _work(rank: int, world_size: int, *, job: Job) -> tuple[Outcome, torch.Tensor]:
+    outcome = work(job, rank=rank, world_size=world_size, device="cpu")
     mine = torch.arange(rank, GATHERED, world_size).unsqueeze(1) * torch.tensor([[1, 10]])
-    gathered = Group(rank, world_size, torch.device("cpu")).gather_strided(mine, GATHERED)
-    return outcome, resumed_outcome, gathered
+    return outcome, Group(rank, world_size, torch.device("cpu")).gather_strided(mine, GATHERED)

@@ -57,6 +57,7 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
         assert sentence in err
         assert sentence in result["error"]
         assert "Traceback" not in err
+        assert "resume with" not in err  # nothing has begun
         assert len(err.splitlines()) <= 25
     assert not list(tmp_path.glob("runs/datasets/*"))
 

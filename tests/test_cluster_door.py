@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,26 +113,45 @@ sys.stdin.readline()
 """
 
 
-@pytest.mark.slow
-def test_a_run_that_waits_says_for_what_and_who_holds_it(closed, tmp_path):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))} | closed.environment
+@contextlib.contextmanager
+def held(cluster: Head) -> Iterator[Callable[[], object]]:
+    """All CPUs of the cluster are held by another's job, until what is given is called."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))} | cluster.environment
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, closed.address], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, cluster.address], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert holder.stdout
         assert holder.stdout.readline() == "holding\n"
-        running = start([*QUICK, f"storage={tmp_path}", "name=waits", "scale.workers=2"], cwd=tmp_path, **with_token(closed))
-        assert running.stderr
-        said = next(line for line in running.stderr if "waiting for" in line)
-        assert "waiting for 2 workers x 1 CPU: 0 of 2 CPUs free; 2 CPUs held by job" in said
-        holder.communicate("over\n", timeout=60)
-        code, told, err = finish(running)
-        assert code == 0, err
-        assert told["workers"] == 2
+        yield lambda: holder.communicate("over\n", timeout=60)
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ([*QUICK, "scale.workers=2"], "2 workers x 1 CPU"),
+        (["sweep", "cnn", "--space", "optim.lr=loguniform(1e-4,1e-2)", "--trials", "2", *QUICK[2:]], "1 worker x 1 CPU"),
+        (
+            ["sweep", "cnn", "--space", "optim.lr=loguniform(1e-4,1e-2)", "--trials", "1", *QUICK[2:], "scale.workers=2"],
+            "2 workers x 1 CPU",
+        ),
+    ],
+)
+def test_who_waits_says_for_what_and_who_holds_it(closed, tmp_path, words, wanted):
+    with held(closed) as let_go:
+        running = start([*words, f"storage={tmp_path}", "name=waits"], cwd=tmp_path, **with_token(closed))
+        assert running.stderr
+        said = next(line for line in running.stderr if "waiting for" in line)
+        assert f"waiting for {wanted}: 0 of 2 CPUs free; 2 CPUs held by job" in said
+        let_go()
+        code, told, err = finish(running)
+    assert code == 0, err
+    assert f"got {wanted}" in err
+    assert told["workers"] == 2 if words[0] == "train" else {trial["status"] for trial in told["trials"]} == {"finished"}
 
 
 @pytest.mark.slow
@@ -154,3 +175,54 @@ def test_a_control_plane_that_goes_away_ends_the_command_with_a_sentence_and_the
     code, told, err = raylway(*words, "scale.workers=0", cwd=tmp_path)
     assert code == 0, err
     assert told["resumed_from_step"] >= 100
+
+
+@pytest.mark.slow
+def test_a_driver_whose_own_node_dies_ends_with_a_sentence(tmp_path):
+    long = ["train", "cnn", "train.steps=200000", "train.batch=8", "train.checkpoint_every=100", "scale.threads=1", "track.register=false"]
+    checkpoints = tmp_path / "cnn" / "orphan" / "checkpoints"
+    with head(cpus=2) as cluster:
+        words = [*long, f"storage={tmp_path}", "name=orphan", "--json"]
+        running = start(words, cwd=tmp_path, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
+        deadline = time.monotonic() + 200
+        while not list(checkpoints.glob("step-*/MANIFEST.json")):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        cluster.look_away()
+        [raylet] = cluster.processes("raylet")
+        raylet.send_signal(signal.SIGKILL)
+        code, told, err = finish(running)
+        assert cluster.processes("gcs_server")
+    assert code == 12, err
+    assert "this machine's own node of the cluster (its raylet) at" in told["error"]
+    assert "resume with: raylway train cnn" in err
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_no_node_and_another_python_are_told_before_anything_starts(tmp_path):
+    words = [*QUICK, f"storage={tmp_path}"]
+    with head(cpus=1) as cluster:
+        where = {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled"}
+        elsewhere = ["unshare", "-Urpf", "--mount-proc", sys.executable, "-m", "pipelines", *words]  # where no raylet is to be seen
+        environment = os.environ | where | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(elsewhere, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 12, done.stderr
+        assert "this machine is none of its nodes" in done.stderr
+        assert "raylway submit" in done.stderr
+        subprocess.run([sys.executable, "-c", ANOTHER_PYTHON, cluster.address], env=os.environ | where, check=True, timeout=120)
+        code, told, _ = raylway(*words, cwd=tmp_path, **where)
+    assert code == 12
+    assert "the cluster runs Ray" in told["error"]
+    assert "on Python 3.99.1, this is Ray" in told["error"]
+
+
+ANOTHER_PYTHON = """
+import json, sys
+from ray._common.usage import usage_constants, usage_lib
+from ray._private.ray_constants import KV_NAMESPACE_CLUSTER
+from ray._raylet import GcsClient
+control = GcsClient(address=sys.argv[1])
+told = usage_lib.get_cluster_metadata(control) | {"python_version": "3.99.1"}
+control.internal_kv_put(usage_constants.CLUSTER_METADATA_KEY, json.dumps(told).encode(), True, KV_NAMESPACE_CLUSTER)
+"""

@@ -1,130 +1,19 @@
-"""Several nodes: raylets of one machine make a cluster that is not this process's own, and nodes of it come, go and are announced to go."""
+"""On several nodes a run has the curve of one process, and nodes that are killed or announced to go cost it none of its bits."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import time
-from pathlib import Path
-
 import pytest
 
-from cluster import nodes
-from pipelines import config
-from pipelines.folder import RunFolder
-from pipelines.screen import Screen
 from pipelines.threads import in_background
-from pipelines.tracking.journal import read
-from pipelines.train import train
+from tests.nodes import ALONE, LONG, SHORT, Spoken, losses, made, run, trains, until
 
-SHORT = ("train.steps=40", "train.checkpoint_every=10", "train.log_every=1", "scale.threads=1")
-LONG = ("train.steps=3000", "train.checkpoint_every=500", "train.log_every=10", "train.batch=8", "scale.threads=1")
-"""Long enough for something to happen in between."""
-TAKING = (*LONG, "train.micro_batch=2")
-"""The cut of four workers, however many there are."""
-
-
-class Nodes:
-    """A cluster of raylets on this machine; its head has no CPUs for workers, as many head nodes have none."""
-
-    def __init__(self, count: int) -> None:
-        import ray
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 200 << 20}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self._nodes = [self._cluster.add_node(**self._worker) for _ in range(count)]
-        ray.init(address=self._cluster.address, logging_level="ERROR")
-
-    _worker = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 << 20}  # noqa: RUF012
-
-    @property
-    def address(self) -> str:
-        return self._cluster.address
-
-    def __len__(self) -> int:
-        return len(self._nodes)
-
-    def add(self) -> None:
-        """Only in the main thread: Ray sets signal handlers."""
-        self._nodes.append(self._cluster.add_node(**self._worker))
-
-    def kill(self, node_id: str) -> None:
-        """As kill -9 of all that runs on the node."""
-        [node] = [node for node in self._nodes if node.node_id == node_id]
-        self._nodes.remove(node)
-        self._cluster.remove_node(node, allow_graceful=False)
-
-    def announce(self, node_id: str, seconds: int = 60) -> None:
-        """As a cloud does before it takes a machine away."""
-        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds", str(seconds)]
-        ray = Path(os.sys.executable).with_name("ray")
-        subprocess.run([ray, "drain-node", "--address", self.address, "--node-id", node_id, *reason], check=True, capture_output=True)
-
-    def workers(self) -> list[str]:
-        """The nodes that training runs on now."""
-        return list(nodes.members().values())
-
-    def close(self) -> None:
-        import ray
-
-        ray.shutdown()
-        self._cluster.shutdown()
-
-
-class Spoken(Screen):
-    """A screen that remembers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-        super().say(text)
-
-    def heard(self, words: str) -> list[str]:
-        return [text for text in self.said if words in text]
-
-
-@contextlib.contextmanager
-def made(count: int):
-    """A cluster of `count` nodes of one CPU, to which this process belongs."""
-    environment = {"RAY_ADDRESS": "set below", "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update({name: value for name, value in environment.items() if name != "RAY_ADDRESS"})
-    cluster = None
-    try:
-        cluster = Nodes(count)
-        os.environ["RAY_ADDRESS"] = cluster.address
-        yield cluster
-    finally:
-        if cluster:
-            cluster.close()
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+TWO = (*SHORT, "scale.workers=2", "scale.cpus=1")
 
 
 @pytest.fixture
 def two():
     with made(2) as cluster:
         yield cluster
-
-
-def run(storage, *settings, recipe="cnn", screen=None):
-    return train(config.load(recipe, [f"storage={storage}", "track.register=false", *settings]), screen=screen or Screen())
-
-
-def losses(storage, name, recipe="cnn"):
-    return [point.metrics["loss"] for point in read(RunFolder(storage / recipe / name).journal) if "loss" in point.metrics]
-
-
-def until(condition, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def trained_alone(storage, recipe, *settings):
@@ -138,6 +27,17 @@ def test_two_nodes_follow_the_curve_of_one_process(tracked):
     assert result["workers"] == 2
     assert losses(tracked, "on-two-nodes") == pytest.approx(losses(tracked, "alone-cnn"), abs=1e-5)
     assert result["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two")
+def test_workers_that_hold_a_part_each_follow_the_curve_of_those_that_hold_all(tracked):
+    results = {
+        strategy: run(tracked, *TWO, f"scale.strategy={strategy}", f"name={strategy}", recipe="transformer") for strategy in ("ddp", "fsdp")
+    }
+    assert losses(tracked, "fsdp", "transformer") == pytest.approx(losses(tracked, "ddp", "transformer"), abs=1e-5)
+    assert results["fsdp"]["metrics"]["test/accuracy"] == results["ddp"]["metrics"]["test/accuracy"]
+    assert [result["workers"] for result in results.values()] == [2, 2]
 
 
 @pytest.mark.slow
@@ -157,18 +57,15 @@ def test_four_nodes_follow_the_curve_of_one_process(tracked, recipe):
     assert losses(tracked, f"four-of-{recipe}", recipe) == pytest.approx(losses(tracked, f"one-of-{recipe}", recipe), abs=1e-5)
 
 
-def trains(storage, name, points):
-    """Whether the run has journalled so many points of its loss."""
-    return lambda: (storage / "cnn" / name / "journal.jsonl").exists() and len(losses(storage, name)) >= points
-
-
 @pytest.mark.slow
-def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked, strategy):
+    name, settings = f"killed-{strategy}", (*LONG, "scale.workers=2", f"scale.strategy={strategy}")
     with made(2) as cluster:
-        undisturbed = run(tracked, *LONG, "scale.workers=2", "name=undisturbed")
+        undisturbed = run(tracked, *settings, f"name=undisturbed-{strategy}")
         screen = Spoken()
-        going = in_background(lambda: run(tracked, *LONG, "scale.workers=2", "name=killed", screen=screen))
-        until(trains(tracked, "killed", 60))
+        going = in_background(lambda: run(tracked, *settings, f"name={name}", screen=screen))
+        until(trains(tracked, name, 60))
         cluster.kill(cluster.workers()[0])
         cluster.add()
         result = going.result(timeout=300)
@@ -179,10 +76,10 @@ def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked):
 
 @pytest.mark.slow
 def test_a_node_that_is_announced_to_go_costs_no_step_and_no_retry(tracked):
-    undisturbed = run(tracked, *LONG, "scale.workers=0", "name=not-announced")
+    undisturbed = run(tracked, *ALONE, "scale.workers=0", "name=not-announced")
     with made(2) as cluster:
         screen = Spoken()
-        going = in_background(lambda: run(tracked, *LONG, "scale.workers=1", "scale.retries=0", "name=announced", screen=screen))
+        going = in_background(lambda: run(tracked, *ALONE, "scale.workers=1", "scale.retries=0", "name=announced", screen=screen))
         until(trains(tracked, "announced", 20))
         [before] = cluster.workers()
         cluster.announce(before)

@@ -16,13 +16,15 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from cluster import session
+from cluster import canary, nodes, rounds, session
 from cluster.shards import each, stream
+from cluster.waiting import until_free
 from cluster.workers import WorkersFailed, launch
 from pipelines import config, prepare
 from pipelines.data.prepared import Dataset
 from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
+from pipelines.doctor import doctor
 from pipelines.evaluate import evaluate
 from pipelines.folder import RunFolder
 from pipelines.predict import predict
@@ -319,6 +321,21 @@ def test_a_trial_may_have_workers_of_its_own_and_be_ended_early(tracked):
     assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
+def test_the_workers_of_a_trial_may_hold_a_part_each(tracked):
+    settings = ("sweep.space.optim.lr=grid(0.02, 0.03)", "sweep.search=grid", "sweep.confirm=1x2")
+    parts = swept(tracked, "parts-of-trials", *settings, "scale.workers=2", "scale.strategy=fsdp")
+    whole = swept(tracked, "whole-trials", *settings, "scale.workers=0")
+    for metric in ("val/loss", "val/accuracy"):
+        searched = [[trial["metrics"][metric] for trial in result["trials"]] for result in (parts, whole)]
+        assert searched[0] == pytest.approx(searched[1], abs=1e-4)
+    assert parts["best"]["params"] == whole["best"]["params"]
+    confirmed = [[value for each in result["confirmed"]["entrants"] for value in each["values"]] for result in (parts, whole)]
+    assert len(confirmed[0]) == 4
+    assert confirmed[0] == pytest.approx(confirmed[1], abs=1e-4)
+
+
 def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
     def judged(workers):
         where = [f"storage={tracked}", f"scale.workers={workers}"]
@@ -346,3 +363,70 @@ def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monk
     assert here["row"].to_pylist() == there["row"].to_pylist() == list(range(20_000))
     assert here["label"].to_pylist() == there["label"].to_pylist()
     assert here["image"].combine_chunks().to_numpy_ndarray()[:, 0, :2].astype(int).dot([1, 256]).tolist() == list(range(20_000))
+
+
+def asleep(seconds):
+    time.sleep(seconds)
+
+
+def broken():
+    raise ValueError("two\nlines")
+
+
+def test_a_node_that_is_silent_or_raises_is_an_answer_too():
+    [node] = nodes.there().values()
+    silent = rounds.ask([node], asleep, lambda node: (60,), seconds=1)
+    assert (silent.answers, silent.silent) == ({}, {node.id: "no answer within 1 s"})
+    assert rounds.ask([node], broken, seconds=60).silent == {node.id: "ValueError: two"}
+
+
+def test_the_folder_of_this_machine_is_the_same_on_its_only_node(tmp_path):
+    assert canary.looked_for(tmp_path, nodes.there().values(), seconds=30) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_doctor_finds_this_machine_fit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = doctor([], address=None, allow_open=True, screen=Screen())
+    assert told["status"] in ("PASS", "WARN"), told  # of a full disk here one would be warned
+    names = [
+        "storage",
+        "mlflow",
+        "cluster",
+        "auth",
+        "versions",
+        "code",
+        "resources",
+        "disk",
+        "disk",
+        "disk",
+        "clock",
+        "storage",
+        "all-reduce",
+    ]
+    assert [check["name"] for check in told["checks"]] == names
+    assert [check["status"] for check in told["checks"] if check["name"] in ("versions", "code", "clock", "storage", "mlflow")] == [
+        "PASS"
+    ] * 6
+
+
+def test_who_waits_for_room_is_told_who_holds_it_and_gets_it():
+    import ray
+
+    cpus = int(ray.cluster_resources()["CPU"])
+    holder = ray.remote(num_cpus=cpus)(Holder).remote()
+    ray.get(holder.there.remote())
+    said = []
+
+    def say(text):
+        said.append(text)
+        ray.kill(holder)
+
+    until_free(1, cpus=1, say=say)
+    assert said[0].startswith(f"waiting for 1 worker x 1 CPU: 0 of {cpus} CPUs free; {cpus} CPUs held by job ")
+    assert said[-1] == "got 1 worker x 1 CPU"
+
+
+class Holder:
+    def there(self):
+        return True

@@ -26,6 +26,7 @@ from pipelines.sweeping.design import Design
 from pipelines.sweeping.ledger import Ledger, Role, Status, Trial
 from pipelines.sweeping.space import Params, name_of
 from pipelines.sweeping.trial import Task
+from pipelines.threads import in_background
 from pipelines.tracking import mlflow, outbox
 from pipelines.tracking.fleet import Fleet
 from pipelines.tracking.journal import Journal
@@ -50,6 +51,10 @@ class Source(Protocol):
     def report(self, number: int, look: int, value: float) -> bool: ...
 
     def end(self, number: int, value: float | None, *, stopped: bool) -> None: ...
+
+    def preload(self) -> None:
+        """Import what is asked of it when all trials have ended."""
+        ...
 
 
 class Conductor:
@@ -99,6 +104,7 @@ class Conductor:
         while not self.stopping:
             trial = self._waiting.pop(0) if self._waiting else self._new()
             if trial is None:
+                in_background(self._source.preload)  # the last are under way, and the others' cores are free
                 return None
             try:
                 return trial.number, self._task(trial)

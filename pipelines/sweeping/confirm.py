@@ -113,6 +113,9 @@ class Listed:
     def end(self, number: int, value: float | None, *, stopped: bool) -> None:
         pass
 
+    def preload(self) -> None:
+        pass
+
 
 def entrants(design: Design, searched: Sequence[Trial]) -> tuple[list[Entrant], list[int]]:
     """The best trials of the search and the recipe's own settings; seeds that no trial of the search has used."""

@@ -88,6 +88,10 @@ class Search:
         else:
             self._study.tell(self._trials[number], value)
 
+    def preload(self) -> None:
+        """Import what `importance` needs: a second, for Optuna brings scikit-learn with it."""
+        import optuna.importance  # noqa: F401
+
     def importance(self) -> dict[str, float]:
         """How much of the differences each setting explains so far, the greatest first; empty while that cannot be told."""
         complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines import collecting
 from pipelines.errors import CLUSTER, Failure, WorkerFailed, describe
 from pipelines.threads import in_background
 from pipelines.tracking import journal
@@ -49,6 +50,7 @@ class Task:
 
 def alone(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
     """The trial in this process. `weights`: a checkpoint of another trial to go on from."""
+    collecting.seldom()
     try:
         import torch
 

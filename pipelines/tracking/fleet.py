@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from pipelines.tracking import trouble
 from pipelines.tracking.mlflow import Tracker
 
-_INTERVAL_SECONDS = 1.0
+_INTERVAL_SECONDS = 3.0
+_AGAIN_SECONDS = 1.0
 _FLUSH_SECONDS = 60.0
 
 
@@ -61,7 +62,7 @@ class Fleet:
         while not self._round() or self._ended:
             if time.monotonic() > deadline:
                 raise self.parent.unreachable(self._trouble)
-            time.sleep(_INTERVAL_SECONDS)
+            time.sleep(_AGAIN_SECONDS)
 
     def abandon(self, status: str, tags: Mapping[str, str], *, patience_seconds: float) -> None:
         """Close all that is open as `status`, the parent too, as far as MLflow can be reached in so long."""
@@ -72,8 +73,10 @@ class Fleet:
         self.parent.last_word(patience_seconds=patience_seconds)
 
     def _sail(self) -> None:
-        while not self._stop.wait(_INTERVAL_SECONDS):
+        pause = _AGAIN_SECONDS
+        while not self._stop.wait(pause):
             self.parent.tell(self._round())
+            pause = _INTERVAL_SECONDS
 
     def _round(self) -> bool:
         """Send what is new of each run; False if MLflow failed, with the trouble kept."""

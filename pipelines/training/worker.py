@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines import pausing
+from pipelines import collecting, pausing
 from pipelines.data import prepared
 from pipelines.data.order import micro_batches
 from pipelines.data.prepared import Dataset
@@ -147,6 +147,7 @@ def training(
             stack.callback(journal.close)
         path, refused = checkpoint.newest(job.folder.checkpoints, job.identity) if rank == 0 else (None, [])
         start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
+        collecting.as_usual()
         model, optimizer = _made(run, encoding, group, None if start < 0 else checkpoint.path_of(job.folder.checkpoints, start))
         start = max(start, 0)
         look = functools.partial(_look, job, group, validation, encoding, journal, model)

@@ -23,15 +23,15 @@ def test_a_worker_gets_an_equal_share(there, asked, given):
 
 
 def test_a_group_that_can_never_be_is_refused_with_the_arithmetic():
-    with pytest.raises(ClusterError, match=r"scale.workers=4 x 1 CPUs = 4, but the cluster has 2 CPUs"):
+    with pytest.raises(ClusterError, match=r"scale.workers=4 x 1 CPU = 4, but the cluster has 2 CPUs"):
         share(Resources(cpus=2, gpus=0, node_cpus=2), workers=4, cpus=None, gpus=None)
-    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 GPUs = 2, but the cluster has 1 GPUs"):
+    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 GPU = 2, but the cluster has 1 GPU$"):
         share(Resources(cpus=8, gpus=1, node_cpus=8), workers=2, cpus=None, gpus=1)
 
 
 def test_cpus_to_read_with_are_left_where_data_are_streamed():
     assert share(Resources(cpus=8, gpus=0, node_cpus=8), workers=2, cpus=None, gpus=None, spare=1) == (3, 0)
-    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 CPUs \+ 1 to read data with = 3, but the cluster has 2 CPUs"):
+    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 CPU \+ 1 to read data with = 3, but the cluster has 2 CPUs"):
         share(Resources(cpus=2, gpus=0, node_cpus=2), workers=2, cpus=None, gpus=None, spare=1)
 
 

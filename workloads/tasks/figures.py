@@ -13,25 +13,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_DOTTED_STEPS, _POSITIONS = 50, 25
+_DOTTED_STEPS, _POSITIONS, _NAME_LETTERS = 50, 25, 40
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
     """Counts of (true class, predicted class)."""
     from matplotlib.figure import Figure
 
-    size = max(5.0, 0.55 * len(classes))
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes, places = figure.subplots(), np.arange(len(classes))
+    shown = [name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…" for name in classes]
+    labels = 0.3 + 0.1 * max(map(len, shown))
+    side = max(3.8, 0.55 * len(classes))
+    width, height = labels + 0.4 + side + 0.2, labels + 0.4 + side + 0.4
+    figure = Figure(figsize=(width, height))
+    # placed by hand, for a layout that is worked out draws everything twice
+    axes = figure.add_axes(((labels + 0.4) / width, (labels + 0.4) / height, side / width, side / height))
+    places = np.arange(len(classes))
     # counted and drawn here, for scikit-learn's display costs a second of import in every process that draws (1.9)
     counts_KK = np.zeros((len(classes), len(classes)), int)
     np.add.at(counts_KK, (truth, predicted), 1)
-    axes.imshow(counts_KK, cmap="Blues")
+    axes.imshow(counts_KK, cmap="Blues", vmin=0)
     for row, column in np.ndindex(counts_KK.shape):
         dark = counts_KK[row, column] > counts_KK.max() / 2
         axes.text(column, row, str(counts_KK[row, column]), ha="center", va="center", color="white" if dark else "#08306b")
-    axes.set_xticks(places, classes, rotation="vertical")
-    axes.set_yticks(places, classes)
+    axes.set_xticks(places, shown, rotation="vertical")
+    axes.set_yticks(places, shown)
     axes.set(xlabel="predicted", ylabel="true", title=f"{np.trace(counts_KK)} of {counts_KK.sum()} rows right")
     return figure
 

@@ -1,0 +1,126 @@
+"""What is found on a node is held against what training needs; the numbers are worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import doctor
+from cluster.doctor import FAIL, PASS, WARN, Check
+from cluster.nodes import Node
+from cluster.ring import Ring, bus_bandwidth
+
+NODE = Node("0123456789abcdef", "10.0.0.7", 4, 1, leaving=False)
+HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cu126"}
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("there", "status", "words"),
+    [
+        ({}, PASS, "python 3.11.7, ray 2.60.0, torch 2.13.0+cu126"),
+        ({"python": "3.11.9"}, WARN, "the driver has python 3.11.7"),
+        ({"python": "3.12.1"}, FAIL, "the driver has python 3.11.7"),
+        ({"torch": "2.12.0"}, FAIL, "the driver has torch 2.13.0+cu126"),
+        ({"torch": ""}, FAIL, "torch missing; the driver has torch"),
+        ({"python": "3.11.9", "torch": "2.12.0"}, FAIL, "the driver has python 3.11.7, torch"),
+    ],
+)
+def test_versions_must_be_those_of_the_driver(there, status, words):
+    check = doctor.versions(NODE, HERE | there, HERE)
+    assert (check.status, check.node) == (status, "node 10.0.0.7 (01234567)")
+    assert words in check.found
+    assert bool(check.fix) == (status != PASS)
+
+
+@pytest.mark.parametrize(
+    ("offered", "there", "status"),
+    [
+        ((4, 0), {"cores": 4, "gpus": 0}, PASS),
+        ((8, 0), {"cores": 4, "gpus": 0}, WARN),
+        ((4, 0), {"cores": 4, "gpus": 1}, WARN),
+        ((4, 2), {"cores": 4, "gpus": 1}, FAIL),
+        ((4, 1), {"cores": 4, "gpus": 1}, PASS),
+    ],
+)
+def test_what_is_offered_must_be_there(offered, there, status):
+    check = doctor.resources(NODE, there | {"versions": HERE}, cpus=offered[0], gpus=offered[1])
+    assert check.status == status
+    assert bool(check.fix) == (status != PASS)
+
+
+def test_a_torch_without_cuda_on_a_node_with_gpus_is_a_failure():
+    check = doctor.resources(NODE, {"cores": 4, "gpus": 1, "versions": {"torch": "2.13.0+cpu"}}, cpus=4, gpus=1)
+    assert check.status == FAIL
+    assert "2.13.0+cpu" in check.found
+
+
+@pytest.mark.parametrize(
+    ("name", "space", "status"),
+    [
+        ("storage", (6 * GIB, 1000 * GIB), PASS),
+        ("storage", (4 * GIB, 1000 * GIB), WARN),
+        ("storage", (GIB // 2, 1000 * GIB), FAIL),
+        ("ray", (110 * GIB, 1000 * GIB), PASS),
+        ("ray", (90 * GIB, 1000 * GIB), WARN),
+        ("ray", (49 * GIB, 1000 * GIB), FAIL),
+        ("shm", (2 * GIB, 2 * GIB), PASS),
+        ("shm", (GIB // 4, GIB // 4), WARN),
+        ("shm", (GIB // 16, GIB // 16), FAIL),
+    ],
+)
+def test_disks_have_limits(name, space, status):
+    [check] = doctor.disk(NODE, {name: space})
+    assert check.status == status
+    assert bool(check.fix) == (status != PASS)
+
+
+@pytest.mark.parametrize(
+    ("skew", "uncertainty", "status"),
+    [(0.4, 0.001, PASS), (-1.5, 0.001, WARN), (1.5, 0.8, PASS), (31.5, 0.2, FAIL), (-3600, 0.2, FAIL)],
+)
+def test_a_clock_may_be_a_second_off(skew, uncertainty, status):
+    assert doctor.clock(NODE, skew, uncertainty).status == status
+
+
+def test_half_of_the_round_trip_is_taken_off_a_clock():
+    assert doctor.skew(100.0, 105.3, 100.6) == pytest.approx((5.0, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("hosts", "how", "status"),
+    [
+        (["10.0.0.7"], {"asked": True, "allow_open": False}, PASS),
+        (["10.0.0.7", "127.0.0.1"], {"asked": False, "allow_open": False}, FAIL),
+        (["10.0.0.7"], {"asked": False, "allow_open": True}, WARN),
+        (["127.0.0.1"], {"asked": False, "allow_open": False}, WARN),
+        (["::1"], {"asked": False, "allow_open": False}, WARN),
+        (["head.example"], {"asked": False, "allow_open": False}, FAIL),
+    ],
+)
+def test_who_is_let_in_without_a_token(hosts, how, status):
+    check = doctor.auth(hosts, sent=how["asked"], **how)
+    assert check.status == status
+    assert ("RAY_AUTH_MODE=token" in check.fix) == (status != PASS)
+
+
+def test_bus_bandwidth_is_that_of_nccl_tests():
+    # PERFORMANCE.md: algbw = S / t, busbw = algbw * 2 (n - 1) / n; 64 MB in 0.1 s between 4 are 640 MB/s, times 1.5
+    assert bus_bandwidth(64_000_000, 0.1, 4) == pytest.approx(960)
+    assert bus_bandwidth(64_000_000, 0.1, 2) == pytest.approx(640)
+
+
+def test_a_slow_or_broken_network_is_told_with_what_mends_it():
+    assert (
+        doctor.all_reduce(Ring("gloo", 2, (900, 1200))).found == "gloo, 2 processes, bus bandwidth 900 MB/s at 1 MiB, 1,200 MB/s at 64 MiB"
+    )
+    slow = doctor.all_reduce(Ring("gloo", 2, (30, 80)))
+    assert (slow.status, "1 Gbit/s" in slow.fix) == (WARN, True)
+    broken = doctor.all_reduce(Ring("gloo", 2, wrong=("node 10.0.0.7 (01234567): no answer within 150 s",)))
+    assert (broken.status, "GLOO_SOCKET_IFNAME" in broken.fix) == (FAIL, True)
+    assert "10.0.0.7" in broken.found
+
+
+def test_the_worst_line_is_the_verdict():
+    assert doctor.worst([Check("a", "", PASS, ""), Check("b", "", WARN, "")]) == WARN
+    assert doctor.worst([Check("a", "", FAIL, ""), Check("b", "", WARN, "")]) == FAIL
+    assert doctor.worst([Check("a", "", PASS, "")]) == PASS
