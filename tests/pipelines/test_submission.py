@@ -56,6 +56,13 @@ def test_a_named_run_is_a_job_of_that_name_and_other_settings_another_meaning():
     assert made("cnn", STORED, "name=mine", name="other").id == "other"
 
 
+def test_only_what_makes_a_run_is_there_for_good():
+    assert made("cnn", STORED).lasting
+    assert made("cnn", STORED, verb="sweep").lasting
+    assert not made("cnn", STORED, verb="prepare").lasting
+    assert not made("cnn", STORED, verb="promote", model="cnn").lasting
+
+
 def test_what_has_no_recipe_is_named_by_its_words():
     words = ("models:/cnn@champion", "/in.parquet", "/out.parquet", STORED)
     first = made(*words, verb="predict", model=words[0], input_=words[1], output=words[2])
