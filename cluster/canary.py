@@ -75,7 +75,7 @@ def looked_for(folder: Path, asked: Iterable[Node], *, seconds: float) -> Mappin
         )
         wrong = {name: Silence(why) for name, why in told.silent.items()} | {name: why for name, why in told.answers.items() if why}
         unseen = _awaited(place, [name for name, why in told.answers.items() if not why], text, seconds=seconds)
-        return wrong | dict.fromkeys(unseen, "what is written there is not seen here")
+        return wrong | dict.fromkeys(unseen, "what is written there is not seen by the driver")
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

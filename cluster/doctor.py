@@ -127,7 +127,7 @@ def mlflow(node: Node, uri: str, wrong: str) -> Check:
 def storage(node: Node, folder: str, wrong: str) -> Check:
     """Whether a node sees the storage that the driver sees."""
     if not wrong:
-        return Check("storage", str(node), PASS, f"{folder}: what is written here is seen there, and the other way round")
+        return Check("storage", str(node), PASS, f"{folder}: what the driver writes is seen there, and the other way round")
     fix = "storage= must be a path that all nodes share, such as one on NFS, and that they may write"
     return Check("storage", str(node), FAIL, f"{folder}: {wrong}", fix)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,8 @@ def examined(session: Session, folder: Path | None, *, package: str, server: str
     there = [node for node in there if node.id in facts.answers]
     if not there:
         return
-    here = probes.facts(str(folder or "/"), package)
+    yield from _facts(there, facts.answers, here=probes.facts(str(folder or "/"), package), package=package, session=session)
     for node in there:
-        yield from _node(node, facts.answers[node.id], here, _offered(session, node))
         yield _clock(node)
     if folder:
         yield from _storage(there, folder)
@@ -79,12 +78,17 @@ def _offered(session: Session, node: Node) -> tuple[float, float]:
     return found.get("CPU", 0), found.get("GPU", 0)
 
 
-def _node(node: Node, facts: dict[str, Any], here: dict[str, Any], offered: tuple[float, float]) -> Iterator[Check]:
-    """What the facts of a node say of it."""
-    yield doctor.versions(node, facts["versions"], here["versions"])
-    yield doctor.package(node, facts, "pipelines")
-    yield doctor.resources(node, facts, cpus=offered[0], gpus=offered[1])
-    yield from doctor.disk(node, facts["disks"])
+def _facts(there: list[Node], facts: Mapping[str, Any], *, here: Mapping[str, Any], package: str, session: Session) -> Iterator[Check]:
+    """What the facts of the nodes say of them, one kind of check after another."""
+    for node in there:
+        yield doctor.versions(node, facts[node.id]["versions"], here["versions"])
+    for node in there:
+        yield doctor.package(node, facts[node.id], package)
+    for node in there:
+        cpus, gpus = _offered(session, node)
+        yield doctor.resources(node, facts[node.id], cpus=cpus, gpus=gpus)
+    for node in there:
+        yield from doctor.disk(node, facts[node.id]["disks"])
 
 
 def _clock(node: Node) -> Check:

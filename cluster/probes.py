@@ -58,7 +58,7 @@ def answers(folder: str, said: str, reply: str, text: str, seconds: float) -> st
             os.listdir(folder)
             wrong = "" if Path(folder, said).read_text() == text else "another file stands there"
         except OSError as error:
-            wrong = f"what is written there elsewhere is not seen ({error.strerror})"
+            wrong = f"what the driver writes is not seen there ({error.strerror})"
         if not wrong or time.monotonic() > deadline:
             break
         time.sleep(_AGAIN_SECONDS)
@@ -67,7 +67,7 @@ def answers(folder: str, said: str, reply: str, text: str, seconds: float) -> st
     try:
         Path(folder, reply).write_text(text)
     except OSError as error:
-        return f"it can be read there and not written ({error.strerror})"
+        return f"what the driver writes is seen there, but nothing can be written ({error.strerror})"
     return ""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,12 @@ from pipelines.screen import Screen
 from pipelines.settings import Run
 from pipelines.tracking import mlflow, provenance
 
+_FIXES = {
+    "storage": "choose a folder that can be written: storage=…",
+    "mlflow": "start the server, or say where it is: track.uri=…, or MLFLOW_TRACKING_URI",
+    "workers": "lower scale.workers, scale.cpus or scale.gpus, or add nodes",
+    "cluster": "see on the head what `ray status` says",
+}
 _ALLOWED = ("storage=", "track.uri=", "scale.")
 _ANY_RECIPE = ("mlp", "train.batch=1000000")  # the settings that are asked for are every recipe's, and so are their checks
 
@@ -35,11 +42,12 @@ def doctor(overrides: Sequence[str], *, address: str | None, allow_open: bool, s
     run = config.load(_ANY_RECIPE[0], [*_ANY_RECIPE[1:], *overrides]).run
     if address:
         os.environ["RAY_ADDRESS"] = address
-    checks = []
-    with closing(_checks(run, asked="scale." in " ".join(overrides), allow_open=allow_open, screen=screen)) as found:
-        for check in found:
-            checks.append(check)
-            screen.say(_line(check))
+    checks: list[Check] = []
+    asked = any(each.startswith("scale.") for each in overrides)
+    with closing(_checks(run, asked=asked, allow_open=allow_open, screen=screen)) as found:
+        for _, same in groupby(found, key=lambda check: (check.name, check.status, check.found, check.fix)):
+            checks += (alike := list(same))
+            screen.say(_line(alike))
     status = judging.worst(checks)
     counts = ", ".join(f"{sum(check.status == each for check in checks)} {each}" for each in ("PASS", "WARN", "FAIL"))
     screen.say(f"{status}  ({counts})")
@@ -49,8 +57,8 @@ def doctor(overrides: Sequence[str], *, address: str | None, allow_open: bool, s
 def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Generator[Check, None, None]:
     uri = mlflow.tracking_uri(run.root, run.track.uri)
     shown = provenance.redact(uri)
-    here = [_told("storage", "driver", lambda: check_writable(run.root), f"{run.root} can be written")]
-    here += [_told("mlflow", "driver", lambda: mlflow.check(uri), _tracked(uri, shown))]
+    here = [_told("storage", lambda: check_writable(run.root), f"{run.root} can be written")]
+    here += [_told("mlflow", lambda: mlflow.check(uri), _tracked(uri, shown))]
     yield from here
     # what Ray prints is not for this screen, and all that it means is among the checks
     with screen.captured(Path(os.devnull)), cluster_session.connect() as session:
@@ -66,13 +74,13 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
             yield _refused("cluster", "", error)
 
 
-def _told(name: str, node: str, check: Any, found: str) -> Check:
-    """What a check that raises says."""
+def _told(name: str, check: Callable[[], None], found: str) -> Check:
+    """What a check of the driver's says, which raises where all is not well."""
     try:
         check()
     except StorageError as error:
-        return _refused(name, node, error)
-    return Check(name, node, PASS, found)
+        return _refused(name, "driver", error)
+    return Check(name, "driver", PASS, found)
 
 
 def _workers(run: Run, session: Session) -> Check:
@@ -81,13 +89,13 @@ def _workers(run: Run, session: Session) -> Check:
         cpus, gpus = launch.share(run, session.resources())
     except ClusterError as error:
         return _refused("workers", "", error)
-    return Check("workers", "", PASS, f"room for scale.workers={run.scale.workers} x {cpus} CPUs, {gpus:g} GPUs")
+    return Check("workers", "", PASS, f"room for scale.workers={run.scale.workers} with {cpus:g} of the CPUs and {gpus:g} of the GPUs each")
 
 
 def _refused(name: str, node: str, error: Exception) -> Check:
-    """An error's sentence says what is wrong, and behind its last semicolon what would be right."""
+    """An error's sentence says what is wrong, and mostly, behind its last semicolon, what would be right."""
     found, _, fix = provenance.redact(str(error)).rpartition("; ")
-    return Check(name, node, FAIL, found or fix, fix if found else "")
+    return Check(name, node, FAIL, found, fix) if found else Check(name, node, FAIL, fix, _FIXES[name])
 
 
 def _tracked(uri: str, shown: str) -> str:
@@ -102,7 +110,9 @@ def _health(uri: str) -> str | None:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/health"
 
 
-def _line(check: Check) -> str:
-    where = f"{check.node}: " if check.node else ""
+def _line(alike: Sequence[Check]) -> str:
+    """One line of what was found alike; where it is not fine, each node is named."""
+    check, many = alike[0], len(alike)
+    where = f"{many} nodes" if many > 1 and check.status == PASS else ", ".join(each.node for each in alike)
     fix = f"\n      {'fix':<11}{check.fix}" if check.fix else ""
-    return f"{check.status}  {check.name:<11}{where}{check.found}{fix}"
+    return f"{check.status}  {check.name:<11}{f'{where}: ' if where else ''}{check.found}{fix}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,7 +107,7 @@ def test_another_storage_and_a_missing_torch_are_failures_of_that_node(ill, tmp_
     [torch] = [check for check in checks if check["name"] == "versions" and check["status"] == "FAIL"]
     assert "torch missing" in torch["found"]
     assert "torch" in torch["fix"]
-    assert "what is written there elsewhere is not seen" in printed
+    assert "what the driver writes is not seen there" in printed
     assert "NFS" in printed
 
 
@@ -142,3 +144,38 @@ def test_a_cluster_that_is_not_there_is_a_line_like_any_other(tmp_path):
     assert told["status"] == "FAIL"
     assert [(check["name"], check["status"]) for check in told["checks"]] == [("storage", "PASS"), ("mlflow", "PASS"), ("cluster", "FAIL")]
     assert "no Ray control plane answers there" in err
+
+
+def test_a_node_that_does_not_answer_is_a_failure_and_no_hang(tmp_path):
+    with pair() as cluster:
+        [frozen] = [raylet for raylet in cluster.processes("raylet") if "--head" not in raylet.cmdline()]
+        frozen.suspend()
+        code, checks, printed = doctor(cluster, tmp_path, cwd=tmp_path)
+        frozen.resume()
+    assert (code, wrong(checks)) == (12, {("answer", "FAIL")}), printed
+    assert [check["found"].split()[0] for check in checks if check["name"] == "all-reduce"] == ["gloo,"]
+
+
+AHEAD = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  static int (*real)(clockid_t, struct timespec *);
+  if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+  int done = real(clock, now);
+  if (clock == CLOCK_REALTIME) now->tv_sec += 90;
+  return done;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="a C compiler makes the library that sets a clock forward")
+def test_a_node_whose_clock_is_ahead_is_told(tmp_path):
+    (tmp_path / "ahead.c").write_text(AHEAD)
+    library = tmp_path / "ahead.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "ahead.c", "-ldl"], check=True)
+    with pair(["env", f"LD_PRELOAD={library}"]) as cluster:
+        code, checks, printed = doctor(cluster, tmp_path, cwd=tmp_path)
+    assert (code, wrong(checks)) == (12, {("clock", "FAIL")}), printed
+    assert [check["found"][:3] for check in checks if check["name"] == "clock" and check["status"] == "FAIL"] in (["+90"], ["+89"])

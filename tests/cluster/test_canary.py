@@ -32,7 +32,10 @@ def test_another_folder_is_told_and_not_written_into(tmp_path):
 def test_a_folder_that_can_only_be_read_is_told(tmp_path):
     (tmp_path / "driver").write_text("abc")
     (tmp_path / "reply").mkdir()
-    assert answers(str(tmp_path), "driver", "reply", "abc", 0) == "it can be read there and not written (Is a directory)"
+    assert (
+        answers(str(tmp_path), "driver", "reply", "abc", 0)
+        == "what the driver writes is seen there, but nothing can be written (Is a directory)"
+    )
 
 
 class Refusing(BaseHTTPRequestHandler):
