@@ -27,7 +27,8 @@ def check(address: str) -> None:
         if address.startswith("ray://"):
             return  # Ray Client: another protocol, with a timeout of its own
         raise ClusterError(
-            f"RAY_ADDRESS={address} is where jobs are submitted (ray job submit); here the control plane is asked: host:6379"
+            f"RAY_ADDRESS={address} is where jobs are submitted (raylway submit --address {address} -- …); "
+            "here the control plane is asked: host:6379"
         )
     there = _alive(address)
     import ray

@@ -98,7 +98,8 @@ def code_of(error: BaseException) -> int:
         return DIVERGED
     if _out_of_memory(error):
         return MEMORY
-    if _connection_lost(error) or isinstance(error, (StorageError, OSError)) or type(error).__name__ in {"ClusterError", "WorkerLost"}:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if _connection_lost(error) or isinstance(error, (StorageError, OSError)) or kinds & {"ClusterError", "WorkerLost"}:
         return CLUSTER
     return WORKLOAD
 

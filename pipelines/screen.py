@@ -36,6 +36,11 @@ class Screen:
     def say(self, text: str) -> None:
         self._console.print(text, markup=False)
 
+    def copy(self, text: str) -> None:
+        """Pass on what another program wrote, as it is."""
+        self._console.file.write(text)
+        self._console.file.flush()
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         self._console.print(table(title, columns, rows))
 

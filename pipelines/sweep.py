@@ -260,6 +260,9 @@ class _Sweep:
     def _concluded(self, search: Search, dataset: Dataset, confirmed: Confirmed | None) -> dict[str, Any]:
         findings = Findings(self._design, self._searched(), search.importance(), confirmed, self._tracker)
         patience = self._design.run.track.wait_seconds
+        if not confirmed:  # nothing is to be registered, so whoever has the folder can tell MLflow the rest: `raylway track --sync`
+            known = {trial.number: trial.run_id for trial in self._ledger.trials.values()}
+            self._tracker.end("FINISHED", {"stage": "finished", NOTE: findings.markdown(known, linked=False)})
         self._fleet.finish(patience_seconds=patience)  # before the ids of the runs are told
         insist = functools.partial(self._tracker.insist, patience_seconds=patience)
         insist(

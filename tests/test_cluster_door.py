@@ -43,6 +43,7 @@ def test_the_address_of_jobs_is_not_that_of_the_control_plane(tmp_path):
     code, _, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, RAY_ADDRESS="http://127.0.0.1:8265")
     assert code == 12
     assert "host:6379" in err
+    assert "raylway submit --address http://127.0.0.1:8265 -- …" in err
 
 
 @pytest.mark.slow

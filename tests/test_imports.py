@@ -120,6 +120,9 @@ def test_nouns_import_no_verb_and_no_cluster():
         "predict",
         "deliver",
         "track",
+        "submit",
+        "submission",
+        "jobs",
     )
     verbs = {f"pipelines.{name}" for name in names}
     for module in NOUNS:
@@ -136,7 +139,17 @@ def test_there_is_no_import_cycle():
     TopologicalSorter({module: {name for name in names if name in MODULES} for module, names in IMPORTS.items()}).prepare()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "cnn", "optim.lrr=1"], ["train", "cnnn"], ["recipes"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "cnn", "optim.lrr=1"],
+        ["train", "cnnn"],
+        ["recipes"],
+        ["submit", "--address", "http://head:8265", "--", "train", "cnn", "optim.lrr=1"],
+        ["submit", "--help"],
+    ],
+)
 def test_help_and_recipe_errors_wait_for_nothing_heavy(arguments):
     program = (
         "import sys\n"

@@ -39,7 +39,8 @@ def test_a_command_of_the_readme_parses(command):
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
     if "--" in words:
-        words = words[words.index("--") + 1 :]
+        before, words = words[: words.index("--")], words[words.index("--") + 1 :]
+        words = ["raylway", *words] if before[0] == "raylway" else words
     arguments = words[1:] if words[0] == "raylway" else words[3:]
     group = typer.main.get_command(app)
     assert isinstance(group, click.Group) or hasattr(group, "commands")

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p secrets
 chmod 711 secrets
-for name in ray_token postgres_password mlflow_admin_password mlflow_session_key object_store_password grafana_password; do
+for name in ray_token postgres_password mlflow_admin_password mlflow_session_key mlflow_client_password object_store_password grafana_password; do
   if [ ! -e "secrets/$name" ]; then
     od -An -N24 -tx1 /dev/urandom | tr -d ' \n' > "secrets/$name"
     # containers run as other users than you, and compose mounts a file with the rights it has; the folder keeps out who does not know the names

@@ -6,9 +6,11 @@ The login is tried before anything is launched. MLflow is imported only where th
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -57,6 +59,8 @@ def connect(uri: str) -> MlflowClient:
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
     import mlflow
 
+    if uri.startswith("sqlite:////") and "?" not in uri and not (database := Path(uri.removeprefix("sqlite:///"))).exists():
+        _make(database)
     theirs = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)  # writes the environment too, where the next run of this process would take it for the user's wish
     if theirs is None:
@@ -64,6 +68,23 @@ def connect(uri: str) -> MlflowClient:
     else:
         os.environ["MLFLOW_TRACKING_URI"] = theirs
     return mlflow.MlflowClient(uri)
+
+
+def _make(database: Path) -> None:
+    """Make an empty database, which is there whole or not at all: MLflow takes seconds to make one, and one that it was killed over
+    can never be opened again (3.17)."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    partial = database.with_name(f".{database.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        engine = create_sqlalchemy_engine(f"sqlite:///{partial}")
+        _initialize_tables(engine)
+        engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.link(partial, database)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _check_login(uri: str) -> None:

@@ -18,7 +18,10 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = tuple(sorted(path.name for path in (KUBERNETES / "overlays").iterdir()))
 Object = dict[str, Any]
-_PLAIN = {"train": "base/run/rayjob.yaml", "cluster": "overlays/cluster/raycluster.yaml"}  # overlays that only name the image anew
+_PLAIN = {  # overlays that only name the image anew
+    "train": ("base/run/rayjob.yaml",),
+    "cluster": ("overlays/cluster/raycluster.yaml", "overlays/cluster/network.yaml"),
+}
 
 
 @functools.cache
@@ -31,7 +34,7 @@ def overlay(name: str) -> list[Object]:
     if shutil.which("kubectl"):
         text = _rendered(KUBERNETES / "overlays" / name)
     elif name in _PLAIN:
-        text = (KUBERNETES / _PLAIN[name]).read_text()
+        text = "\n---\n".join((KUBERNETES / path).read_text() for path in _PLAIN[name])
     else:
         pytest.skip(f"kubectl is not installed: the overlay {name} is not checked")
     return [each for each in yaml.safe_load_all(text) if each]
@@ -39,13 +42,25 @@ def overlay(name: str) -> list[Object]:
 
 def platform() -> list[Object]:
     """What all runs share: MLflow, its database, network, quotas, the queue."""
-    files = [path for path in sorted((KUBERNETES / "base" / "platform").glob("*.yaml")) if path.name != "kustomization.yaml"]
-    return [each for path in files for each in yaml.safe_load_all(path.read_text()) if each]
+    return _made_of(KUBERNETES / "base" / "platform")
+
+
+def monitoring() -> list[Object]:
+    """What Prometheus' operator and Grafana are given."""
+    return _made_of(INFRA / "monitoring", pieces=("podmonitor.yaml",))
+
+
+def _made_of(folder: Path, pieces: tuple[str, ...] | None = None) -> list[Object]:
+    """What a kustomization makes; where there is no kubectl, its plain files, which differ in the names of images only."""
+    if shutil.which("kubectl"):
+        return [each for each in yaml.safe_load_all(_rendered(folder)) if each]
+    names = pieces or [path.name for path in sorted(folder.glob("*.yaml")) if path.name != "kustomization.yaml"]
+    return [each for name in names for each in yaml.safe_load_all((folder / name).read_text()) if each]
 
 
 @functools.cache
 def schema(kind: str) -> dict[str, Any]:
-    """The strict schema of RayJob or RayCluster. Skips the test where it is not there."""
+    """The strict schema of RayJob or RayCluster, made from KubeRay 1.7. Skips the test where it is not there."""
     path = ROOT.parent / "shared" / "schemas" / f"{kind.lower()}.v1.schema.json"
     if not path.exists():
         pytest.skip(f"no {path.name} beside this repository: {kind} is not checked against KubeRay's definition")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from tests.infra.manifests import ROOT, Object, clusters, containers, pods
 
 _NOTICE_SECONDS = 120
+_LINGERING_SECONDS = 600
 _SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|_KEY$", re.IGNORECASE)
 _LOGIN = re.compile(r"://[^/@:]*:[^/@]+@")
 Policy = Callable[[list[Object]], Iterator[str]]
@@ -123,6 +124,15 @@ def runs_end_and_are_tried_again(objects: list[Object]) -> Iterator[str]:
             spec = each["spec"]
             if not spec.get("backoffLimit") or not spec.get("activeDeadlineSeconds") or not spec.get("shutdownAfterJobFinishes"):
                 yield f"{each['metadata']['name']}: not tried again, or without an end"
+            if spec.get("ttlSecondsAfterFinished", 0) > _LINGERING_SECONDS:
+                yield f"{each['metadata']['name']}: holds its GPUs for long after its end"
+
+
+def what_comes_again_is_not_tried_again(objects: list[Object]) -> Iterator[str]:
+    """KubeRay repeats whatever fails; `attempt` (infra/docker/attempt.py) stops a job whose failure another cluster would not cure."""
+    for each in objects:
+        if each["kind"] == "RayJob" and shlex.split(each["spec"]["entrypoint"])[0] != "attempt":
+            yield f"{each['metadata']['name']}: a wrong recipe would be begun again, cluster by cluster"
 
 
 def entry_points_are_argument_lists(objects: list[Object]) -> Iterator[str]:
@@ -158,7 +168,8 @@ ALL: tuple[Policy, ...] = (
         nothing_is_public,
     ),
     *(clusters_ask_for_a_token, ray_is_the_one_that_is_pinned, heads_do_no_work, workers_have_time_to_leave),
-    *(groups_have_sizes_that_go_together, runs_end_and_are_tried_again, entry_points_are_argument_lists, storage_outlives_the_nodes),
+    *(groups_have_sizes_that_go_together, runs_end_and_are_tried_again, what_comes_again_is_not_tried_again),
+    *(entry_points_are_argument_lists, storage_outlives_the_nodes),
     names_are_short_labels,
 )
 

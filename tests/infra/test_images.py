@@ -40,6 +40,14 @@ def test_python_is_the_one_that_the_project_asks_for() -> None:
     assert 'requires-python = ">=3.11,<3.12"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_what_is_copied_is_there_and_is_sent_to_the_builder() -> None:
+    sent = [line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    copied = [word for line in re.findall(r"^COPY (?!--from)(?:--\S+ )*(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()]
+    assert len(copied) > 10
+    assert [path for path in copied if not (ROOT / path).exists()] == []
+    assert [path for path in copied if not any(Path(path).is_relative_to(each) for each in sent)] == []
+
+
 def test_every_final_image_runs_as_a_user() -> None:
     stages = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
     final = [stage for stage in stages if "ENTRYPOINT" in stage]
@@ -94,6 +102,29 @@ def test_each_hole_in_it_is_found() -> None:
     stack["services"]["grafana"]["image"] = "grafana/grafana:latest"
     stack["services"]["postgres"]["environment"]["POSTGRES_PASSWORD"] = "sesame"
     assert len(loose(stack)) == 3
+
+
+def rendered(folder: Path) -> dict[str, Any]:
+    """What `docker-compose config` makes of both files."""
+    if not shutil.which("docker-compose"):
+        pytest.skip("docker-compose is not installed: what it makes of the two files is not looked at")
+    for name in ("compose.yaml", "compose.gpu.yaml"):
+        text = (INFRA / "docker" / name).read_text()
+        (folder / name).write_text(text.replace("name: raylway\n", ""))  # which Debian's docker-compose 1.29 does not know yet
+    command = ["docker-compose", "--project-directory", INFRA / "docker", "-f", folder / "compose.yaml", "-f", folder / "compose.gpu.yaml"]
+    done = subprocess.run([*command, "config"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return yaml.safe_load(done.stdout)
+
+
+def test_what_compose_makes_of_both_files_is_closed_and_gives_the_gpus_to_the_worker(tmp_path: Path) -> None:
+    stack = rendered(tmp_path)
+    assert loose(stack) == []
+    assert stack["services"].keys() == COMPOSE["services"].keys()
+    with_gpus = {name for name, service in stack["services"].items() if "devices" in str(service.get("deploy"))}
+    assert with_gpus == {"ray-worker"}
+    assert {service["image"] for name, service in stack["services"].items() if name.startswith("ray-")} == {"raylway:0.1.0-cuda"}
+    assert stack["services"]["mlflow-upgrade"].get("ports", []) == []
 
 
 def test_every_secret_of_the_stack_is_made_by_the_script() -> None:

@@ -42,7 +42,9 @@ def test_ray_refuses_a_word_that_it_does_not_know() -> None:
 
 def starts(given: dict[str, Any]) -> list[str]:
     """The commands that start Ray on a head and on a worker."""
-    return [*given["head_start_ray_commands"], *given["worker_start_ray_commands"]]
+    both = (given["head_start_ray_commands"], given["worker_start_ray_commands"])
+    assert [commands[0] for commands in both] == ["ray stop", "ray stop"], "`ray up` is given again to change a cluster that runs"
+    return [command for commands in both for command in commands[1:]]
 
 
 def parsed(command: str) -> None:

@@ -1,4 +1,4 @@
-"""PostgreSQL and `mlflow server` for the tests of this folder, started once; and a proxy before it for each test that asks for one."""
+"""PostgreSQL, `mlflow server` and a Ray cluster for the tests of this folder, started once; a proxy before the server for each test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.services.cluster import Cluster
 from tests.services.postgres import Postgres, programs
 from tests.services.proxy import FaultProxy
 from tests.services.tracking_server import TrackingServer
@@ -39,3 +40,10 @@ def proxy(server: TrackingServer) -> Iterator[FaultProxy]:
     made = FaultProxy(server.port)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    started = Cluster()
+    yield started
+    started.stop()

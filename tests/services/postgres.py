@@ -48,21 +48,23 @@ class Postgres:
             time.sleep(0.05)
 
     def create(self, database: str) -> str:
-        """Make a database; its address for SQLAlchemy, the password in it."""
+        """Make a database; its address for SQLAlchemy, without the password: libpq reads that from PGPASSWORD."""
         self._run("createdb", "-h", str(self.folder), "-U", _USER, database)
         return self.address(database)
 
     def address(self, database: str) -> str:
         # postgresql:// alone would mean psycopg 3 (SQLAlchemy 2.1)
-        return f"postgresql+psycopg2://{_USER}:{self.password}@/{database}?host={self.folder}"
+        return f"postgresql+psycopg2://{_USER}@/{database}?host={self.folder}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How libpq's programs, which come first in its PATH, reach it."""
+        path = f"{_bin()}:{os.environ.get('PATH', '')}"
+        return {"PGHOST": str(self.folder), "PGUSER": _USER, "PGPASSWORD": self.password, "PATH": path}
 
     def dump(self, database: str) -> bytes:
         """All of a database as SQL."""
         return self._run("pg_dump", "-h", str(self.folder), "-U", _USER, database)
-
-    def restore(self, database: str, dump: bytes) -> None:
-        """Fill an empty database."""
-        self._run("psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", str(self.folder), "-U", _USER, database, given=dump)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGINT)  # "fast": it ends the sessions of who is still connected
@@ -73,11 +75,9 @@ class Postgres:
     def _data(self) -> str:
         return f"{self.folder}/data"
 
-    def _run(self, program: str, *arguments: str, given: bytes = b"") -> bytes:
+    def _run(self, program: str, *arguments: str) -> bytes:
         environment = os.environ | {"PGPASSWORD": self.password}
-        done = subprocess.run(
-            [_bin() / program, *arguments], cwd=self.folder, input=given, capture_output=True, env=environment, **self._user
-        )
+        done = subprocess.run([_bin() / program, *arguments], cwd=self.folder, capture_output=True, env=environment, **self._user)
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout
 

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -20,51 +12,6 @@ from tests.cli import raylway
 from tests.services.told import check_all_told, only_run
 
 pytestmark = pytest.mark.services
-
-
-class Cluster:
-    """`ray start` of one node that offers four CPUs, whatever the machine has, in a folder of its own."""
-
-    def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="rw-ray-", dir="/tmp"))  # the path of a socket may have a hundred letters
-        port, client, metrics, agent = (_free_port() for _ in range(4))
-        options = [f"--port={port}", f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}"]
-        options += [f"--dashboard-agent-listen-port={agent}", f"--temp-dir={self.folder}", "--num-cpus=4", "--include-dashboard=false"]
-        ray = Path(sys.executable).with_name("ray")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
-        self.token = secrets.token_hex(32)
-        environment |= {
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.token,
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        }
-        command = [ray, "start", "--head", "--block", "--object-store-memory=300000000", *options]
-        log = (self.folder / "start.log").open("wb")
-        self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        self.address = f"127.0.0.1:{port}"
-        deadline = time.monotonic() + 120
-        while b"Ray runtime started" not in (said := (self.folder / "start.log").read_bytes()):
-            assert self._process.poll() is None, said.decode()
-            assert time.monotonic() < deadline, said.decode()
-            time.sleep(0.2)
-
-    @property
-    def login(self) -> dict[str, str]:
-        """What the environment of a command must hold."""
-        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-
-    def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    started = Cluster()
-    yield started
-    started.stop()
-    shutil.rmtree(started.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +65,3 @@ def test_no_secret_of_the_environment_is_in_a_run_in_ray_s_logs_or_in_the_server
     assert b"two-workers" in written["mlflow"]
     for name, canary in planted.items():
         assert not [file for file, content in written.items() if canary.encode() in content], name
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

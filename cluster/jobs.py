@@ -1,0 +1,228 @@
+"""Ray Jobs: submit a command to a cluster, follow it, stop it; plain values in and out, every question bounded in time.
+
+Whether the nodes can ever hold the workers is for the job itself to say, which asks the cluster before anything starts: what a cluster may
+grow to is not told here. Python's version here does not matter either, for the job's driver runs there (Ray 2.60).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import ray
+import requests
+from ray.dashboard.modules import dashboard_sdk
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient
+
+from cluster import reach
+from cluster.errors import ClusterError
+from cluster.upload import Package
+
+_CONNECT_SECONDS, _ANSWER_SECONDS, _SENT_SECONDS = 10.0, 30.0, 300.0
+_LOOK_SECONDS, _AGAIN_SECONDS = 20.0, 1.0
+LOST_SECONDS = 60.0
+"""How long a cluster may not answer while a job is followed."""
+STOP_SECONDS = 60
+"""How long a job that is asked to stop has: its workers leave a checkpoint, and MLflow is told."""
+_OVER = ("SUCCEEDED", "FAILED", "STOPPED")
+_QUIET = (dashboard_sdk.__name__, "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.working_dir", "ray._private.authentication")
+
+
+class Taken(Exception):
+    """A job of that id is there already: ids are used once."""
+
+
+class NoSuchJob(ClusterError):
+    """The cluster knows no job of that id."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a cluster knows of a job. Times are seconds since 1970."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    command: str
+    exit_code: int | None
+    """Of the command; negative where a signal ended it; None where it has not ended by itself."""
+    message: str
+    metadata: Mapping[str, str]
+    began: float
+    ended: float | None
+
+    @property
+    def over(self) -> bool:
+        return self.status in _OVER
+
+
+class Jobs:
+    """The jobs of the cluster whose dashboard is at `address` (http://head:8265). Raises ClusterError if it does not let us in."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        for name in _QUIET:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._token = reach.send_token_if_there()
+        os.environ["RAY_API_SERVER_ADDRESS"] = address  # an address that is given is overridden by this, and by RAY_ADDRESS (Ray 2.60)
+        with self._asked():
+            self._client = _Bounded(address)
+        if (there := self._client._server_ray_version) != ray.__version__:
+            raise ClusterError(f"{address}: the cluster runs Ray {there}, this is Ray {ray.__version__}; both must be the same")
+
+    def all(self) -> list[Job]:
+        """Every job that was submitted, the oldest first."""
+        with self._asked():
+            found = self._client.list_jobs()
+        return sorted((_job(each) for each in found if each.submission_id), key=lambda job: job.began)
+
+    def one(self, id: str) -> Job:
+        """The job of that id. Raises NoSuchJob, naming those there are."""
+        with self._asked(id):
+            return _job(self._client.get_job_info(id))
+
+    def submit(self, id: str, command: str, *, package: Package, environment: Mapping[str, str], metadata: Mapping[str, str]) -> None:
+        """Send the package, unless the cluster has it, and start the command in it. Raises Taken if the id was used before."""
+        started = {
+            "working_dir": str(package.folder),
+            "excludes": list(package.excludes),
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), **environment},
+        }
+        with self._asked(id):
+            self._client.submit_job(entrypoint=command, submission_id=id, runtime_env=started, metadata=dict(metadata))
+
+    def stop(self, id: str) -> Job:
+        """Ask a job to stop, and wait until it has; what it is then."""
+        deadline = time.monotonic() + STOP_SECONDS + _ANSWER_SECONDS
+        with self._asked(id):
+            self._client.stop_job(id)
+        while not (job := self.one(id)).over and time.monotonic() < deadline:
+            time.sleep(_AGAIN_SECONDS)
+        return job
+
+    def log(self, id: str) -> str:
+        """All that a job has written."""
+        with self._asked(id):
+            return str(self._client.get_job_logs(id))
+
+    def follow(self, id: str, write: Callable[[str], None]) -> Job:
+        """Give `write` what the job has written and writes, until it is over. Raises ClusterError after LOST_SECONDS without an answer."""
+        return asyncio.run(self._follow(id, write))
+
+    async def _follow(self, id: str, write: Callable[[str], None]) -> Job:
+        told, lost_since = 0, None
+        while True:
+            seen = 0
+            try:
+                async with contextlib.aclosing(self._pieces(id)) as pieces:
+                    async for text in pieces:  # from the beginning each time
+                        if fresh := text[max(0, told - seen) :]:
+                            write(fresh)
+                        seen += len(text)
+                        told, lost_since = max(told, seen), None
+                if (job := self.one(id)).over:
+                    return job
+            except NoSuchJob:
+                raise
+            except (ClusterError, aiohttp.ClientError, OSError, RuntimeError, TimeoutError) as error:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > LOST_SECONDS:
+                    said = f"{self.address}: no answer for {LOST_SECONDS:g} s while {id} was followed"
+                    raise ClusterError(f"{said} ({_first(error)})") from None
+            else:
+                lost_since = None
+            await asyncio.sleep(_AGAIN_SECONDS)
+
+    async def _pieces(self, id: str) -> AsyncGenerator[str, None]:
+        """The log in pieces. A connection may die without a word, and a log be silent for hours, so the job is asked for meanwhile."""
+        tail = self._client.tail_job_logs(id).__aiter__()
+        while True:
+            piece = asyncio.ensure_future(tail.__anext__())
+            try:
+                while not (await asyncio.wait({piece}, timeout=_LOOK_SECONDS))[0]:
+                    self.one(id)
+            finally:
+                if not piece.done():
+                    piece.cancel()
+            try:
+                yield piece.result()
+            except StopAsyncIteration:
+                return
+
+    @contextlib.contextmanager
+    def _asked(self, id: str = "") -> Iterator[None]:
+        """Say in one sentence what went wrong with a question."""
+        try:
+            yield
+        except AuthenticationError:
+            raise reach.refused(self.address, presented=self._token) from None
+        except (requests.RequestException, OSError) as error:
+            raise ClusterError(f"{self.address}: no Ray dashboard answers there ({_cause(error)}); {_WHERE}") from None
+        except KeyError:
+            raise self._no_ray("it tells no version") from None
+        except (RuntimeError, ValueError) as error:
+            said = str(error)
+            if "already exists" in said and "submission_id" in said:
+                raise Taken(id) from None
+            if "does not exist" in said or "status code 404" in said or "returned 404" in said:
+                raise (self.no_such(id, self.all()) if id else self._no_ray(said)) from None
+            raise ClusterError(f"{self.address}: {_first(error)}") from None
+
+    def no_such(self, id: str, every: Sequence[Job]) -> NoSuchJob:
+        """The error for an id that none of `every` has."""
+        known = [job.id for job in every]
+        near = difflib.get_close_matches(id, known, n=1)
+        there = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known[-10:])}" if known else "it has none"
+        return NoSuchJob(f"{id}: no such job at {self.address}; {there}")
+
+    def _no_ray(self, said: str) -> ClusterError:
+        return ClusterError(f"{self.address}: what answers there is no Ray dashboard ({said.splitlines()[0][:120]}); {_WHERE}")
+
+
+_WHERE = "is the cluster up, and is this the dashboard of its head, such as http://head:8265?"
+
+
+class _Bounded(JobSubmissionClient):
+    """Ray's client waits for an answer without end (2.60)."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        seconds = _ANSWER_SECONDS if method == "GET" else _SENT_SECONDS
+        return super()._do_request(method, endpoint, **({"timeout": (_CONNECT_SECONDS, seconds)} | options))
+
+
+def _job(told: Any) -> Job:
+    return Job(
+        id=told.submission_id,
+        status=str(told.status.value),
+        command=told.entrypoint,
+        exit_code=told.driver_exit_code,
+        message=told.message or "",
+        metadata=told.metadata or {},
+        began=(told.start_time or 0) / 1000,
+        ended=told.end_time / 1000 if told.end_time else None,
+    )
+
+
+def _first(error: BaseException) -> str:
+    """The last line of an error that has a traceback of the server's in it, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if any(line.startswith("Traceback") or "Traceback" in line for line in lines) else 0][:300]
+
+
+def _cause(error: BaseException) -> str:
+    """Why nobody answered, without the names of classes and the addresses of objects that urllib3 puts around it."""
+    if isinstance(error, (requests.Timeout, TimeoutError)):
+        return "no answer in time"
+    inner: Any = error
+    while (deeper := inner.__cause__ or inner.__context__) is not None:
+        inner = deeper
+    return str(getattr(inner, "strerror", None) or _first(inner))[-120:]
