@@ -168,6 +168,30 @@ def reproduce(
 
 
 @app.command()
+def verify(
+    what: Annotated[str, typer.Argument(help="resume: stopped half way, the same bits. parity: several workers, the curve of one.")],
+    recipe: Recipe,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=2, help="The first so many steps.")] = 20,
+    json: AsJson = False,
+) -> None:
+    """Prove what is promised of every training, on this machine or this cluster."""
+
+    def body(screen: Any) -> dict[str, Any]:
+        from pipelines.config import load
+        from pipelines.errors import RecipeError
+
+        if what not in ("resume", "parity"):
+            raise RecipeError(f"verify {what}: there are resume and parity")
+        loaded = load(recipe, overrides or [])
+        from pipelines.verify import verify
+
+        return verify(what, loaded, steps=steps, screen=screen)  # type: ignore[arg-type]
+
+    tell(body, json, command=["verify", what, recipe, *(overrides or [])], code=lambda result: 0 if result["verified"] else 4)
+
+
+@app.command()
 def evaluate(
     model: Model,
     overrides: Overrides = None,

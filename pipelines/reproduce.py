@@ -6,34 +6,28 @@ verdict is noted on the original's page. The learning rate follows the whole run
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import launch, train
 from pipelines import prepare as preparing
-from pipelines.attempt import Attempt
+from pipelines import repetition
 from pipelines.config import trained_with
 from pipelines.data import prepared
-from pipelines.errors import DIVERGED, Diverged, RecipeError, StorageError, WorkerFailed, code_of
-from pipelines.folder import RunFolder, check_writable, write_atomically
+from pipelines.errors import RecipeError, StorageError
+from pipelines.folder import check_writable
 from pipelines.prepare import Plan
+from pipelines.repetition import NOT_CURVES, Curves, Pair
 from pipelines.screen import Screen
 from pipelines.settings import Run
-from pipelines.tracking import facts, journal, named, runs
+from pipelines.tracking import facts, named, runs
 from pipelines.tracking.causes import Cause, causes
 from pipelines.tracking.facts import Facts
 from pipelines.tracking.runs import Kept
 
-Curves = Mapping[str, Mapping[int, float]]
-"""metric -> step -> value."""
-_NOT_CURVES = ("perf/", "cost/", "seconds/", "test/", "baseline/", "best/", "eval/")
 _ALLOWED, _SAID = ("data.prepared=", "data.cache=", "scale."), "storage, track.uri, data.prepared, data.cache and scale.*"
 
 
@@ -52,30 +46,12 @@ class Recorded:
         return max(self.curves["loss"])
 
 
-@dataclass(frozen=True)
-class Mismatch:
-    """The first number that is not what it was."""
-
-    step: int
-    metric: str
-    recorded: float
-    now: float
-
-    @property
-    def size(self) -> float:
-        """Relative to the recorded number."""
-        return abs(self.now - self.recorded) / (abs(self.recorded) or 1.0)
-
-    def __str__(self) -> str:
-        return f"{self.metric} was {self.recorded!r}, is now {self.now!r} (off by {self.size:.1g} of it)"
-
-
 def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, screen: Screen) -> dict[str, Any]:
     """Train the run that `called` names again, all of it or its first `steps`, and say whether each number is what it was.
 
     Raises RecipeError for an unknown run and for one of which there is nothing to compare, and the errors of training.
     """
-    attempt = Attempt()
+    began = time.time()
     uri, root, others = named.place(overrides)
     with runs.asked(uri) as client:
         recorded = _recorded(client, called, others, root)
@@ -87,10 +63,10 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
     if told := _of_the_data(plan, recorded.facts):
         screen.say(f"  {told}")
     screen.say(f"{recorded.kept.name}: repeating steps 1 to {until:,}")
-    with _scratch(root, recorded, plan) as folder:
-        outcome = _again(recorded, plan, folder, until, attempt, screen)
-        now = _curves(folder)
-    mismatch, compared = _first_mismatch(recorded.curves, now)
+    with repetition.scratch(root, recorded.kept.name, recorded.run, plan) as folder:
+        outcome = repetition.trained(recorded.run, plan, folder, until, screen)
+        now = repetition.curves(folder)
+    mismatch, compared = repetition.first_mismatch(recorded.curves, now)
     weights = {"recorded": recorded.kept.tags.get("weights_sha256"), "now": outcome and outcome.weights_sha256}
     whole = bool(outcome and weights["recorded"] and until == recorded.steps)
     same = mismatch is None and (not whole or weights["recorded"] == weights["now"])
@@ -107,7 +83,7 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
         "first_difference": mismatch and asdict(mismatch),
         "weights_sha256": weights if whole else None,
         "causes": [asdict(cause) for cause in likely],
-        "seconds": time.time() - attempt.began,
+        "seconds": time.time() - began,
     }
     _show(result, mismatch, likely, screen)
     return result
@@ -124,7 +100,7 @@ def _recorded(client: Any, called: str, overrides: Sequence[str], root: Path) ->
     run = trained_with(text, [*threads, *overrides, f"storage={root}"])
     if run.data.mode == "stream":
         raise RecipeError(f"{kept.name}: data.mode=stream gives rows in no promised order, so such a run cannot be repeated bit for bit")
-    curves = {name: named.history(client, kept, name) for name in kept.metrics if not name.startswith(_NOT_CURVES)}
+    curves = {name: named.history(client, kept, name) for name in kept.metrics if not name.startswith(NOT_CURVES)}
     if "loss" not in curves:
         raise RecipeError(f"{kept.name}: ended before its first point (train.log_every={run.train.log_every}); there is nothing to compare")
     return Recorded(kept, run, facts.facts(client, kept), curves)
@@ -135,50 +111,6 @@ def _until(recorded: Recorded, steps: int | None) -> int:
     if steps is not None and steps < first:
         raise RecipeError(f"--steps {steps}: the first point of {recorded.kept.name} is at step {first:,}; give that many steps or more")
     return min(steps or recorded.steps, recorded.steps)
-
-
-@contextmanager
-def _scratch(root: Path, recorded: Recorded, plan: Plan) -> Iterator[RunFolder]:
-    """A run's folder below the storage, where every node reaches it; gone when the block ends."""
-    folder = RunFolder(root / ".reproduce" / f"{recorded.kept.name}-{uuid.uuid4().hex[:8]}")
-    folder.path.mkdir(parents=True)
-    try:
-        write_atomically(folder.identity, recorded.run.identity(plan.fingerprint))
-        yield folder
-    finally:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        with suppress(OSError):
-            folder.path.parent.rmdir()
-
-
-def _again(recorded: Recorded, plan: Plan, folder: RunFolder, until: int, attempt: Attempt, screen: Screen) -> Any:
-    """What the first worker reports; None if the training diverged, as the recorded one may have."""
-    job = train.job_of(recorded.run, plan, folder, stop_after=until)
-    try:
-        return launch.trained(job, plan, attempt, screen, meanwhile=lambda: None)[1]
-    except (Diverged, WorkerFailed) as error:
-        if code_of(error) != DIVERGED:
-            raise
-        screen.say(str(error))
-        return None
-
-
-def _curves(folder: RunFolder) -> dict[str, dict[int, float]]:
-    found: dict[str, dict[int, float]] = {}
-    for point in journal.read(folder.journal):
-        for name, value in point.metrics.items():
-            found.setdefault(name, {})[point.step] = value
-    return found
-
-
-def _first_mismatch(recorded: Curves, now: Curves) -> tuple[Mismatch | None, int]:
-    """The first number that differs, and how many there were to compare."""
-    common = sorted((step, name) for name, points in recorded.items() for step in points if step in now.get(name, {}))
-    for step, name in common:
-        was, is_now = recorded[name][step], now[name][step]
-        if was != is_now and not (math.isnan(was) and math.isnan(is_now)):
-            return Mismatch(step, name, was, is_now), len(common)
-    return None, len(common)
 
 
 def _now(run: Run, plan: Plan, outcome: Any = None) -> Facts:
@@ -205,7 +137,7 @@ def _of_the_data(plan: Plan, recorded: Facts) -> str:
     return "the source is what it was; the settings of the data or the code that prepares them are not"
 
 
-def _show(result: Mapping[str, Any], mismatch: Mismatch | None, likely: Sequence[Cause], screen: Screen) -> None:
+def _show(result: Mapping[str, Any], mismatch: Pair | None, likely: Sequence[Cause], screen: Screen) -> None:
     compared = f"{result['compared']:,} numbers"
     if result["reproduced"]:
         weights = f"; weights {result['weights_sha256']['now'][:12]}" if result["weights_sha256"] else ""

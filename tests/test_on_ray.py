@@ -33,6 +33,7 @@ from pipelines.sweep import sweep
 from pipelines.sweeping.ledger import Ledger
 from pipelines.tracking.journal import read
 from pipelines.train import train
+from pipelines.verify import verify
 from tests.idx import write_idx
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -70,6 +71,14 @@ def one_worker(tracked):
 def test_a_ray_worker_makes_the_bits_of_a_plain_process(alone, one_worker):
     assert one_worker["weights_sha256"] == alone["weights_sha256"]
     assert one_worker["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
+
+
+def test_parity_of_two_workers_is_verified_on_the_spot(tracked):
+    loaded = config.load("cnn", [f"storage={tracked}", "scale.workers=2", "scale.threads=1"])
+    result = verify("parity", loaded, steps=6, screen=Screen(as_json=True))
+    assert result["verified"]
+    assert result["compared"] >= 6 * 3
+    assert result["largest_difference"]["size"] <= 1e-5
 
 
 def test_the_result_is_the_contract_of_the_design(one_worker):
