@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 
@@ -26,7 +26,7 @@ def tell(
     from pipelines.screen import Screen
 
     for stop in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background process starts with it ignored
-        signal.signal(stop, signal.default_int_handler)
+        signal.signal(stop, _interrupt)
     screen = Screen(as_json=as_json)
     try:
         result = body(screen)
@@ -41,6 +41,13 @@ def tell(
     else:
         screen.result(result)
         _leave(code(result))
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    # where Ray's core worker is in the process, SIGTERM also goes through absl's handler of crashes, which sets an alarm that aborts the
+    # process 3 s later (Ray 2.60): less than workers may need to leave a checkpoint
+    signal.alarm(0)
+    raise KeyboardInterrupt
 
 
 def _explain(error: BaseException, code: int, command: list[str]) -> list[str]:

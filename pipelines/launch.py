@@ -135,8 +135,8 @@ def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *,
 
 
 def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
-    """End workers that Ray ends no more, once they have left a checkpoint: where the control plane is gone they train on for a minute,
-    and would keep others from writing."""
+    """End workers that Ray may end no more, once they have left a checkpoint: without a control plane they train on for a minute, and
+    would keep others from writing."""
     pause.ask(STOP)
     screen.say("the cluster is lost: asked the workers to leave a checkpoint")
     try:

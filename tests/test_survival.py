@@ -140,6 +140,22 @@ def test_the_driver_of_ray_workers_is_stopped_and_the_step_at_which_it_was_asked
 
 
 @pytest.mark.slow
+def test_sigterm_leaves_workers_the_time_they_need(place):
+    process = started([*TRAIN, "scale.threads=1"], place)
+    workers = [each for each in psutil.Process(process.pid).children(recursive=True) if each.name().startswith("ray::RayTrain")]
+    for each in workers:
+        each.suspend()
+    process.send_signal(signal.SIGTERM)
+    time.sleep(5)  # Ray's own handler would have aborted the process after three
+    for each in workers:
+        each.resume()
+    code, result, err = finish(process)
+    assert (code, result["status"]) == (130, "interrupted")
+    assert "asked to stop: checkpoint at step" in err
+    assert statuses(place) == ["KILLED"]
+
+
+@pytest.mark.slow
 def test_who_is_asked_twice_stops_at_once(place):
     process = started([*TRAIN, "scale.threads=1"], place)
     workers = [each for each in psutil.Process(process.pid).children(recursive=True) if each.name().startswith("ray::RayTrain")]
