@@ -34,6 +34,7 @@ _QUIET = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer in a cluster that lives as long as one command
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end of training is seen; 2 s by default
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_prestart_worker_first_driver": "0",  # else as many processes as CPUs are started at once, and few of them are ever used
     "RAY_worker_niceness": "0",  # else training yields to everything else on the machine
 }
 _OBJECT_STORE_BYTES = 512 << 20
@@ -122,7 +123,7 @@ def connect() -> Iterator[Session]:
             if not connecting.exception() and (watching := connecting.result()):
                 watching.close()
             if not lost:  # it would wait for the control plane
-                _ray().shutdown()
+                _shut_down()
 
 
 def _start(where: str | None) -> Watch | None:
@@ -141,6 +142,14 @@ def _start(where: str | None) -> Watch | None:
             _metrics_export_port=_metrics_port(),
         )
     return Watch(_ray().get_runtime_context().gcs_address, local=where is None, raylet=own_raylet())
+
+
+def _shut_down() -> None:
+    """Leave the cluster; one that was started here ends."""
+    node = _ray()._private.worker._global_node
+    if node:  # its autoscaler does not heed SIGTERM, and Ray would wait a second for it at the end of every command (2.60)
+        node.kill_monitor(check_alive=False)
+    _ray().shutdown()
 
 
 def _yet_to_come(kind: str) -> int:
