@@ -212,7 +212,7 @@ def test_more_workers_than_the_nodes_can_ever_hold_are_refused_by_the_job_with_t
     words = ("train", "cnn", "train.steps=20", "scale.workers=64", "train.batch=128", f"storage={tmp_path}", "name=many", "--json")
     code, told, err = submit(cluster, *words, cwd=tmp_path)
     assert (code, told["status"], told["exit_code"]) == (12, "FAILED", 12), err
-    assert "scale.workers=64 x 1 CPUs = 64, but the cluster has 2 CPUs" in err
+    assert "scale.workers=64 x 1 CPU = 64, but the cluster has 2 CPUs" in err
 
 
 def test_what_makes_no_run_is_done_each_time(cluster, tmp_path):
