@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from pipelines import collecting
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 _ERROR_LINES = 25
 _RESUMED = ("train", "sweep")
 

@@ -103,6 +103,7 @@ def test_nouns_import_of_workloads_only_the_contract():
 def test_nouns_import_no_verb_and_no_cluster():
     names = (
         "__main__",
+        "operating",
         "train",
         "launch",
         "repetition",
