@@ -1,7 +1,8 @@
 """What a trial costs besides its training: a sweep whose trials sleep for 10 ms, with its search, ledger, tracking and Ray Tune.
 
-`python -m tests.benchmarks.tiny_trials STORAGE TRIALS` prints the milliseconds of a core that each trial costs on top as JSON, of all but
-the first ones, in which processes are started.
+`python -m tests.benchmarks.tiny_trials STORAGE TRIALS` prints as JSON the milliseconds from the end of a trial to that of the next, in the
+first and in the second half of the sweep: whether a trial costs more the more there were. The first ones, in which processes are started,
+are left out.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ def main(storage: str, trials: int) -> None:
     sweeping.sweep("cnn", settings, screen=Screen(as_json=True))
     events = [json.loads(line) for line in (Path(storage) / "cnn" / name / "ledger.jsonl").read_text().splitlines()]
     ended = [event["time"] for event in events if event["event"] == "ended"]
-    apart = (ended[-1] - ended[_FIRST - 1]) / (len(ended) - _FIRST)
-    print(json.dumps({"milliseconds_apart": 1000 * apart}))
+    middle = (_FIRST + len(ended)) // 2
+    print(json.dumps({"first_half": _apart(ended[_FIRST : middle + 1]), "second_half": _apart(ended[middle:])}))
+
+
+def _apart(times: list[float]) -> float:
+    return 1000 * (times[-1] - times[0]) / (len(times) - 1)
 
 
 if __name__ == "__main__":
