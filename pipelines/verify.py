@@ -49,6 +49,8 @@ def _resumed(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str
     screen.say(f"undisturbed: steps 1 to {steps:,}")
     whole, recorded = _trained(run, plan, [steps], screen)
     half = whole.steps // 2
+    if not half:
+        raise RecipeError(f"train.steps={whole.steps}: a training of one step cannot be stopped half way")
     screen.say(f"stopped after step {half:,}, and gone on with by new workers")
     resumed, now = _trained(run, plan, [half, steps], screen)
     mismatch, compared = repetition.first_mismatch(recorded, now)

@@ -68,6 +68,11 @@ def test_of_one_worker_there_is_no_parity(tmp_path):
         verified("parity", tmp_path)
 
 
+def test_a_single_step_has_no_half(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be stopped half way"):
+        verified("resume", tmp_path, *QUICK, "train.epochs=null", "train.steps=1")
+
+
 def test_of_a_stream_nothing_is_promised(tmp_path):
     with pytest.raises(RecipeError, match="no promised order"):
         verified("resume", tmp_path, "data.mode=stream")
