@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+R = TypeVar("R")
 ROOT = Path(__file__).parents[1]
 CPU_QUICK = ("scale.workers=0", "scale.threads=1")
 """In the process itself, on one thread: no Ray to wait for."""
@@ -26,6 +28,16 @@ def start(arguments: Sequence[str], *, cwd: Path, **environment: str) -> subproc
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def until(something: Callable[[], R], process: subprocess.Popen[str] | None = None, *, seconds: float = 240) -> R:
+    """What `something` gives once it is true; waited for no longer than the process lives that is to bring it about."""
+    deadline = time.monotonic() + seconds
+    while not (found := something()):
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return found
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, Any, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
 from pathlib import Path
 
 from cluster import nodes
@@ -111,13 +110,6 @@ def run(storage, *settings, recipe="cnn", screen=None):
 
 def losses(storage, name, recipe="cnn"):
     return [point.metrics["loss"] for point in read(RunFolder(storage / recipe / name).journal) if "loss" in point.metrics]
-
-
-def until(condition, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def trains(storage, name, points):

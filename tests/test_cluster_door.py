@@ -8,14 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cli import finish, raylway, start
+from tests.cli import finish, raylway, start, until
 from tests.head import RAY, Head, free_ports, head, new_token
 
 QUICK = ("train", "cnn", "train.steps=20", "scale.threads=1", "track.register=false", "--json")
@@ -162,11 +161,7 @@ def test_a_control_plane_that_goes_away_ends_the_command_with_a_sentence_and_the
     checkpoints = tmp_path / "cnn" / "lost" / "checkpoints"
     with head(cpus=2) as cluster:
         running = start(words, cwd=tmp_path, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
-        deadline = time.monotonic() + 200
-        while not list(checkpoints.glob("step-*/MANIFEST.json")):
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: list(checkpoints.glob("step-*/MANIFEST.json")), running)
         [plane] = cluster.processes("gcs_server")
         plane.send_signal(signal.SIGKILL)
         code, told, err = finish(running)
@@ -185,11 +180,7 @@ def test_a_driver_whose_own_node_dies_ends_with_a_sentence(tmp_path):
     with head(cpus=2) as cluster:
         words = [*long, f"storage={tmp_path}", "name=orphan", "--json"]
         running = start(words, cwd=tmp_path, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
-        deadline = time.monotonic() + 200
-        while not list(checkpoints.glob("step-*/MANIFEST.json")):
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: list(checkpoints.glob("step-*/MANIFEST.json")), running)
         cluster.look_away()
         [raylet] = cluster.processes("raylet")
         raylet.send_signal(signal.SIGKILL)

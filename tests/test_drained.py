@@ -5,16 +5,15 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 
 import pytest
 
 from cluster import nodes, waiting
 from pipelines.folder import RunFolder
 from pipelines.threads import in_background
-from tests.cli import finish, raylway, start
+from tests.cli import finish, raylway, start, until
 from tests.head import head
-from tests.nodes import ALONE, LONG, Spoken, made, run, trains, until
+from tests.nodes import ALONE, LONG, Spoken, made, run, trains
 
 
 @pytest.mark.slow
@@ -75,11 +74,7 @@ def test_a_node_gets_sigterm_and_the_run_goes_on_elsewhere_without_a_retry(tmp_p
             RAY_ADDRESS=cluster.address,
             RAY_AUTH_MODE="disabled",
         )
-        deadline = time.monotonic() + 240
-        while not list(folder.checkpoints.glob("step-*/MANIFEST.json")):
-            assert running.poll() is None, finish(running)
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: list(folder.checkpoints.glob("step-*/MANIFEST.json")), running)
         [node] = [raylet for raylet in cluster.processes("raylet") if any("RayTrain" in child.name() for child in raylet.children())]
         command = node.parent()
         assert "start" in command.cmdline()

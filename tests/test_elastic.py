@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipelines.threads import in_background
-from tests.nodes import TAKING, Spoken, losses, made, run, trains, until
+from tests.cli import until
+from tests.nodes import TAKING, Spoken, losses, made, run, trains
 
 LONGER = ("train.steps=6000", *TAKING[1:])
 

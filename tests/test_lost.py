@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-import time
 
 import psutil
 import pytest
 
 from pipelines.folder import RunFolder
-from tests.cli import finish, raylway, start
+from tests.cli import finish, raylway, start, until
 from tests.head import Head, head
 
 TRAIN = ("train", "cnn", "train.steps=3000", "train.batch=8", "train.checkpoint_every=200", "scale.threads=1")
@@ -38,14 +37,6 @@ def undisturbed(tmp_path_factory):
     code, told, err = raylway(*TWO, f"storage={place}", cwd=place)
     assert code == 0, err
     return told
-
-
-def until(condition, process):
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def begun(folder):

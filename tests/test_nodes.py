@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipelines.threads import in_background
-from tests.nodes import ALONE, LONG, SHORT, Spoken, losses, made, run, trains, until
+from tests.cli import until
+from tests.nodes import ALONE, LONG, SHORT, Spoken, losses, made, run, trains
 
 TWO = (*SHORT, "scale.workers=2", "scale.cpus=1")
 

@@ -7,8 +7,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
-import time
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +14,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.cli import ROOT, finish, raylway, start
+from tests.cli import ROOT, finish, raylway, start, until
 from tests.forwarder import Forwarder
 from tests.head import Head, head, new_token
 
@@ -64,16 +62,6 @@ def jobs_of(cluster: Head) -> list[dict]:
 
 def ids_of(cluster: Head, name: str) -> list[str]:
     return sorted(job["submission_id"] for job in jobs_of(cluster) if re.fullmatch(rf"{name}(-\d+)?", job["submission_id"]))
-
-
-def until(something, process: subprocess.Popen[str] | None = None):
-    """Wait for it; not longer than the process that is to bring it about lives."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := something()):
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
 
 
 def written(storage: Path, name: str) -> bool:

@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from tests.cli import CPU_QUICK, finish, raylway, start
+from tests.cli import CPU_QUICK, finish, raylway, start, until
 
 TRAIN = ("train", "cnn", "train.steps=4000", "train.batch=8", "train.checkpoint_every=50", "--json")
 
@@ -29,11 +29,7 @@ def place(tmp_path, storage, empty_database):
 def started(arguments, place):
     """A training that has saved its first checkpoint."""
     process = start(arguments, cwd=place)
-    deadline = time.monotonic() + 200
-    while not list(place.glob("runs/cnn/*/checkpoints/step-*/MANIFEST.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: list(place.glob("runs/cnn/*/checkpoints/step-*/MANIFEST.json")), process)
     return process
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 
 import pytest
 
@@ -15,7 +14,7 @@ from pipelines.screen import Screen
 from pipelines.sweep import sweep
 from pipelines.sweeping.ledger import Ledger
 from pipelines.train import train
-from tests.cli import CPU_QUICK, finish, raylway, start
+from tests.cli import CPU_QUICK, finish, raylway, start, until
 from tests.trained import storage_with
 
 QUICK = ("train.epochs=2", "sweep.search=random", "model.filters=8", "model.hidden=16", *CPU_QUICK)
@@ -147,11 +146,7 @@ def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracke
     command = [*long, "--space", "optim.lr=loguniform(1e-4,1e-1)"]
     process = start(command, cwd=tmp_path)
     path = tmp_path / "runs" / "cnn" / "killed"
-    deadline = time.monotonic() + 200
-    while not list(path.glob("0001/checkpoints/step-*/MANIFEST.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: list(path.glob("0001/checkpoints/step-*/MANIFEST.json")), process)
     process.kill()
     process.communicate()
     before = Ledger(path / "ledger.jsonl").trials
@@ -169,17 +164,13 @@ def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracke
     assert statuses(tmp_path) == ["FINISHED"] * 4
 
 
-def test_a_stopped_sweep_says_how_to_go_on_and_is_killed_in_mlflow(tmp_path, tracked, empty_database):
+def test_a_stopped_sweep_says_how_to_go_on_and_is_killed_in_mlflow(tmp_path, tracked, found, empty_database):
     shutil.copytree(tracked / "datasets", tmp_path / "runs" / "datasets")
     shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
     process = start(
         ["sweep", "cnn", *QUICK, "train.epochs=3000", "name=stopped", "--space", "optim.lr=loguniform(1e-4,1e-1)"], cwd=tmp_path
     )
-    deadline = time.monotonic() + 200
-    while not list((tmp_path / "runs" / "cnn" / "stopped").glob("0000/mlflow.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: list((tmp_path / "runs" / "cnn" / "stopped").glob("0000/mlflow.json")), process)
     process.terminate()
     code, _, err = finish(process)
     assert code == 130

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.sweeping.ledger import Ledger
 from pipelines.tracking.mlflow import connect
-from tests.cli import finish, raylway, start
+from tests.cli import finish, raylway, start, until
 from tests.services.told import check_all_told
 
 pytestmark = pytest.mark.services
@@ -35,11 +34,7 @@ class Sweeping:
 
     def until_ended(self, count):
         """Until so many trials have ended."""
-        deadline = time.monotonic() + 240
-        while self._ended() < count:
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: self._ended() >= count, self.process)
 
     def _ended(self):
         ledgers = list(self.cwd.glob(f"runs/{self.experiment}/*/ledger.jsonl"))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
-from tests.cli import ROOT
+from tests.cli import ROOT, until
 
 CONNECT = "import sys; from pipelines.tracking.server import connect; print(len(connect(sys.argv[1]).search_experiments()))"
 
@@ -18,11 +17,7 @@ def connecting(uri: str) -> subprocess.Popen[str]:
 def test_killed_while_it_is_made_the_next_command_makes_it(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     first = connecting(uri)
-    deadline = time.monotonic() + 100
-    while not any(path.stat().st_size > 300_000 for path in tmp_path.glob("*mlflow.db*")):
-        assert first.poll() is None, first.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: any(path.stat().st_size > 300_000 for path in tmp_path.glob("*mlflow.db*")), first)
     first.kill()
     first.wait()
     two = [connecting(uri) for _ in range(2)]  # at once, and none spoils it for the other
