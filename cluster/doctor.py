@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cluster.allreduce_probe import Ring
 from cluster.nodes import Node
-from cluster.ring import Ring
 
 PASS: Literal["PASS"] = "PASS"
 WARN: Literal["WARN"] = "WARN"

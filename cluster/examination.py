@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import canary, doctor, nodes, probes, reach, ring, rounds
+from cluster import allreduce_probe, ask_nodes, connection, doctor, nodes, probes, shared_storage
 from cluster.doctor import FAIL, PASS, WARN, Check
 from cluster.nodes import Node
 from cluster.session import Session, local_resources
@@ -29,7 +29,7 @@ def examined(session: Session, folder: Path | None, *, package: str, server: str
     there = [node for node in everyone.values() if not node.leaving]
     yield _connected(everyone.values())
     yield _auth(there, allow_open=allow_open)
-    facts = rounds.ask(there, probes.facts, lambda node: (str(folder or "/"), package), seconds=_SECONDS)
+    facts = ask_nodes.ask(there, probes.facts, lambda node: (str(folder or "/"), package), seconds=_SECONDS)
     for node in there:
         if why := facts.silent.get(node.id):
             yield Check("answer", str(node), FAIL, why, "look at its raylet.log and whether the node is alive; then start it again")
@@ -42,14 +42,14 @@ def examined(session: Session, folder: Path | None, *, package: str, server: str
     if folder:
         yield from _storage(there, folder)
     if server:
-        told = rounds.ask(there, probes.reaches, lambda node: (server, _SERVER_SECONDS), seconds=_SERVER_SECONDS + _SECONDS)
+        told = ask_nodes.ask(there, probes.reaches, lambda node: (server, _SERVER_SECONDS), seconds=_SERVER_SECONDS + _SECONDS)
         for node in there:
             yield doctor.mlflow(node, uri, told.silent.get(node.id) or told.answers.get(node.id, ""))
     without = [str(node) for node in there if not facts.answers[node.id]["versions"]["torch"]]
     if without:
         yield Check("all-reduce", "", WARN, f"not tried: no torch on {', '.join(without)}", "install torch there")
     else:
-        yield doctor.all_reduce(ring.tried(there))
+        yield doctor.all_reduce(allreduce_probe.tried(there))
 
 
 def _connected(everyone: Any) -> Check:
@@ -63,8 +63,8 @@ def _connected(everyone: Any) -> Check:
 def _auth(there: list[Node], *, allow_open: bool) -> Check:
     import ray
 
-    asked = not reach.lets_anyone_in(ray.get_runtime_context().gcs_address)
-    return doctor.auth([node.host for node in there], asked=asked, sent=reach.token_mode(), allow_open=allow_open)
+    asked = not connection.lets_anyone_in(ray.get_runtime_context().gcs_address)
+    return doctor.auth([node.host for node in there], asked=asked, sent=connection.token_mode(), allow_open=allow_open)
 
 
 def _offered(session: Session, node: Node) -> tuple[float, float]:
@@ -96,7 +96,7 @@ def _clock(node: Node) -> Check:
     readings = []
     for _ in range(_CLOCK_TIMES):
         sent = time.time()
-        told = rounds.ask([node], probes.now, seconds=_CLOCK_SECONDS)
+        told = ask_nodes.ask([node], probes.now, seconds=_CLOCK_SECONDS)
         if node.id in told.answers:
             readings.append(doctor.skew(sent, told.answers[node.id], time.time()))
     if not readings:
@@ -105,6 +105,6 @@ def _clock(node: Node) -> Check:
 
 
 def _storage(there: list[Node], folder: Path) -> Iterator[Check]:
-    wrong = canary.looked_for(folder, there, seconds=canary.PATIENCE_SECONDS)
+    wrong = shared_storage.looked_for(folder, there, seconds=shared_storage.PATIENCE_SECONDS)
     for node in there:
         yield doctor.storage(node, str(folder), wrong.get(node.id, ""))

@@ -23,7 +23,7 @@ from ray.dashboard.modules import dashboard_sdk
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from cluster import reach
+from cluster import connection
 from cluster.errors import ClusterError
 from cluster.upload import Package
 
@@ -72,7 +72,7 @@ class Jobs:
         self.address = address
         for name in _QUIET:
             logging.getLogger(name).setLevel(logging.ERROR)
-        self._token = reach.send_token_if_there()
+        self._token = connection.send_token_if_there()
         os.environ["RAY_API_SERVER_ADDRESS"] = address  # an address that is given is overridden by this, and by RAY_ADDRESS (Ray 2.60)
         with self._asked():
             self._client = _Bounded(address)
@@ -164,7 +164,7 @@ class Jobs:
         try:
             yield
         except AuthenticationError:
-            raise reach.refused(self.address, presented=self._token) from None
+            raise connection.refused(self.address, presented=self._token) from None
         except (requests.RequestException, OSError) as error:
             raise ClusterError(f"{self.address}: no Ray dashboard answers there ({_cause(error)}); {_WHERE}") from None
         except KeyError:

@@ -1,6 +1,6 @@
 """What a node is asked: functions that run there, each by itself, of the standard library and what it imports inside.
 
-A node may have none of this repository, so they travel by value (cluster.rounds), and give back plain values.
+A node may have none of this repository, so they travel by value (cluster.ask_nodes), and give back plain values.
 """
 
 from __future__ import annotations

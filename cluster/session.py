@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import reach
+from cluster import connection
 from cluster.errors import ClusterError as ClusterError
 from cluster.nodes import own_raylet
 from cluster.watch import Watch
@@ -70,7 +70,7 @@ class Session:
         except Exception as error:
             if isinstance(error, ClusterError):
                 raise
-            raise reach.translated(error, f"RAY_ADDRESS={address()}" if address() else "Ray") from error
+            raise connection.translated(error, f"RAY_ADDRESS={address()}" if address() else "Ray") from error
 
     def resources(self) -> Resources:
         """What the cluster has for training."""
@@ -128,7 +128,7 @@ def connect() -> Iterator[Session]:
 
 def _start(where: str | None) -> Watch | None:
     if where:
-        reach.check(where)
+        connection.check(where)
         _ray().init(address=where, logging_level="ERROR", runtime_env={"env_vars": ALLOCATOR})
     else:
         # Each core is offered twice, once to the workers and once to Ray Data, which prepares before they train; with each

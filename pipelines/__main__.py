@@ -28,7 +28,7 @@ def recipes(json: AsJson = False) -> None:
     """What can be trained, one line each, and about how long it takes here."""
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.recipes import recipes
+        from pipelines.verbs.recipes import recipes
 
         return recipes(screen)
 
@@ -43,7 +43,7 @@ def plan(recipe: Recipe, overrides: Overrides = None, json: AsJson = False) -> N
         from pipelines.config import load
 
         loaded = load(recipe, overrides or [])
-        from pipelines.plan import plan
+        from pipelines.verbs.plan import plan
 
         return plan(loaded, screen)
 
@@ -64,7 +64,7 @@ def prepare(
 
     def body(screen: Any) -> dict[str, Any]:
         if list_ or prune:
-            from pipelines import datasets
+            from pipelines.verbs import prepare as datasets
 
             return datasets.pruned(storage, screen, days=days) if prune else datasets.listed(storage, screen)
         from pipelines.config import load
@@ -74,7 +74,7 @@ def prepare(
 
             raise RecipeError("prepare: name a recipe, or give --list or --prune")
         run = load(recipe, overrides or []).run
-        from pipelines.datasets import prepared
+        from pipelines.verbs.prepare import prepared
 
         return prepared(run, screen)
 
@@ -94,7 +94,7 @@ def train(
         from pipelines.config import load
 
         loaded = load(recipe, overrides or [])
-        from pipelines.train import train
+        from pipelines.verbs.train import train
 
         return train(loaded, again=again, screen=screen, began=_BEGAN)
 
@@ -123,7 +123,7 @@ def sweep(
         from pipelines.config import load
 
         load(recipe, given)  # a wrong setting must not wait for anything heavy
-        from pipelines.sweep import planned, sweep
+        from pipelines.verbs.sweep import planned, sweep
 
         return planned(recipe, given, screen) if dry_run else sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
 
@@ -145,7 +145,7 @@ def compare(
     named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.compare import compare
+        from pipelines.verbs.compare import compare
 
         return compare(named, settings, experiment=experiment, sweep=sweep, screen=screen)
 
@@ -162,7 +162,7 @@ def reproduce(
     """Train a run again from what was written down of it; is every number what it was?"""
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.reproduce import reproduce
+        from pipelines.verbs.reproduce import reproduce
 
         return reproduce(run, overrides or [], steps=steps, screen=screen)
 
@@ -186,7 +186,7 @@ def verify(
         if what not in ("resume", "parity"):
             raise RecipeError(f"verify {what}: there are resume and parity")
         loaded = load(recipe, overrides or [])
-        from pipelines.verify import verify
+        from pipelines.verbs.verify import verify
 
         return verify(what, loaded, steps=steps, screen=screen)  # type: ignore[arg-type]
 
@@ -204,7 +204,7 @@ def evaluate(
     """Judge a model on its test rows, or with data.source=… on any others: metrics with intervals, by class, slice and horizon."""
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.evaluate import evaluate
+        from pipelines.verbs.evaluate import evaluate
 
         return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
 
@@ -223,7 +223,7 @@ def promote(
     """Make a candidate champion if it keeps its recipe's rules (promote.…) and beats the champion on the same test rows."""
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines import promote
+        from pipelines.verbs import promote
 
         if rollback:
             return promote.roll_back(model, overrides or [], reason=reason, screen=screen)
@@ -249,7 +249,7 @@ def predict(
 
         if format_ not in (None, "parquet", "csv", "jsonl"):
             raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
-        from pipelines.predict import predict
+        from pipelines.verbs.predict import predict
 
         return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipelines import collecting
+from pipelines import gc
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 _ERROR_LINES = 25
@@ -22,7 +22,7 @@ def tell(
     body: Callable[[Any], dict[str, Any]], as_json: bool, *, command: list[str], code: Callable[[dict[str, Any]], int] = lambda _: 0
 ) -> None:
     """Run a verb; show its result, or say in a few lines what went wrong and exit with the code for it."""
-    collecting.seldom()
+    gc.seldom()
     from pipelines.errors import code_of
     from pipelines.screen import Screen
 

@@ -22,8 +22,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.errors import RecipeError
-from pipelines.groups import Data, Optim, Promote, Scale, Splits, Sweep, Track, Train
-from pipelines.settings import Run
+from pipelines.run_settings import Run
+from pipelines.settings import Data, Optim, Promote, Scale, Splits, Sweep, Track, Train
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent

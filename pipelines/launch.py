@@ -13,23 +13,23 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cluster import metrics, shards, waiting, workers
+from cluster import metrics, ray_data, ray_train, waiting
 from cluster import session as cluster_session
-from cluster.canary import Canary
 from cluster.session import Session
-from pipelines import gauges
-from pipelines import prepare as preparing
-from pipelines.attempt import Attempt
-from pipelines.data import prepared
-from pipelines.data.prepared import Dataset
+from cluster.shared_storage import Canary
+from pipelines import metrics_export
+from pipelines.cost import Attempt
+from pipelines.data import dataset as prepared
+from pipelines.data import preparation as preparing
+from pipelines.data.dataset import Dataset
+from pipelines.data.preparation import Plan
+from pipelines.elastic import Team
 from pipelines.errors import StorageError, cause_of
-from pipelines.folder import RunFolder
 from pipelines.pausing import STOP, Pause, Paused
-from pipelines.prepare import Plan
+from pipelines.run_record import RunFolder
+from pipelines.run_settings import Run
 from pipelines.screen import Screen
-from pipelines.settings import Run
 from pipelines.supervision import supervised
-from pipelines.team import Team
 from pipelines.threads import in_background
 from pipelines.training.job import Job
 
@@ -61,21 +61,21 @@ def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Cal
     attempt.hold(0, job.threads, attempt.gpus)
     with screen.progress(job.folder.journal, run.model.headline.metric) as progress:
         progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-        return dataset, cast("Outcome", workers.run_here(work, job, gpus=run.scale.gpus)), seconds
+        return dataset, cast("Outcome", ray_train.run_here(work, job, gpus=run.scale.gpus)), seconds
 
 
 def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     run, folder = job.run, job.folder
-    watched = gauges.Gauges(run, folder)
+    watched = metrics_export.Gauges(run, folder)
     with (
         screen.captured(folder.log),
         cluster_session.connect() as session,
-        metrics.exported(session, watched.read, tags=gauges.tags(run, folder)),
+        metrics.exported(session, watched.read, tags=metrics_export.tags(run, folder)),
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
-        workers.preload()
+        ray_train.preload()
         storage = Canary(run.root, screen.say)
-        make = functools.partial(preparing.prepare, run, plan, shards.each)
+        make = functools.partial(preparing.prepare, run, plan, ray_data.each)
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
@@ -161,7 +161,7 @@ def _supervise(
     attempt: Attempt,
     screen: Screen,
     pause: Pause,
-    watched: gauges.Gauges,
+    watched: metrics_export.Gauges,
     storage: Canary,
 ) -> Outcome | None:
     from pipelines.training.worker import guarded_work
@@ -183,7 +183,7 @@ def _supervise(
         if run.scale.workers.elastic:
             screen.say(f"{sizes[-1]} of scale.workers={run.scale.workers} x {cpus} CPUs")
         with team.watched(sizes[-1], pause):
-            return workers.launch(
+            return ray_train.launch(
                 guarded_work,
                 told,
                 workers=sizes[-1],
@@ -200,14 +200,14 @@ def _supervise(
 def share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:
     """(CPUs, GPUs) of each worker. Raises ClusterError with the arithmetic if there can never be so many."""
     scale = run.scale
-    return workers.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus, spare=spare)
+    return ray_train.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus, spare=spare)
 
 
 def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
     """The training rows as a stream."""
     screen.say("data.mode=stream: training rows come in no promised order; a resumed run goes on with other rows than it would have had")
     read, pieces = preparing.streamed(run, plan, prepared.proven(plan.store, plan.fingerprint))
-    return shards.stream(read, pieces)
+    return ray_data.stream(read, pieces)
 
 
 def _timed(stage: Callable[[], R]) -> tuple[R, float]:

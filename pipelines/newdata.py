@@ -7,17 +7,18 @@ import json
 import uuid
 from dataclasses import dataclass
 
-from pipelines import prepare as preparing
-from pipelines.data import dividing, joining, prepared
-from pipelines.data.pieces import Encoder, Piece, Selection, cut
-from pipelines.data.prepared import MANIFEST, Dataset, Shard
+from pipelines.data import dataset as prepared
+from pipelines.data import dividing, joining
+from pipelines.data import preparation as preparing
+from pipelines.data.dataset import MANIFEST, Dataset, Shard
+from pipelines.data.encode import Encoder, Piece, Selection, cut
+from pipelines.data.preparation import Each
 from pipelines.data.source import Source
 from pipelines.data.splits import Consecutive, Splitting
+from pipelines.data.stats import Summary
 from pipelines.data.store import store_of
-from pipelines.data.summary import Summary
-from pipelines.judging.models import Model
-from pipelines.prepare import Each
-from pipelines.settings import Run
+from pipelines.evaluation.models import Model
+from pipelines.run_settings import Run
 from workloads.base import DataError
 
 WHOLE = "test"

@@ -27,7 +27,7 @@ def track(
 
         if len(named) > 1:
             raise RecipeError(f"track: name one run, or none for all of the storage, not {len(named)}")
-        from pipelines.track import track
+        from pipelines.verbs.track import track
 
         return track(named[0] if named else None, settings, sync=sync, screen=screen)
 
@@ -61,7 +61,8 @@ def submit(
     verb, given = _parsed(context, words or []) if words else ("", {})
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines import jobs, submit
+        from pipelines import jobs
+        from pipelines.verbs import submit
 
         if sum([list_, status is not None, stop is not None, bool(words)]) != 1:
             from pipelines.errors import RecipeError
@@ -75,7 +76,7 @@ def submit(
         return submit.submit(verb, (words or [])[1:], given, asked, screen)
 
     def code(result: dict[str, Any]) -> int:
-        from pipelines.submit import code_of
+        from pipelines.verbs.submit import code_of
 
         return code_of(result) if words else 0
 
@@ -101,7 +102,7 @@ def doctor(
     given = overrides or []
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.doctor import doctor
+        from pipelines.verbs.doctor import doctor
 
         return doctor(given, address=address, allow_open=allow_open, screen=screen)
 
@@ -115,7 +116,7 @@ def ui(
     """The MLflow UI on this storage."""
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.ui import ui
+        from pipelines.verbs.ui import ui
 
         ui(storage, port, screen)
 

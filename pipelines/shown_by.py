@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.folder import RunFolder
-from pipelines.settings import Run
+from pipelines.run_record import RunFolder
+from pipelines.run_settings import Run
 from pipelines.tracking.journal import Journal, read
 
 if TYPE_CHECKING:

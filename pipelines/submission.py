@@ -22,7 +22,7 @@ from pipelines import config
 from pipelines.config import Loaded
 from pipelines.data import files
 from pipelines.errors import RecipeError
-from pipelines.groups import Name
+from pipelines.settings import Name
 from pipelines.tracking.provenance import redact
 
 VERBS = ("train", "sweep", "prepare", "evaluate", "predict", "promote", "reproduce", "verify")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from cluster.workers import NotStarted, WorkersFailed
+from cluster.ray_train import NotStarted, WorkersFailed
 from pipelines.errors import CLUSTER, WorkerFailed
-from pipelines.folder import RunFolder
 from pipelines.pausing import Pause, Paused
+from pipelines.run_record import RunFolder
 
 R = TypeVar("R")
 

@@ -44,7 +44,7 @@ def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with nothing in it, to be copied: making one takes seconds."""
-    from pipelines.tracking.mlflow import connect
+    from pipelines.tracking.shipper import connect
 
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     connect(f"sqlite:///{path}").search_experiments()

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from pyarrow.fs import FileSelector, FileType
 
-from pipelines.data import joining, prepared
+from pipelines.data import dataset, joining
+from pipelines.data.dataset import MANIFEST, Dataset, Parts, Shard
 from pipelines.data.files import filesystem_of
 from pipelines.data.joining import Joiner, shared_out
-from pipelines.data.prepared import MANIFEST, Dataset, Parts, Shard
 from pipelines.data.source import Skipped
 from pipelines.data.splits import SPLITS
+from pipelines.data.stats import Summary
 from pipelines.data.store import Store
-from pipelines.data.summary import Summary
 from workloads.base import Arrays
 
 GENERATOR = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def written(
     with store.writing(name, last=MANIFEST) as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(joining, "SHARD_BYTES", shard_bytes)
         joined = [Joiner(store, work, folder)(one) for one in shared_out(told)]
-        prepared.finish(
+        dataset.finish(
             store,
             folder,
             fingerprint=name,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cluster import nodes
 from pipelines import config
-from pipelines.folder import RunFolder
+from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
 from pipelines.tracking.journal import read
-from pipelines.train import train
+from pipelines.verbs.train import train
 
 SHORT = ("train.steps=40", "train.checkpoint_every=10", "train.log_every=1", "scale.threads=1")
 LONG = ("train.steps=3000", "train.checkpoint_every=500", "train.log_every=10", "train.batch=8", "scale.threads=1")

@@ -6,9 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-from pipelines import config, prepare
-from pipelines.folder import RunFolder
-from pipelines.settings import Run
+from pipelines import config
+from pipelines.data import preparation
+from pipelines.run_record import RunFolder
+from pipelines.run_settings import Run
 from pipelines.training import checkpoint
 from pipelines.training.worker import Job, Outcome, work
 
@@ -20,8 +21,8 @@ def load(storage: Path, *overrides: str, recipe: str = "cnn") -> Run:
 def job(storage: Path, folder: Path, *overrides: str, recipe: str = "cnn") -> Job:
     """The job of a run whose dataset lies in `storage` (prepared once) and whose checkpoints and journal lie in `folder`."""
     run = load(storage, *overrides, recipe=recipe)
-    plan = prepare.plan(run)
-    prepare.prepare(run, plan, prepare.in_process)
+    plan = preparation.plan(run)
+    preparation.prepare(run, plan, preparation.in_process)
     folder.mkdir(parents=True, exist_ok=True)
     return Job(run, RunFolder(folder), plan.store, plan.fingerprint, run.identity(plan.fingerprint), threads=1)
 

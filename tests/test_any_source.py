@@ -20,12 +20,13 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from pipelines import config, prepare
-from pipelines.data.prepared import Dataset
+from pipelines import config
+from pipelines.data import preparation
+from pipelines.data.dataset import Dataset
 from pipelines.data.splits import SPLITS, split_of
+from pipelines.run_settings import Run
 from pipelines.screen import Screen
-from pipelines.settings import Run
-from pipelines.train import train
+from pipelines.verbs.train import train
 from tests import damage, runs
 from tests.idx import write_idx
 from tests.s3 import s3
@@ -53,7 +54,7 @@ def load(folder: Path, recipe: str, source: str | Path | None, *overrides: str) 
 
 
 def make(run: Run) -> Dataset:
-    return prepare.prepare(run, prepare.plan(run), prepare.in_process)
+    return preparation.prepare(run, preparation.plan(run), preparation.in_process)
 
 
 def stored(dataset: Dataset, split: str) -> dict[str, np.ndarray]:

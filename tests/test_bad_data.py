@@ -19,11 +19,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines import prepare
-from pipelines.data.pieces import Encoder
-from pipelines.data.prepared import Dataset
+from pipelines.data import preparation
+from pipelines.data.dataset import Dataset
+from pipelines.data.encode import Encoder
 from pipelines.errors import RecipeError
-from pipelines.settings import Run
+from pipelines.run_settings import Run
 from tests import cli, runs
 from tests.idx import write_idx
 from workloads.base import DataError
@@ -51,7 +51,7 @@ def load(folder: Path, family: str, source: Path | None, *overrides: str) -> Run
 
 
 def make(run: Run) -> Dataset:
-    return prepare.prepare(run, prepare.plan(run), prepare.in_process)
+    return preparation.prepare(run, preparation.plan(run), preparation.in_process)
 
 
 def made_or_refused(run: Run) -> Dataset | str:
@@ -324,7 +324,7 @@ def test_more_bad_rows_than_allowed_are_refused_also_where_others_had_allowed_th
     before = refusal(load(tmp_path / "before", family, source, *limit))
     make(load(tmp_path, family, source, *LOOSE))
     strict = load(tmp_path, family, source, *limit)
-    assert prepare.plan(strict).ready
+    assert preparation.plan(strict).ready
     with pytest.raises(DataError) as error:
         make(strict)
     assert str(error.value) == before
@@ -361,7 +361,7 @@ def test_a_bad_row_of_a_series_is_named_and_never_skipped(tmp_path: Path, line: 
     assert said.startswith("t.csv, row 50: ")
     assert sentence in said
     with pytest.raises(RecipeError, match=r"data\.on_bad_row=skip: rows of a series follow one another in time, so none can be left out"):
-        prepare.plan(load(tmp_path, "series", source, "data.on_bad_row=skip"))
+        preparation.plan(load(tmp_path, "series", source, "data.on_bad_row=skip"))
 
 
 def test_a_series_that_goes_back_in_time_is_refused(tmp_path: Path) -> None:
@@ -627,12 +627,12 @@ CHANGES = [
 ]
 
 
-def spoiling(change: Callable[[Path], None], source: Path, moment: str) -> prepare.Each:
+def spoiling(change: Callable[[Path], None], source: Path, moment: str) -> preparation.Each:
     """Pieces are worked one after another; between: the source is changed before the last, after: behind it."""
 
     def each(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
         if not isinstance(work, Encoder):
-            return prepare.in_process(work, pieces)
+            return preparation.in_process(work, pieces)
         done = []
         for number, piece in enumerate(pieces):
             if moment == "between" and number == len(pieces) - 1:
@@ -679,22 +679,22 @@ def test_a_file_that_changes_or_disappears_is_named(
     change: Callable[[Path], None],
     moment: str,
 ) -> None:
-    monkeypatch.setattr(prepare, "_PIECE_ROWS", 30)
+    monkeypatch.setattr(preparation, "_PIECE_ROWS", 30)
     source = write(tmp_path / name)
     changing = Path(os.path.normpath(source / inside))
     run = load(tmp_path, family, source)
-    plan = prepare.plan(run)
+    plan = preparation.plan(run)
     if moment == "planned":
         change(changing)
-    said = refusal(run, lambda run: prepare.prepare(run, plan, spoiling(change, changing, moment)))
+    said = refusal(run, lambda run: preparation.prepare(run, plan, spoiling(change, changing, moment)))
     # a picture by the row that names it; of many files, or those that a library made, all together
     together = ("t.csv, row 119: ", f"changed while {source} was being read", f"{source}: has changed")
     assert changing.name in said or any(told in said for told in together)
 
 
 def test_pieces_are_several_so_that_a_change_between_them_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare, "_PIECE_ROWS", 30)
-    assert len(prepare.plan(load(tmp_path, "table", write_parquet(tmp_path / "t.parquet", TABLE))).pieces) == 3
+    monkeypatch.setattr(preparation, "_PIECE_ROWS", 30)
+    assert len(preparation.plan(load(tmp_path, "table", write_parquet(tmp_path / "t.parquet", TABLE))).pieces) == 3
 
 
 # ---- as the user meets it

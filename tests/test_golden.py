@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from pipelines import config, prepare
-from pipelines.folder import RunFolder
+from pipelines import config
+from pipelines.data import preparation
+from pipelines.run_record import RunFolder
 from pipelines.tracking.journal import read
 from pipelines.training.worker import Job, work
 
@@ -26,8 +27,8 @@ TOLERANCE = 1e-4
 def first_losses(recipe: str, storage: Path) -> dict[str, Any]:
     """What the data are, and the losses of the first 20 steps, one thread, one worker."""
     run = config.load(recipe, [f"storage={storage}", f"train.steps={STEPS}", "train.log_every=1", "scale.workers=0"]).run
-    plan = prepare.plan(run)
-    prepare.prepare(run, plan, prepare.in_process)
+    plan = preparation.plan(run)
+    preparation.prepare(run, plan, preparation.in_process)
     folder = RunFolder(storage / recipe)
     folder.path.mkdir()
     work(Job(run, folder, plan.store, plan.fingerprint, run.identity(plan.fingerprint), 1), rank=0, world_size=1, device="cpu")

@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 
-from pipelines.folder import RunFolder
+from pipelines.run_record import RunFolder
 from tests.cli import finish, raylway, start, until
 from tests.head import Head, head
 

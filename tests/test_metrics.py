@@ -10,7 +10,7 @@ import urllib.request
 import psutil
 import pytest
 
-from pipelines import gauges
+from pipelines import metrics_export
 from tests.cli import finish, raylway, start
 
 _LINE = re.compile(r"(?P<name>\w+)\{(?P<labels>.*)\} (?P<value>\S+)")
@@ -57,10 +57,10 @@ def test_a_run_is_scraped_with_all_its_numbers_and_a_killed_worker_is_counted(tm
     command = ("train", "cnn", "train.steps=100000", "train.batch=8", "train.checkpoint_every=200", "scale.threads=1", "name=watched")
     process = start(command, cwd=tmp_path, RAYLWAY_METRICS_PORT=str(port), RAY_metrics_report_interval_ms="1000")
     try:
-        of_a_run = {metric for metric in gauges.ALL if metric not in (gauges.TRIALS, gauges.RESTARTS)}
+        of_a_run = {metric for metric in metrics_export.ALL if metric not in (metrics_export.TRIALS, metrics_export.RESTARTS)}
         found = wait_for(process, port, {(metric.exported_as, "") for metric in of_a_run})
         value = {name: number for (name, _), (number, _) in found.items()}
-        labels = found[gauges.STEP.exported_as, ""][1]
+        labels = found[metrics_export.STEP.exported_as, ""][1]
         assert (labels["run"], labels["recipe"]) == ("watched", "cnn")
         assert value["ray_raylway_samples_per_second"] > 1
         assert value["ray_raylway_step"] > 1
@@ -69,8 +69,8 @@ def test_a_run_is_scraped_with_all_its_numbers_and_a_killed_worker_is_counted(tm
         assert 0 < value["ray_raylway_checkpoint_seconds"] < 60
         for worker in training_workers(process):
             worker.kill()
-        found = wait_for(process, port, {(gauges.RESTARTS.exported_as, "worker")})
-        assert found[gauges.RESTARTS.exported_as, "worker"][0] == 1
+        found = wait_for(process, port, {(metrics_export.RESTARTS.exported_as, "worker")})
+        assert found[metrics_export.RESTARTS.exported_as, "worker"][0] == 1
     finally:
         process.terminate()
         finish(process)

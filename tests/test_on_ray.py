@@ -16,24 +16,25 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from cluster import canary, nodes, rounds, session
-from cluster.shards import each, stream
+from cluster import ask_nodes, nodes, session, shared_storage
+from cluster.ray_data import each, stream
+from cluster.ray_train import WorkersFailed, launch
 from cluster.waiting import until_free
-from cluster.workers import WorkersFailed, launch
-from pipelines import config, prepare
-from pipelines.data.prepared import Dataset
+from pipelines import config
+from pipelines.data import preparation
+from pipelines.data.dataset import Dataset
 from pipelines.data.source import BATCH_ROWS
 from pipelines.data.splits import split_of
-from pipelines.doctor import doctor
-from pipelines.evaluate import evaluate
-from pipelines.folder import RunFolder
-from pipelines.predict import predict
+from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
-from pipelines.sweep import sweep
-from pipelines.sweeping.ledger import Ledger
+from pipelines.search.ledger import Ledger
 from pipelines.tracking.journal import read
-from pipelines.train import train
-from pipelines.verify import verify
+from pipelines.verbs.doctor import doctor
+from pipelines.verbs.evaluate import evaluate
+from pipelines.verbs.predict import predict
+from pipelines.verbs.sweep import sweep
+from pipelines.verbs.train import train
+from pipelines.verbs.verify import verify
 from tests.idx import write_idx
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -213,11 +214,11 @@ def images(tmp_path_factory):
 
 def test_ray_data_prepares_the_bytes_that_one_process_does(images, tmp_path):
     manifests = []
-    for name, how in (("here", prepare.in_process), ("ray", each)):
+    for name, how in (("here", preparation.in_process), ("ray", each)):
         made = config.load("mlp", [f"storage={tmp_path / name}", f"data.source={images}"]).run
-        plan = prepare.plan(made)
+        plan = preparation.plan(made)
         assert len(plan.pieces) == 3
-        manifests.append(prepare.prepare(made, plan, how).manifest)
+        manifests.append(preparation.prepare(made, plan, how).manifest)
     assert manifests[0] == manifests[1]
 
 
@@ -233,9 +234,9 @@ def seen(payload, *, rank, world_size, device, stream):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_a_stream_gives_each_worker_other_rows_and_all_of_them_nearly_every_epoch(images, tmp_path):
     made = config.load("mlp", [f"storage={tmp_path}", f"data.source={images}", "data.mode=stream"]).run
-    plan = prepare.plan(made)
-    dataset = prepare.prepare(made, plan, each)
-    read_rows, pieces = prepare.streamed(made, plan, dataset)
+    plan = preparation.plan(made)
+    dataset = preparation.prepare(made, plan, each)
+    read_rows, pieces = preparation.streamed(made, plan, dataset)
     told = launch(seen, 64, workers=2, cpus=1, gpus=0, scratch=tmp_path / "scratch", stream=stream(read_rows, pieces))
     training = set(np.flatnonzero(split_of(0, 20_000, shares=(0.8, 0.1, 0.1), seed=0) == 0).tolist())
     assert dataset.manifest.summary.splits["train"] == len(training)
@@ -252,7 +253,7 @@ def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(i
     settings = (f"data.source={images}", "data.mode=stream", "scale.workers=2", "train.batch=64")
     result = run(tracked, *settings, "name=streamed")
     assert (result["status"], result["steps"]) == ("finished", 40)
-    plan = prepare.plan(config.load("cnn", [f"storage={tracked}", *settings]).run)
+    plan = preparation.plan(config.load("cnn", [f"storage={tracked}", *settings]).run)
     manifest = Dataset.open(plan.folder).manifest
     assert 0 < manifest.rows["train"] <= BATCH_ROWS < manifest.summary.splits["train"]
     assert manifest.rows["test"] == manifest.summary.splits["test"]
@@ -358,7 +359,7 @@ def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
 
 
 def test_answers_on_ray_are_those_of_one_process(images, tracked, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.predict._PIECE_SECONDS", 1e-9)
+    monkeypatch.setattr("pipelines.verbs.predict._PIECE_SECONDS", 1e-9)
     run(tracked, "scale.workers=0", f"data.source={images}", "name=predicts", "train.steps=5", "track.register=false")
     tables, arguments = [], (str(images), [f"storage={tracked}", "scale.threads=1"])
     for workers in (0, 2):
@@ -384,13 +385,13 @@ def broken():
 
 def test_a_node_that_is_silent_or_raises_is_an_answer_too():
     [node] = nodes.there().values()
-    silent = rounds.ask([node], asleep, lambda node: (60,), seconds=1)
+    silent = ask_nodes.ask([node], asleep, lambda node: (60,), seconds=1)
     assert (silent.answers, silent.silent) == ({}, {node.id: "no answer within 1 s"})
-    assert rounds.ask([node], broken, seconds=60).silent == {node.id: "ValueError: two"}
+    assert ask_nodes.ask([node], broken, seconds=60).silent == {node.id: "ValueError: two"}
 
 
 def test_the_folder_of_this_machine_is_the_same_on_its_only_node(tmp_path):
-    assert canary.looked_for(tmp_path, nodes.there().values(), seconds=30) == {}
+    assert shared_storage.looked_for(tmp_path, nodes.there().values(), seconds=30) == {}
     assert list(tmp_path.iterdir()) == []
 
 

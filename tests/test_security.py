@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines import predict as predicting
 from pipelines.data.embedded import breast_cancer
 from pipelines.errors import code_of
 from pipelines.screen import Screen
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
+from pipelines.verbs import predict as predicting
 from tests.cli import CPU_QUICK, raylway
 from tests.s3 import s3
 from tests.trained import storage_with, trained

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.embedded import digits
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 from tests.cli import ROOT
 from tests.trained import storage_with, trained
 

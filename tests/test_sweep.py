@@ -9,11 +9,11 @@ import pytest
 
 from pipelines import config
 from pipelines.errors import RecipeError, WorkerFailed
-from pipelines.folder import RunFolder
+from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
-from pipelines.sweep import sweep
-from pipelines.sweeping.ledger import Ledger
-from pipelines.train import train
+from pipelines.search.ledger import Ledger
+from pipelines.verbs.sweep import sweep
+from pipelines.verbs.train import train
 from tests.cli import CPU_QUICK, finish, raylway, start, until
 from tests.trained import storage_with
 

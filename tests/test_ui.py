@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 from tests.cli import raylway, start
 
 

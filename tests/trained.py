@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines import config
 from pipelines.screen import Screen
-from pipelines.train import train
+from pipelines.verbs.train import train
 
 QUICK = ("scale.workers=0", "scale.threads=1")
 SMALL = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipelines.data.source import Source, Together
 from pipelines.data.splits import RARE_ROWS, SPLITS, ByColumn, ByKey, Consecutive, Drawn, Given, Splitting, draw_by_class
 from pipelines.errors import RecipeError
-from pipelines.settings import Run
+from pipelines.run_settings import Run
 from workloads.base import DataError
 
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pipelines.errors import shown
-from pipelines.folder import write_atomically
 from pipelines.integrity import sha256
+from pipelines.run_record import write_atomically
 from workloads.base import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.prepared import SHARD_BYTES, Shard, join
+from pipelines.data.dataset import SHARD_BYTES, Shard, join
 from pipelines.data.splits import SPLITS
 from pipelines.data.store import Store
 from pipelines.integrity import describe

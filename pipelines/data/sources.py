@@ -19,7 +19,7 @@ from pipelines.data.readers.hub import Hub, is_saved
 from pipelines.data.readers.idx import Idx
 from pipelines.data.readers.image_folder import ImageFolder, pictures_in
 from pipelines.data.readers.jsonlines import JsonLines
-from pipelines.data.readers.opened import Opened
+from pipelines.data.readers.path_columns import Opened
 from pipelines.data.readers.plain_text import PlainText
 from pipelines.data.source import Files, Reader, Renamed, Source, Together
 from pipelines.data.splits import SPELLINGS, SPLITS

@@ -23,7 +23,7 @@ from workloads.base import DataError
 if TYPE_CHECKING:
     import pyarrow.fs
 
-    from pipelines.settings import Run
+    from pipelines.run_settings import Run
 
 
 @dataclass(frozen=True)

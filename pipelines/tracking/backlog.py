@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 
-from pipelines.folder import RunFolder
+from pipelines.run_record import RunFolder
 from pipelines.tracking import journal
 
 

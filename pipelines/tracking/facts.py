@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking import named, provenance, runs
+from pipelines.tracking import lookup, provenance, runs
 from pipelines.tracking.runs import Kept
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class Difference:
 
 def facts(client: MlflowClient, run: Kept) -> dict[str, dict[str, str]]:
     """What MLflow keeps of how a run was made. Raises StorageError where its settings are missing."""
-    settings = {name: str(value) for name, value in flat(named.config(client, run)).items()}
+    settings = {name: str(value) for name, value in flat(lookup.config(client, run)).items()}
     told = {group: {name: run.tags[tag][:12] if name == "commit" else run.tags[tag] for name, tag in tags.items() if run.tags.get(tag)}
             for group, tags in _TAGS.items()}  # fmt: skip
     told["code"]["diff"] = digest(runs.text(client, run.run_id, "git.diff"))
-    return {"settings": settings} | told | {"packages": named.versions(client, run)}
+    return {"settings": settings} | told | {"packages": lookup.versions(client, run)}
 
 
 def here() -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import StorageError
-from pipelines.folder import RunFolder, write_atomically
+from pipelines.run_record import RunFolder, write_atomically
 from pipelines.tracking import journal, provenance
 
 _NOTHING: Mapping[str, float] = {}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pipelines.errors import RecipeError, StorageError
 from pipelines.tracking import provenance, versions
-from pipelines.tracking.mlflow import user
+from pipelines.tracking.shipper import user
 from pipelines.tracking.versions import PROMOTIONS
 
 if TYPE_CHECKING:

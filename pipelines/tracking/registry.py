@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.integrity import sha256
 from pipelines.tracking import provenance
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 from workloads import base, served
 from workloads.base import Arrays, Encoding, Workload
 

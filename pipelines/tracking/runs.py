@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import RecipeError, StorageError, TrackingError
-from pipelines.folder import RunFolder
+from pipelines.run_record import RunFolder
 from pipelines.tracking import provenance, trouble
-from pipelines.tracking.mlflow import check, connect
+from pipelines.tracking.shipper import check, connect
 from workloads.base import DataError
 
 if TYPE_CHECKING:

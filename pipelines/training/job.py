@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.data.store import Store
-from pipelines.folder import RunFolder
-from pipelines.settings import Run
+from pipelines.run_record import RunFolder
+from pipelines.run_settings import Run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from pipelines.groups import Optim
+from pipelines.settings import Optim
 
 
 def make_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.settings import Run
+from pipelines.run_settings import Run
 from pipelines.training import loop
-from pipelines.training.delivery import Batch, collated, on_device
+from pipelines.training.batches import Batch, collated, on_device
 from pipelines.training.parallel import Group
 from workloads.base import Rows
 

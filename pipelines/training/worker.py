@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines import collecting, pausing
-from pipelines.data import prepared
+from pipelines import gc, pausing
+from pipelines.data import dataset
+from pipelines.data.dataset import Dataset
 from pipelines.data.order import micro_batches
-from pipelines.data.prepared import Dataset
 from pipelines.errors import Diverged, WorkerFailed, describe
 from pipelines.pausing import Paused
-from pipelines.settings import Run
+from pipelines.run_settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
-from pipelines.training.delivery import Batch, Stream, delivered, ordered, streamed
+from pipelines.training.batches import Batch, Stream, delivered, ordered, streamed
 from pipelines.training.hardware import hardware, settle
 from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
@@ -147,7 +147,7 @@ def training(
             stack.callback(journal.close)
         path, refused = checkpoint.newest(job.folder.checkpoints, job.identity) if rank == 0 else (None, [])
         start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
-        collecting.as_usual()
+        gc.as_usual()
         model, optimizer = _made(run, encoding, group, None if start < 0 else checkpoint.path_of(job.folder.checkpoints, start))
         start = max(start, 0)
         look = functools.partial(_look, job, group, validation, encoding, journal, model)
@@ -332,8 +332,8 @@ def _look(
 
 def _wait_for(job: Job) -> Dataset:
     """The prepared dataset, which the driver may still be making while this process was starting."""
-    while not job.store.has(job.fingerprint, prepared.MANIFEST):
+    while not job.store.has(job.fingerprint, dataset.MANIFEST):
         if job.folder.abandoned.exists():
             raise DataError("the data could not be prepared")
         time.sleep(1.0 if job.store.remote else 0.05)
-    return prepared.proven(job.store, job.fingerprint)
+    return dataset.proven(job.store, job.fingerprint)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.data.dataset import MappedRows, Parts, join
 from pipelines.data.order import Order
-from pipelines.data.prepared import MappedRows, Parts, join
 from tests.benchmarks.rows import Row, interleave, ratio_at_least
 
 _ROWS, _BATCH = 200_000, 128

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.prepared import Dataset
+from pipelines.data.dataset import Dataset
 
 
 def main(folder: str) -> None:

@@ -11,15 +11,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import prepare
 from pipelines.config import load
-from pipelines.folder import RunFolder
+from pipelines.data import preparation
+from pipelines.run_record import RunFolder
 from pipelines.training.worker import Job, work
 
 
 def main(recipe: str, overrides: Sequence[str]) -> None:
     run = load(recipe, overrides).run
-    plan = prepare.plan(run)
+    plan = preparation.plan(run)
     with tempfile.TemporaryDirectory() as folder:
         job = Job(run, RunFolder(Path(folder)), plan.store, plan.fingerprint, run.identity(plan.fingerprint), run.scale.threads or 1)
         outcome = work(job, rank=0, world_size=1, device="cpu")

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from cluster import session
 from pipelines.config import load
-from pipelines.judging import models
-from pipelines.predict import predict
+from pipelines.evaluation import models
 from pipelines.screen import Screen
-from pipelines.train import train
+from pipelines.verbs.predict import predict
+from pipelines.verbs.train import train
 from tests.benchmarks.preparing import write_images
 from tests.benchmarks.processes import run_module
 from tests.benchmarks.rows import Row, below, ratio_at_least

@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import session, shards
-from pipelines import prepare
+from cluster import ray_data, session
 from pipelines.config import load
+from pipelines.data import preparation
 from pipelines.data.splits import split_of
-from pipelines.settings import Run
+from pipelines.run_settings import Run
 from tests.benchmarks.processes import run_module
 from tests.benchmarks.rows import Row, below, ratio_at_least
 
@@ -83,7 +83,7 @@ def _ours(folder: Path, source: Path) -> float:
     shutil.rmtree(folder / "runs", ignore_errors=True)
     began = time.perf_counter()
     run = _run(folder, source)
-    prepare.prepare(run, prepare.plan(run), shards.each)
+    preparation.prepare(run, preparation.plan(run), ray_data.each)
     return time.perf_counter() - began
 
 
@@ -104,5 +104,5 @@ def _script(source: Path, folder: Path) -> float:
 
 def _first_batch(folder: Path, source: Path) -> float:
     run = _run(folder, source)
-    found = prepare.plan(run)
+    found = preparation.plan(run)
     return run_module("tests.benchmarks.first_batch", found.store.place, str(found.store.cache), found.fingerprint)["seconds"]

@@ -10,8 +10,8 @@ import json
 import tempfile
 import time
 
-from pipelines.sweeping.search import Search
-from pipelines.sweeping.space import read
+from pipelines.search.space import read
+from pipelines.search.suggest import Search
 from tests.benchmarks.processes import run_module
 from tests.benchmarks.rows import Row, ratio_at_most
 from tests.benchmarks.shared_data import MNIST, present

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines import prepare
 from pipelines.config import load
+from pipelines.data import preparation
 from tests.benchmarks.processes import WORKER_ENVIRONMENT, run_module
 from tests.benchmarks.rows import Row, interleave, ratio_at_least
 from tests.benchmarks.shared_data import ETTH1, MNIST, POLARITY, SHAKESPEARE, present
@@ -106,7 +106,7 @@ def _plain(case: Case, settings: Sequence[str], storage: Path) -> Callable[[], f
 def _rows_of_bert(settings: Sequence[str], storage: Path) -> Path:
     """The prepared training rows and the network's config, as plain_bert reads them."""
     run = load("bert", settings).run
-    dataset = prepare.prepare(run, prepare.plan(run), prepare.in_process)
+    dataset = preparation.prepare(run, preparation.plan(run), preparation.in_process)
     path = storage / "rows.npz"
     np.savez(path, **dataset.train.take(np.arange(len(dataset.train))), config=dataset.manifest.encoding["config"])
     return path

@@ -14,8 +14,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from pipelines import sweep as sweeping
 from pipelines.screen import Screen
+from pipelines.verbs import sweep as sweeping
 
 _SECONDS = 0.010
 _FIRST = 5

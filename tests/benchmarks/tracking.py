@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from pipelines.folder import RunFolder
-from pipelines.groups import Train
+from pipelines.run_record import RunFolder
+from pipelines.settings import Train
 from pipelines.tracking.journal import Journal
-from pipelines.tracking.mlflow import About, Tracker
+from pipelines.tracking.shipper import About, Tracker
 from tests.benchmarks.rows import Row, below
 
 _UNIT, _BOUND = "us/step", 50.0

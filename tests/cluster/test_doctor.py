@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cluster import doctor
+from cluster.allreduce_probe import Ring, bus_bandwidth
 from cluster.doctor import FAIL, PASS, WARN, Check
 from cluster.nodes import Node
-from cluster.ring import Ring, bus_bandwidth
 
 NODE = Node("0123456789abcdef", "10.0.0.7", 4, 1, leaving=False)
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0+cu126"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.capacity import room
 from cluster.errors import ClusterError
 from cluster.gpus import check_shared
-from cluster.room import room
+from cluster.ray_train import share
 from cluster.session import Resources
-from cluster.workers import share
 
 BOX = Resources(cpus=8, gpus=2, node_cpus=8)
 

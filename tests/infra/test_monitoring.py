@@ -10,13 +10,13 @@ import subprocess
 import pytest
 import yaml
 
-from pipelines import gauges
+from pipelines import metrics_export
 from tests.infra.manifests import INFRA, OVERLAYS, clusters, monitoring, overlay
 from tests.infra.network import selects
 
 MONITORING = INFRA / "monitoring"
 ALERTS = [rule for group in yaml.safe_load((MONITORING / "rules.yaml").read_text())["groups"] for rule in group["rules"]]
-OURS = {metric.exported_as for metric in gauges.ALL}
+OURS = {metric.exported_as for metric in metrics_export.ALL}
 
 
 def panels() -> list[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.jobs import Job
 from pipelines.jobs import ID, ended, newest, told
-from pipelines.submit import code_of
+from pipelines.verbs.submit import code_of
 
 
 def job(id: str = "mine", status: str = "FAILED", exit_code: int | None = None, **more) -> Job:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.workers import NotStarted, WorkersFailed
+from cluster.ray_train import NotStarted, WorkersFailed
 from pipelines import pausing
-from pipelines.folder import RunFolder
 from pipelines.pausing import STOP, Pause, Paused, Reason
+from pipelines.run_record import RunFolder
 from pipelines.supervision import WorkerLost, supervised
 from pipelines.training.worker import work
 from tests import runs, spawn

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 from tests.cli import raylway
 from tests.services.told import check_all_told, only_run
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.sweeping.ledger import Ledger
-from pipelines.tracking.mlflow import connect
+from pipelines.search.ledger import Ledger
+from pipelines.tracking.shipper import connect
 from tests.cli import finish, raylway, start, until
 from tests.services.told import check_all_told
 

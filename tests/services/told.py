@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.tracking.journal import read
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 
 Points = dict[str, list[tuple[int, int, float]]]
 """metric -> its (step, time, value), sorted."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import prepare
+from pipelines.data import preparation
 from pipelines.training.worker import work
 from tests import runs
 from tests.cli import CPU_QUICK, raylway
@@ -110,12 +110,12 @@ def test_a_run_from_a_folder_resumes_with_the_same_bits(folder: Path, tmp_path: 
 def test_a_folder_is_named_by_its_content(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     run = runs.load(tmp_path, f"model.pretrained={copy}", "model.length=16", *SHORT, recipe="bert")
-    before = prepare.plan(run).fingerprint
-    assert prepare.plan(run).fingerprint == before
+    before = preparation.plan(run).fingerprint
+    assert preparation.plan(run).fingerprint == before
     with (copy / "model.safetensors").open("r+b") as weights:
         weights.seek(-4, 2)
         weights.write(b"abcd")
-    assert prepare.plan(run).fingerprint != before
+    assert preparation.plan(run).fingerprint != before
 
 
 def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines import config, prepare
-from pipelines.data.prepared import Dataset
-from pipelines.settings import Run
+from pipelines import config
+from pipelines.data import preparation
+from pipelines.data.dataset import Dataset
+from pipelines.run_settings import Run
 from pipelines.training import checkpoint, loop
 from pipelines.training.optim import make_optimizer
 from pipelines.training.parallel import Group
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.parametrize("recipe", config.recipes())
 @functools.cache
 def made(recipe: str, storage: Path) -> tuple[Run, Dataset, Encoding]:
     run = runs.load(storage, recipe=recipe)
-    dataset = prepare.prepare(run, prepare.plan(run), prepare.in_process)
+    dataset = preparation.prepare(run, preparation.plan(run), preparation.in_process)
     return run, dataset, run.model.encoding_type.model_validate(dataset.manifest.encoding)
 
 

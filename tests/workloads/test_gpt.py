@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from pipelines import config
-from pipelines.groups import Optim
+from pipelines.settings import Optim
 from pipelines.training.optim import make_optimizer
 from workloads.gpt import GPT
 from workloads.layers.decoder import Decoder

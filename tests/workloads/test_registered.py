@@ -21,9 +21,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipelines import config, prepare
+from pipelines import config
+from pipelines.data import preparation
 from pipelines.tracking import registry
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 from tests import runs
 from workloads.served import Served
 
@@ -59,7 +60,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, s
     here, given = {}, {}
     for recipe in config.recipes():
         run = runs.load(storage, recipe=recipe)
-        dataset = prepare.prepare(run, prepare.plan(run), prepare.in_process)
+        dataset = preparation.prepare(run, preparation.plan(run), preparation.in_process)
         encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
         torch.manual_seed(0)
         network = run.model.network(encoding)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.groups import Optim
+from pipelines.settings import Optim
 from pipelines.training import checkpoint
 from pipelines.training.optim import make_optimizer
 from workloads.layers.recurrent import Cell, Recurrent

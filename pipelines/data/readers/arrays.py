@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from pipelines.data.readers.steady import Plan, Planned, batch_rows, check_names, check_version, reading
+from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, check_version, reading
 from pipelines.data.source import even_starts
 from workloads.base import Arrays, DataError
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.data.files import File, first_line
 from pipelines.data.readers.columns import is_text, to_numpy
-from pipelines.data.readers.steady import Plan, Planned, batch_rows, check_names, check_version, reading
+from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, check_version, reading
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:

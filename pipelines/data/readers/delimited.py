@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.data.files import first_line
-from pipelines.data.readers import staged
-from pipelines.data.readers.staged import LeftOut, Staged, in_file, partial_beside, write
+from pipelines.data.readers import parse_cache
+from pipelines.data.readers.parse_cache import LeftOut, Staged, in_file, partial_beside, write
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Delimited(Staged):
             odd.tell()
             said = first_line(error)
             unfinished = "straddles" in said or "cannot infer number of columns" in said
-            why = f"a row of more than {staged.BLOCK_BYTES:,} bytes, or a quote that is never closed" if unfinished else said
+            why = f"a row of more than {parse_cache.BLOCK_BYTES:,} bytes, or a quote that is never closed" if unfinished else said
             raise self._refusal(rows + len(odd.rows) if schema else -1, why) from None
         odd.tell()
         if not odd.ended:
@@ -93,8 +93,8 @@ class Delimited(Staged):
         import pyarrow as pa
         import pyarrow.csv as csv
 
-        content = _Repaired(staged.blocks(self.file), f"\n{_END}\n{_END}{self._delimiter}{_END}\n")
-        reading = csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=staged.BLOCK_BYTES)
+        content = _Repaired(parse_cache.blocks(self.file), f"\n{_END}\n{_END}{self._delimiter}{_END}\n")
+        reading = csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=parse_cache.BLOCK_BYTES)
         parsing = csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=odd)
         with csv.open_csv(content, reading, parsing, csv.ConvertOptions(default_column_type=pa.string())) as reader:
             yield from reader

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.data.files import first_line
-from pipelines.data.readers.staged import LeftOut, Staged, keeping, line_blocks, partial_beside
+from pipelines.data.readers.parse_cache import LeftOut, Staged, keeping, line_blocks, partial_beside
 from workloads.base import DataError
 
 if TYPE_CHECKING:

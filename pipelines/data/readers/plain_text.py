@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.data.readers.staged import LeftOut, Staged, line_blocks
+from pipelines.data.readers.parse_cache import LeftOut, Staged, line_blocks
 from workloads.base import DataError
 
 if TYPE_CHECKING:

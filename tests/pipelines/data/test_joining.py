@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data import joining
+from pipelines.data.dataset import Parts
 from pipelines.data.joining import Joiner, leaked, shared_out
-from pipelines.data.prepared import Parts
-from pipelines.data.summary import row_hashes
+from pipelines.data.stats import row_hashes
 from tests.made import store_in
 
 SIZES = st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(("train", "validation", "test"), st.integers(1, 150))), max_size=30)

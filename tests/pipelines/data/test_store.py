@@ -14,8 +14,8 @@ import fsspec
 import numpy as np
 import pytest
 
-from pipelines.data import prepared
-from pipelines.data.prepared import MANIFEST, SAMPLE
+from pipelines.data import dataset as prepared
+from pipelines.data.dataset import MANIFEST, SAMPLE
 from pipelines.data.store import Store
 from tests import damage
 from tests.made import COLUMNS, folders_in, store_in, written

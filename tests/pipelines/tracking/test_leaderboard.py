@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipelines.tracking import leaderboard
-from pipelines.tracking.mlflow import connect
+from pipelines.tracking.shipper import connect
 
 
 @pytest.fixture

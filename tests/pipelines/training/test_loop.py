@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pipelines.errors import DIVERGED, Diverged, code_of
-from pipelines.groups import Optim
+from pipelines.settings import Optim
 from pipelines.training import checkpoint, loop
 from pipelines.training.optim import make_optimizer
 from pipelines.training.parallel import Group

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.groups import Optim
+from pipelines.settings import Optim
 from pipelines.training.optim import learning_rate, make_optimizer
 
 BATCHES = torch.randn(5, 8, 4, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.data.prepared import Dataset
+from pipelines.data.dataset import Dataset
 from tests import runs
 from tests.teams import GATHERED, RESUMED_FROM, STEPS, TeamRun
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipelines import config
 from pipelines.errors import Diverged
-from pipelines.groups import Optim
+from pipelines.settings import Optim
 from pipelines.training import checkpoint, loop
 from pipelines.training.job import Job
 from pipelines.training.optim import make_optimizer
@@ -280,9 +280,9 @@ class First:
 
 def scored(rank: int, world_size: int, *, job: Job, rows: int) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     group = group_of(job.run.scale.strategy, rank, world_size, CPU)
-    from pipelines.data import prepared
+    from pipelines.data import dataset
 
-    data = prepared.proven(job.store, job.fingerprint)
+    data = dataset.proven(job.store, job.fingerprint)
     torch.manual_seed(0)
     model = group.place(job.run.model.network(job.run.model.encoding_type.model_validate(data.manifest.encoding)))
     return score(job.run, group, First(job.run.model.examples(data.test, training=False), rows), model)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pipelines import prepare
+from pipelines.data import preparation
 from pipelines.errors import RecipeError
 from tests import runs
 from workloads.base import DataError
@@ -53,7 +53,7 @@ def written(folder: Path, **columns: Any) -> Path:
     return path
 
 
-def prepared(folder: Path, *overrides: str, **columns: Any) -> tuple[Forecaster, prepare.Dataset, SeriesEncoding]:
+def prepared(folder: Path, *overrides: str, **columns: Any) -> tuple[Forecaster, preparation.Dataset, SeriesEncoding]:
     run = runs.load(
         folder,
         f"data.source={written(folder, **columns)}",
@@ -67,7 +67,7 @@ def prepared(folder: Path, *overrides: str, **columns: Any) -> tuple[Forecaster,
         *overrides,
         recipe="lstm",
     )
-    dataset = prepare.prepare(run, prepare.plan(run), prepare.in_process)
+    dataset = preparation.prepare(run, preparation.plan(run), preparation.in_process)
     return run.model, dataset, run.model.encoding_type.model_validate(dataset.manifest.encoding)
 
 

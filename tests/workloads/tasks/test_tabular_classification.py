@@ -17,7 +17,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from torch import nn
 
-from pipelines import config, prepare
+from pipelines import config
+from pipelines.data import preparation
 from pipelines.data.splits import split_of
 from pipelines.errors import RecipeError
 from tests import runs
@@ -340,9 +341,9 @@ def test_a_class_with_one_row_is_learnt_from_the_training_rows_and_refused_elsew
     label[row] = "rare"
     drawn = ("data.columns.label=kind", "data.splits.stratify=false")  # else a class of one row is always trained on
     run = runs.load(tmp_path, *drawn, f"data.source={csv(tmp_path, label)}", recipe="mlp_binary")
-    plan = prepare.plan(run)
+    plan = preparation.plan(run)
     if split == 0:
-        assert prepare.prepare(run, plan, prepare.in_process).manifest.encoding["classes"] == ["a", "b", "c", "rare"]
+        assert preparation.prepare(run, plan, preparation.in_process).manifest.encoding["classes"] == ["a", "b", "c", "rare"]
     else:
         with pytest.raises(DataError, match=f"points.csv, row {row}: column label: 'rare' is outside the classes a, b, c"):
-            prepare.prepare(run, plan, prepare.in_process)
+            preparation.prepare(run, plan, preparation.in_process)

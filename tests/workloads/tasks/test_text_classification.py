@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines import prepare
+from pipelines.data import preparation
 from tests import runs
 from workloads.base import Arrays, DataError
 from workloads.rnn_text import RecurrentText
@@ -117,7 +117,7 @@ def test_a_missing_text_of_a_file_is_named_by_the_files_row(tmp_path: Path) -> N
         source = [f"data.source={tmp_path / 'texts.parquet'}", "data.columns.text=review", "train.batch=8"]
         run = runs.load(tmp_path, *source, recipe="lstm_text")
         with pytest.raises(DataError, match=f"texts.parquet, row {row}: column text: is missing"):
-            prepare.prepare(run, prepare.plan(run), prepare.in_process)
+            preparation.prepare(run, preparation.plan(run), preparation.in_process)
 
 
 def test_the_tasks_settings_name_the_dataset_and_the_networks_do_not() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.files import File
-from pipelines.data.readers import staged
+from pipelines.data.readers import parse_cache
 from pipelines.data.readers.columns import to_numpy
 from pipelines.data.readers.delimited import Delimited
 from workloads.base import DataError
@@ -83,7 +83,7 @@ def test_a_column_has_the_type_that_the_whole_file_gives_it(
 ) -> None:
     content = as_csv(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         reader = table(tmp_path_factory.mktemp("table"), content)
         assert reader.rows() == len(rows) - 1
     nul = "\ue000"  # pyarrow's own parser misreads the other (apache/arrow issue 50481)
@@ -116,7 +116,7 @@ def test_any_text_is_read_as_pandas_reads_it(
     rows = [["number", "text"], *([str(number), text + "."] for number, text in enumerate(values_of))]
     content = as_csv(rows, delimiter)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         found = values(table(tmp_path_factory.mktemp("table"), content, "t.csv" if delimiter == "," else "t.tsv"))
     expected = pd.read_csv(io.BytesIO(content), sep=delimiter, keep_default_na=False)
     assert found == {"number": list(range(len(values_of))), "text": [text + "." for text in values_of]}
@@ -147,7 +147,7 @@ def test_rows_that_cannot_be_read_are_left_out(
         shown.insert(place, b"\n")
     folder, content = tmp_path_factory.mktemp("table"), b"a,b\n" + b"".join(shown)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         reader = table(folder, content, skip=True)
         assert values(reader) == {"a": list(range(30)), "b": [f"good {number}" for number in range(30)]}
         told = [
@@ -187,13 +187,13 @@ def test_what_is_no_table_is_refused_by_name(tmp_path: Path, content: bytes, sen
 
 
 def test_a_row_longer_than_a_block_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staged, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(parse_cache, "BLOCK_BYTES", 100)
     with pytest.raises(DataError, match=r"t\.csv: cannot be read as a table: near its row 1: a row of more than 100 bytes"):
         table(tmp_path, b"a,b\n1,2\n3," + b"x" * 1000 + b"\n").rows()
 
 
 def test_an_unclosed_quote_does_not_swallow_rows_over_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staged, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(parse_cache, "BLOCK_BYTES", 100)
     with pytest.raises(DataError, match="a quote that is never closed"):
         table(tmp_path, b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 100).rows()
 
@@ -234,6 +234,6 @@ def test_booleans_come_as_numbers(tmp_path: Path) -> None:
 
 
 def test_a_nul_beside_a_quote_is_read_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staged, "BLOCK_BYTES", 96)
+    monkeypatch.setattr(parse_cache, "BLOCK_BYTES", 96)
     rows = [["a", "b", "c"], *([str(number), "x\0y" if number % 4 == 0 else "", "2020-01-31T12:30:59.123"] for number in range(40))]
     assert values(table(tmp_path, as_csv(rows)))["b"] == [row[1] for row in rows[1:]]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.files import File
-from pipelines.data.readers import staged
+from pipelines.data.readers import parse_cache
 from pipelines.data.readers.jsonlines import JsonLines
 from workloads.base import DataError
 
@@ -65,7 +65,7 @@ def test_rows_are_read_as_json_loads_reads_them(
     rows = [*rows, {"whole": 1, "text": "last"}]
     content = b"\n\n".join(as_lines(rows, ascii_only))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         name = "t.jsonl.gz" if packed else "t.jsonl"
         reader = reader_of(tmp_path_factory.mktemp("lines"), gzip.compress(content) if packed else content, name)
         found = values(reader)
@@ -116,7 +116,7 @@ def test_lines_that_are_no_rows_are_left_out(
     numbers = [number for number, line in enumerate(every) if line in told]
     folder, content = tmp_path_factory.mktemp("lines"), b"\n".join(every)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         reader = reader_of(folder, content, skip=True)
         assert values(reader) == {name: [json.loads(line)[name] for line in good] for name in ("a", "b")}
         with pytest.raises(DataError) as error:
@@ -131,7 +131,7 @@ def test_lines_that_are_no_rows_are_left_out(
 @pytest.mark.parametrize("block", [1, 1 << 20])
 @pytest.mark.parametrize("content", [b'{"a":\n1}\n{"b":2}', b'{"a":1}{"a":2}\n{"a":\n3}\n{"b":2}', b'{"a":1}\r{"a":2}\n{"b":2}'])
 def test_a_row_is_a_line_and_a_line_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, block: int) -> None:
-    monkeypatch.setattr(staged, "BLOCK_BYTES", block)
+    monkeypatch.setattr(parse_cache, "BLOCK_BYTES", block)
     reader = reader_of(tmp_path, content, skip=True)
     assert values(reader) == {"b": [2]}
     assert reader.skipped().count == content.count(b"\n")
@@ -150,7 +150,7 @@ def test_empty_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_integers_become_floats_where_the_column_has_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(staged, "BLOCK_BYTES", block)
+    monkeypatch.setattr(parse_cache, "BLOCK_BYTES", block)
     reader = reader_of(tmp_path, b'{"a":1,"b":[1]}\n{"a":2.5,"b":[0.5]}\n{"a":NaN,"b":[-Infinity]}\n{"a":12345678901234567890,"b":[1]}\n')
     np.testing.assert_array_equal(values(reader)["a"], [1.0, 2.5, np.nan, 12345678901234567890.0])
     np.testing.assert_array_equal(values(reader)["b"], [[1.0], [0.5], [-np.inf], [1.0]])

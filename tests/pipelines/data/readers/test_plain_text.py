@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.files import File
-from pipelines.data.readers import staged
+from pipelines.data.readers import parse_cache
 from pipelines.data.readers.plain_text import PlainText
 from workloads.base import DataError
 
@@ -45,7 +45,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path_factory: pytest.TempPathFactory, 
     if not raw:
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         found = lines(text(folder, gzip.compress(raw) if packed else raw, "t.txt.gz" if packed else "t.txt"))
     assert "".join(found) == content
     expected = raw.split(b"\n")
@@ -69,7 +69,7 @@ def test_lines_that_are_not_utf8_are_left_out(
     folder, content = tmp_path_factory.mktemp("text"), b"".join(every)
     numbers = [number for number, line in enumerate(every) if line[:-1] in {line for _, line in bad}]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(staged, "BLOCK_BYTES", block)
+        patch.setattr(parse_cache, "BLOCK_BYTES", block)
         reader = text(folder, content, skip=True)
         assert lines(reader) == [f"{line}\n" for line in good]
     assert reader.skipped().count == len(bad)
@@ -84,7 +84,7 @@ def test_lines_that_are_not_utf8_are_left_out(
 
 
 def test_a_line_too_long_to_be_a_row_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staged, "BLOCK_BYTES", 10)
-    monkeypatch.setattr(staged, "LONGEST_ROW_BYTES", 100)
+    monkeypatch.setattr(parse_cache, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(parse_cache, "LONGEST_ROW_BYTES", 100)
     with pytest.raises(DataError, match=r"t\.txt: has a line of more than 100 bytes"):
         text(tmp_path, b"a\n" + b"b" * 200).rows()

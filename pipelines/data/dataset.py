@@ -1,0 +1,301 @@
+"""Prepared datasets: Arrow files that are memory-mapped without a copy, and a manifest, written last, that names and proves them.
+
+A dataset is named by the fingerprint of what went in, so finding it again is the whole check whether it is up to date. Each piece of the
+source is encoded into parts, a file for each split, and parts are joined into shards of up to 256 MB, each of which is one record batch:
+gathering rows from many small ones costs several times as much.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipelines import integrity
+from pipelines.data.files import shown
+from pipelines.data.splits import SPLITS
+from pipelines.data.stats import Summary
+from pipelines.data.store import Store
+from pipelines.run_record import write_atomically
+from workloads.base import Arrays, DataError
+
+SHARD_BYTES = 256 << 20
+_NUMPY_NAMES = {"halffloat": "float16", "float": "float32", "double": "float64"}
+MANIFEST, SAMPLE = "manifest.json", "sample.arrow"
+
+
+class Shard(BaseModel):
+    """One file of a split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str
+    number: int
+    rows: int
+    file: integrity.File
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05}.arrow"
+
+
+class Manifest(BaseModel):
+    """What a prepared dataset is: its name, what it was made from and how much of that was used, every file's hash, the encoding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[2] = 2
+    fingerprint: str
+    source: dict[str, str]
+    columns: dict[str, str]
+    shards: tuple[Shard, ...]
+    sample: integrity.File
+    encoding: dict[str, Any]
+    summary: Summary
+    seal: str = ""
+    """Hash of all the rest."""
+
+    def sealed(self) -> Manifest:
+        rest = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
+        return self.model_copy(update={"seal": hashlib.sha256(rest.encode()).hexdigest()})
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Stored rows of each split."""
+        return {split: sum(shard.rows for shard in self.shards if shard.split == split) for split in SPLITS}
+
+    @property
+    def files(self) -> dict[str, integrity.File]:
+        return {shard.name: shard.file for shard in self.shards} | {SAMPLE: self.sample}
+
+
+class MappedRows:
+    """Rows of one split (workloads.base.Rows), gathered from memory-mapped columns."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        chunks: list[dict[str, np.ndarray]] = []
+        for file in files:
+            with pa.memory_map(str(file)) as source:
+                reader = pa.ipc.open_file(source)
+                batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            chunks += [{name: _view(batch[name]) for name in batch.schema.names} for batch in batches]
+        self._columns = {name: [chunk[name] for chunk in chunks] for name in (chunks[0] if chunks else ())}
+        self._starts = np.cumsum([0, *(len(next(iter(chunk.values()))) for chunk in chunks)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Rows `index` of each column, in that order, as new arrays."""
+        return {name: self._gather(self._columns[name], index) for name in columns or self._columns}
+
+    def _gather(self, chunks: list[np.ndarray], index: np.ndarray) -> np.ndarray:
+        if len(chunks) == 1:
+            return chunks[0].take(index, axis=0)
+        gathered = np.empty((len(index), *chunks[0].shape[1:]), chunks[0].dtype)
+        chunk_of = np.searchsorted(self._starts, index, side="right") - 1
+        for number in np.unique(chunk_of):
+            here = np.flatnonzero(chunk_of == number)
+            gathered[here] = chunks[number].take(index[here] - self._starts[number], axis=0)
+        return gathered
+
+
+class Dataset:
+    """A prepared dataset in `folder`."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+
+    @classmethod
+    def open(cls, folder: Path, *, proofs: Path | None = None) -> Dataset:
+        """The dataset in `folder`. Raises DataError naming the file that is not what was written.
+
+        With `proofs`, a folder of this node, every byte is read and compared with its hash, but only the first time on this node and
+        when a file has changed since; without, sizes alone are looked at.
+        """
+        manifest = _manifest(folder)
+        if wrong := integrity.mismatch(folder, manifest.files, content=False):
+            raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
+        if proofs:
+            _prove(folder, manifest, proofs)
+        return cls(folder, manifest)
+
+    @property
+    def train(self) -> MappedRows:
+        return self._mapped["train"]
+
+    @property
+    def validation(self) -> MappedRows:
+        return self._mapped["validation"]
+
+    @property
+    def test(self) -> MappedRows:
+        return self._mapped["test"]
+
+    @cached_property
+    def _mapped(self) -> dict[str, MappedRows]:
+        return {split: MappedRows([self.folder / s.name for s in self.manifest.shards if s.split == split]) for split in SPLITS}
+
+    @cached_property
+    def sample(self) -> Arrays:
+        """A few raw training rows, as the source gave them."""
+        with pa.memory_map(str(self.folder / SAMPLE)) as source:
+            table = pa.ipc.open_file(source).read_all()
+        return {name: _objects_or_view(table[name].combine_chunks()) for name in table.column_names}
+
+
+class Parts:
+    """Encoded rows of one piece of the source, appended batch by batch: a local file for each split, all in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open = ExitStack()
+        self._writers: dict[str, Any] = {}
+
+    def __enter__(self) -> Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def add(self, split: str, arrays: Arrays) -> None:
+        batch = pa.record_batch({name: _column(array) for name, array in arrays.items()})
+        if split not in self._writers:
+            self._writers[split] = self._open.enter_context(pa.ipc.new_file(str(self._folder / split), batch.schema))
+        self._writers[split].write_batch(batch)
+
+
+def join(parts: Sequence[Path], target: Path) -> tuple[int, dict[str, str]]:
+    """Write the rows of `parts` as one record batch to `target`; how many there are, and the columns' types."""
+    batches: list[pa.RecordBatch] = []
+    for part in parts:
+        with pa.memory_map(str(part)) as source:
+            reader = pa.ipc.open_file(source)
+            batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    whole = pa.Table.from_batches(batches).combine_chunks()
+    with pa.ipc.new_file(str(target), whole.schema) as writer:
+        writer.write_table(whole)
+    return whole.num_rows, {field.name: _told(field.type) for field in whole.schema}
+
+
+def finish(
+    store: Store,
+    folder: str,
+    *,
+    fingerprint: str,
+    source: dict[str, str],
+    shards: Sequence[Shard],
+    columns: dict[str, str],
+    encoding: dict[str, Any],
+    summary: Summary,
+    sample: Mapping[str, np.ndarray],
+) -> None:
+    """Put the sample and the manifest beside the shards that are in `folder` already."""
+    with store.workspace() as here:
+        _write_sample(here / SAMPLE, sample)
+        manifest = Manifest(
+            fingerprint=fingerprint,
+            source=source,
+            columns=columns,
+            shards=tuple(shards),
+            sample=integrity.describe(here / SAMPLE),
+            encoding=encoding,
+            summary=summary,
+        )
+        (here / MANIFEST).write_text(json.dumps(manifest.sealed().model_dump(mode="json"), indent=1))
+        for name in (SAMPLE, MANIFEST):
+            store.put(here / name, folder, name)
+
+
+def fetch(store: Store, fingerprint: str) -> Path:
+    """The folder of a dataset on this node, copied there from a remote store by the first process that asks. Raises DataError."""
+    folder = store.folder(fingerprint)
+    if not store.remote or (folder / MANIFEST).is_file():
+        return folder
+    with store.alone(fingerprint), store.workspace() as workspace:
+        if not (folder / MANIFEST).is_file():
+            promised = _manifest(store.get(fingerprint, MANIFEST, workspace).parent).files
+            for name in promised:
+                store.get(fingerprint, name, workspace)
+            if wrong := integrity.mismatch(workspace, promised):
+                raise DataError(f"{shown(store.place)}/{fingerprint}/{wrong}; delete the folder to prepare it anew")
+            shutil.rmtree(folder, ignore_errors=True)  # what has no manifest can never be trusted again
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            workspace.rename(folder)
+    return folder
+
+
+def proven(store: Store, fingerprint: str) -> Dataset:
+    """A dataset that is in the store, on this node, its bytes compared with their hashes. Raises DataError."""
+    dataset = Dataset.open(fetch(store, fingerprint), proofs=store.cache / "proofs")
+    with contextlib.suppress(OSError):  # another user's, or read-only
+        os.utime(dataset.folder / MANIFEST)  # when it was last used, for those who free what nobody uses
+    return dataset
+
+
+def _manifest(folder: Path) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{folder}: not a prepared dataset, there is no {MANIFEST}") from None
+    except ValidationError as error:
+        raise DataError(f"{folder / MANIFEST}: not a manifest: {error.errors()[0]['msg']}") from None
+    if manifest != manifest.sealed():
+        raise DataError(f"{folder / MANIFEST}: its content is not what was written; delete the folder to prepare it anew")
+    return manifest
+
+
+def _prove(folder: Path, manifest: Manifest, proofs: Path) -> None:
+    """Compare every hash, unless this node's note says that it was done since the files last changed."""
+    note = proofs / f"{manifest.fingerprint}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
+    stats = {name: (folder / name).stat() for name in manifest.files}
+    seen = json.dumps([manifest.seal, {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}])
+    if note.is_file() and note.read_bytes() == seen.encode():
+        return
+    if wrong := integrity.mismatch(folder, manifest.files):
+        raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
+    with contextlib.suppress(OSError):  # where no note can be kept, every opening proves anew
+        proofs.mkdir(parents=True, exist_ok=True)
+        write_atomically(note, seen)
+
+
+def _told(kind: pa.DataType) -> str:
+    """A column's type for people: `uint8 1x28x28`."""
+    return f"{kind.value_type} {'x'.join(map(str, kind.shape))}" if isinstance(kind, pa.FixedShapeTensorType) else str(kind)
+
+
+def _write_sample(path: Path, sample: Mapping[str, np.ndarray]) -> None:
+    """Raw rows as they are, in a form that needs no unpickling."""
+    table = pa.table({name: pa.array(column.tolist()) if column.dtype == object else _column(column) for name, column in sample.items()})
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+
+
+def _column(array: np.ndarray) -> pa.Array:
+    if array.ndim == 1:
+        return pa.array(array)
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(array.ravel().reshape(array.shape))  # of an axis of length 1 any stride is right
+
+
+def _view(chunk: pa.Array) -> np.ndarray:
+    """The numbers where they lie. Not by `to_numpy` or `to_pandas_dtype`, which import pandas (pyarrow 25): 0.2 s for every worker."""
+    tensors = isinstance(chunk, pa.FixedShapeTensorArray)
+    numbers = chunk.storage.flatten() if tensors else chunk
+    dtype = np.dtype(_NUMPY_NAMES.get(str(numbers.type), str(numbers.type)))
+    flat = np.frombuffer(numbers.buffers()[1], dtype, count=len(numbers), offset=numbers.offset * dtype.itemsize)
+    return flat.reshape(len(chunk), *chunk.type.shape) if tensors else flat
+
+
+def _objects_or_view(chunk: pa.Array) -> np.ndarray:
+    return chunk.to_numpy_ndarray() if isinstance(chunk, pa.FixedShapeTensorArray) else chunk.to_numpy(zero_copy_only=False)

@@ -1,0 +1,261 @@
+"""Work on a piece of a source: read it, tell its splits, encode its rows, leave out or refuse those that cannot be used, count all.
+
+A piece is done by one process, a few thousand rows at a time. Which rows are bad is found by halving: a batch that is refused is tried in
+halves, and these in theirs, so any task's own check is enough and no task needs to know of the policy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from pipelines.data.dataset import Parts
+from pipelines.data.prefetch import side_by_side
+from pipelines.data.source import Source
+from pipelines.data.splits import SPLITS, Splitting
+from pipelines.data.stats import Counts, Summary, counted, missing_in, row_hashes
+from pipelines.data.store import Store
+from pipelines.tracking.provenance import redact
+from workloads.base import Arrays, DataError, Encoding, Workload
+
+R = TypeVar("R")
+
+
+class Piece(NamedTuple):
+    """Rows [start, stop) of a source, and the place of the piece in their order."""
+
+    number: int
+    start: int
+    stop: int
+
+
+def cut(source: Source, rows: int, piece_rows: int) -> list[Piece]:
+    """Pieces of at least `piece_rows` rows where there are so many, beginning where reading can begin; none depends on who works them."""
+    edges = [0]
+    for start in source.starts():
+        if start - edges[-1] >= piece_rows and start < rows:
+            edges.append(start)
+    return [Piece(number, start, stop) for number, (start, stop) in enumerate(zip(edges, [*edges[1:], rows], strict=True)) if stop > start]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows and columns of a source are used, and what is done about bad rows."""
+
+    source: Source
+    columns: tuple[str, ...]
+    splitting: Splitting
+    workload: Workload
+    skip: bool
+
+    def batches(self, piece: Piece, *, also: Sequence[str] = ()) -> Iterator[Batch]:
+        """The rows of a piece, batch by batch, with columns that others ask for.
+
+        Raises DataError with its place for what cannot be used, unless bad rows are skipped.
+        """
+        row = piece.start
+        wanted = tuple(dict.fromkeys([*self.columns, *self.splitting.columns, *also]))
+        for raw in self.source.read(piece.start, piece.stop, wanted):
+            batch = Batch(self, row, raw, also)
+            yield batch
+            row += batch.rows
+        if row != piece.stop:
+            much = f"{abs(piece.stop - row):,} rows {'more' if row < piece.stop else 'fewer'}"
+            raise DataError(f"{self.source.label}, row {row:,}: there were {much} when it was looked at; did it change?")
+
+    def training(self, pieces: Sequence[Piece]) -> Iterator[tuple[Batch, np.ndarray, Arrays]]:
+        """The training rows that any encoding could take, for `fit`: batch, rows of it, these as they are."""
+        for batch in side_by_side(self.batches(piece) for piece in pieces):
+            yield batch, *batch.usable(0)
+
+
+class Batch:
+    """Some consecutive rows of a source, and which of them turned out bad."""
+
+    def __init__(self, selection: Selection, start: int, raw: Arrays, also: Sequence[str] = ()) -> None:
+        self._selection, self.start = selection, start
+        self.rows = len(next(iter(raw.values())))
+        self.raw = {name: raw[name] for name in selection.columns}
+        self.also = {name: raw[name] for name in also}
+        self.bad: dict[int, str] = {}
+        self._told_by = {name: raw[name] for name in selection.splitting.columns}
+        self._sortable = np.arange(self.rows)
+        if self._told_by:
+            told = [rows for rows, _ in self._tried(self._belonging, self._sortable, self._told_by)]
+            self._sortable = np.concatenate([np.empty(0, np.int64), *told])
+        self._belong: dict[int, np.ndarray] = {}
+
+    def of_split(self, split: int) -> np.ndarray:
+        """The rows, counted from the batch's first, that are to be in a split."""
+        if split not in self._belong:
+            told_by = {name: column[self._sortable] for name, column in self._told_by.items()}
+            found = self._selection.splitting.rows_of(split, self.start, self.start + self.rows, told_by)
+            self._belong[split] = self._sortable[found] if told_by else found
+        return self._belong[split]
+
+    def usable(self, split: int) -> tuple[np.ndarray, Arrays]:
+        """The rows of a split that the task has nothing against, and what is in them."""
+        chosen = self.of_split(split)
+        if not len(chosen):
+            return chosen, taken(chosen, self.raw)
+        if not self._selection.skip:
+            return next(self._tried(lambda raw: raw, chosen, self.raw))
+        good = [rows for rows, _ in self._tried(self._selection.workload.check, chosen, self.raw)]
+        chosen = np.concatenate([np.empty(0, np.int64), *good])
+        return chosen, taken(chosen, self.raw)
+
+    def encoded(self, split: int, encoding: Encoding) -> Iterator[dict[str, np.ndarray]]:
+        """Stored rows of a split, in order."""
+        chosen = self.of_split(split)
+        if len(chosen):
+            encode = self._selection.workload.encode
+            for _, arrays in self._tried(lambda raw: encode(raw, encoding), chosen, self.raw):
+                yield arrays
+
+    def numbers(self, split: int, encoding: Encoding) -> np.ndarray:
+        """The rows, counted from the batch's first, of which `encoded` gives stored rows, where each gives one."""
+        chosen = self.of_split(split)
+        if not self._selection.skip or not len(chosen):
+            return chosen
+        encode = self._selection.workload.encode
+        kept = [rows for rows, _ in self._tried(lambda raw: encode(raw, encoding), chosen, self.raw)]
+        return np.concatenate([np.empty(0, np.int64), *kept])
+
+    def place(self, row: int) -> str:
+        return self._selection.source.place(self.start + row)
+
+    def counts(self) -> Summary:
+        """What became of the rows, once all splits are encoded."""
+        bad = np.array(sorted(self.bad), np.int64)
+        wanted = np.unique(np.concatenate([bad, *(self.of_split(split) for split in range(len(SPLITS)))]))
+        examples = tuple(f"{self.place(row)}: {reason}" for row, reason in sorted(self.bad.items()))
+        missing = missing_in({name: column[wanted] for name, column in self.raw.items()})
+        return Summary(read=len(wanted), used=len(np.setdiff1d(wanted, bad)), skipped=len(bad), examples=examples[:10], missing=missing)
+
+    def _belonging(self, raw: Arrays) -> Any:
+        rows = len(next(iter(raw.values())))
+        return self._selection.splitting.rows_of(0, 0, rows, raw)
+
+    def _tried(self, work: Callable[[Arrays], R], rows: np.ndarray, columns: Arrays) -> Iterator[tuple[np.ndarray, R]]:
+        return tried(
+            work, rows, columns, label=self._selection.source.label, place=self.place, bad=self.bad if self._selection.skip else None
+        )
+
+
+def tried(
+    work: Callable[[Arrays], R],
+    rows: np.ndarray,
+    columns: Arrays,
+    *,
+    label: str,
+    place: Callable[[int], str],
+    bad: dict[int, str] | None,
+) -> Iterator[tuple[np.ndarray, R]]:
+    """`work` of `rows` of `columns`, in as few parts as the bad ones among them leave whole; those are put into `bad`, with the reason.
+
+    Where `bad` is None, the first bad row is raised as a DataError with its `place`, or the source's `label` where no row is to blame.
+    """
+    try:
+        part = taken(rows, columns)
+        _check_read(part)
+        done = work(part)
+    except DataError as error:
+        if bad is None:
+            where = label if error.row is None else place(int(rows[error.row]))
+            raise DataError(redact(f"{where}: {error}")) from None
+        if len(rows) == 1:
+            bad[int(rows[0])] = redact(str(error))  # what stands in a row may be an address with its password
+            return
+    else:
+        yield rows, done
+        return
+    half = len(rows) // 2
+    yield from tried(work, rows[:half], columns, label=label, place=place, bad=bad)
+    yield from tried(work, rows[half:], columns, label=label, place=place, bad=bad)
+
+
+def taken(rows: np.ndarray, columns: Arrays) -> Arrays:
+    """Rows of columns; these themselves where all rows are wanted."""
+    return columns if len(rows) == len(next(iter(columns.values()))) else {name: column[rows] for name, column in columns.items()}
+
+
+def _check_read(raw: Arrays) -> None:
+    """Raises what a reader gave instead of a value that it could not read, with its row."""
+    for name, column in raw.items():
+        if column.dtype == object:
+            for row, value in enumerate(column):
+                if isinstance(value, DataError):
+                    raise DataError(f"column {name}: {value}", row)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes pieces and puts what comes of them into the folder `work` of a store, for any process to join."""
+
+    selection: Selection
+    encoding: Encoding
+    store: Store
+    work: str
+    kept: tuple[str, ...] = SPLITS
+    """Splits whose rows are stored; those of others are only counted."""
+
+    def __call__(self, piece: Piece | Sequence[int]) -> dict[str, Any]:
+        """{"summary": …, "parts": {split: [name, bytes]}} as JSON values. Raises DataError."""
+        return self._stored(Piece(*piece), self.selection.batches(Piece(*piece)))
+
+    def head(self, piece: Piece) -> dict[str, Any]:
+        """The same of the first batch that has rows to be stored."""
+        wanted = [number for number, split in enumerate(SPLITS) if split in self.kept]
+        found = (batch for batch in self.selection.batches(piece) if any(len(batch.of_split(number)) for number in wanted))
+        return self._stored(piece, itertools.islice(found, 1))
+
+    def _stored(self, piece: Piece, batches: Iterable[Batch]) -> dict[str, Any]:
+        summary, hashes, parts = Summary(), dict[str, list[np.ndarray]](), dict[str, list[Any]]()
+        with self.store.workspace() as here:
+            with Parts(here) as written:
+                for batch in batches:
+                    for number, split in enumerate(SPLITS):
+                        for arrays in batch.encoded(number, self.encoding):
+                            summary += self._counts(split, arrays)
+                            if split in self.kept:
+                                written.add(split, arrays)
+                                hashes.setdefault(split, []).append(self._hashes(arrays))
+                    summary += batch.counts()
+            for split, found in hashes.items():
+                name = f"{split}-{piece.number:06}"
+                parts[split] = [name, (here / split).stat().st_size]
+                self.store.put(here / split, self.work, f"{name}.part")
+                np.save(here / "hashes.npy", np.concatenate(found))
+                self.store.put(here / "hashes.npy", self.work, f"{name}.npy")
+        return {"summary": summary.model_dump(mode="json"), "parts": parts}
+
+    def _counts(self, split: str, arrays: Arrays) -> Summary:
+        workload = self.selection.workload
+        classes: dict[str, Counts] = {}
+        lengths: dict[str, Counts] = {}
+        if (label := workload.label_column) and label in arrays:
+            classes = {split: counted(arrays[label], getattr(self.encoding, "classes", ()))}
+        if (length := workload.length_column) and length in arrays:
+            lengths = {split: counted(arrays[length])}
+        return Summary(splits={split: len(next(iter(arrays.values())))}, classes=classes, lengths=lengths)
+
+    def _hashes(self, arrays: Arrays) -> np.ndarray:
+        """Of what the network is told from; empty where rows follow one another, for there a row alone says nothing."""
+        told_from = {name: column for name, column in arrays.items() if name != self.selection.workload.label_column}
+        return np.empty(0, np.uint64) if self.selection.workload.ordered else row_hashes(told_from)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Encodes the training rows of a piece and gives them away, batch by batch, keeping none."""
+
+    selection: Selection
+    encoding: Encoding
+
+    def __call__(self, piece: Piece | Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        for batch in self.selection.batches(Piece(*piece)):
+            yield from batch.encoded(0, self.encoding)

@@ -1,0 +1,222 @@
+"""Find a model by what a person calls it, and load it without running anything that is stored with it.
+
+What is read is JSON and safetensors; the network is built by this repository's `workloads`. The code that travels with a registered model
+is for those who have not this repository, and is never imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from pipelines import config
+from pipelines.data import dataset
+from pipelines.data.dataset import MANIFEST, Dataset
+from pipelines.data.store import store_of
+from pipelines.errors import RecipeError, StorageError
+from pipelines.evaluation.model_names import URI, folder_of, parted, root_of, version_of
+from pipelines.run_record import RunFolder
+from pipelines.run_settings import Run
+from pipelines.tracking import registry, runs, versions
+from pipelines.tracking.registry import Registered
+from pipelines.tracking.shipper import tracking_uri
+from pipelines.tracking.versions import Version
+from workloads.base import DataError, Encoding, Workload
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipelines.tracking.runs import MlflowClient
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, its weights on this machine."""
+
+    called: str
+    """As the person wrote it, for sentences."""
+    run: Run
+    """The settings it was trained with, the overrides laid over; its storage and track.uri say where it was found."""
+    run_id: str
+    """The MLflow run; empty where the run was never sent to MLflow."""
+    folder: RunFolder | None
+    """The run's folder, where it is reachable."""
+    version: Registered | None
+    workload: Workload
+    encoding: Encoding
+    weights: Path
+    """A safetensors file, its sha256 compared with what was registered, or with the checkpoint's manifest."""
+    weights_sha256: str
+    """Of the parameters and buffers that it must hold (checkpoint.weights_sha256); empty where nobody wrote that down."""
+    fingerprint: str
+    """Of the prepared data it was trained on."""
+    tracking_uri: str
+    warnings: tuple[str, ...] = ()
+    """What a person should know before trusting it, one sentence each."""
+
+    def network(self) -> nn.Module:
+        """The network with its weights, ready to answer. Raises StorageError if they are not those that were registered."""
+        from pipelines.training import checkpoint
+
+        network = self.workload.network(self.encoding)
+        try:
+            checkpoint.load_weights_file(self.weights, network)
+        except checkpoint.CheckpointError as error:
+            raise StorageError(f"{self.called}: {error}") from None
+        if self.weights_sha256 and checkpoint.weights_sha256(network) != self.weights_sha256:
+            raise StorageError(f"{self.called}: {self.weights}: its content is not what was registered (weights_sha256 differs)")
+        return network.eval()
+
+
+def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion") -> Model:
+    """The model that `called` names: models:/name@alias, models:/name/3, a registered model's name (then its `alias`), a run's id or name,
+    `latest` (the newest finished run), or a run's folder.
+
+    `storage=` and `track.uri=` among the overrides say where to look, as in a recipe; the others are laid over the run's settings.
+    Raises RecipeError for what is unknown, saying what there is, and StorageError for what cannot be reached or is not what was written.
+    """
+    where, others = parted(overrides)
+    if path := folder_of(called):
+        return _of_folder(called, RunFolder(path), where, others)
+    root = root_of(where)
+    uri = tracking_uri(root, where.get("track.uri"))
+    with runs.asked(uri) as client:
+        if called.startswith(URI):
+            name, which = version_of(called, alias)
+            return _of_version(client, called, versions.find(client, name, which), root, uri, where, others)
+        if kept := runs.find(client, called):
+            return _of_run(client, called, kept, root, uri, where, others)
+        if called in versions.names(client):
+            return _of_version(client, called, versions.find(client, called, alias), root, uri, where, others)
+        raise RecipeError(_unknown(client, called))
+
+
+def cache() -> Path:
+    """This node's folder for copies of models that lie elsewhere."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
+
+
+def _of_version(
+    client: MlflowClient, called: str, version: Version, root: Path, uri: str, where: dict[str, str], others: Sequence[str]
+) -> Model:
+    fetched = versions.fetch(client, version, cache())
+    workload, encoding = _described(called, fetched.model)
+    kept = runs.find(client, version.run_id) if version.run_id else None
+    if kept is None:
+        raise StorageError(f"{called}: its run {version.run_id or '(none)'} is not in MLflow any more, so its settings are not known")
+    folder = kept.folder(root)
+    text = folder.config.read_text() if folder else runs.text(client, kept.run_id, "config.yaml")
+    run = _settings(called, text, others, _home(where, folder, root), uri)
+    stale = f"{called}: was registered with other code of workloads/ than is here; it is judged by the code that is here"
+    return Model(
+        called=called,
+        run=run.model_copy(update={"model": workload}),
+        run_id=kept.run_id,
+        folder=folder,
+        version=version.registered,
+        workload=workload,
+        encoding=encoding,
+        weights=fetched.weights,
+        weights_sha256=version.weights_sha256,
+        fingerprint=version.fingerprint or kept.fingerprint,
+        tracking_uri=uri,
+        warnings=() if fetched.code == registry.code_version() else (stale,),
+    )
+
+
+def _of_run(
+    client: MlflowClient, called: str, kept: runs.Kept, root: Path, uri: str, where: dict[str, str], others: Sequence[str]
+) -> Model:
+    version, folder = versions.of_run(client, kept.run_id), kept.folder(root)
+    if version:
+        return _of_version(client, called, version, root, uri, where, others)
+    if folder is None:
+        raise StorageError(f"{called}: registered no model, and its folder {kept.tags.get('raylway.folder', '(unknown)')} is not reachable")
+    run = _settings(called, folder.config.read_text(), others, _home(where, folder, root), uri)
+    return _of_checkpoint(called, run, kept.run_id, folder, kept.fingerprint, uri)
+
+
+def _of_folder(called: str, folder: RunFolder, where: dict[str, str], others: Sequence[str]) -> Model:
+    home = _home(where, folder, folder.path.parent.parent)
+    run = _settings(called, folder.config.read_text(), others, home, where.get("track.uri"))
+    uri = tracking_uri(run.root, run.track.uri)
+    if not folder.fingerprint.is_file():
+        raise StorageError(f"{folder.fingerprint}: missing, so it cannot be told what the run was trained on; name it by its MLflow run")
+    result = json.loads(folder.result.read_text()) if folder.result.is_file() else {}
+    found = _of_checkpoint(called, run, result.get("run_id", ""), folder, folder.fingerprint.read_text(), uri)
+    return replace(found, version=Registered(**result["model"]) if result.get("model") else None)
+
+
+def _of_checkpoint(called: str, run: Run, run_id: str, folder: RunFolder, fingerprint: str, uri: str) -> Model:
+    """The newest checkpoint of a run's folder that verifies, with the encoding of the dataset that it was trained on."""
+    from pipelines.training import checkpoint
+
+    path, refused = checkpoint.newest(folder.checkpoints, folder.identity.read_text() if folder.identity.is_file() else "")
+    if path is None:
+        raise StorageError(f"{called}: has no checkpoint that can be trusted" + "".join(f"\n{reason}" for reason in refused))
+    store = store_of(run)
+    try:
+        there = store.has(fingerprint, MANIFEST)
+        manifest = Dataset.open(dataset.fetch(store, fingerprint)).manifest if there else None
+    except DataError as error:
+        raise StorageError(str(error)) from error
+    if manifest is None:
+        raise StorageError(f"{called}: the data it was trained on, {fingerprint}, are not in {store.place} any more; prepare them anew")
+    warnings = [f"refused checkpoint {reason}" for reason in refused]
+    if not folder.result.is_file():
+        warnings.append(f"{called}: its training is not finished; this is its checkpoint {path.name}")
+    return Model(
+        called=called,
+        run=run,
+        run_id=run_id,
+        folder=folder,
+        version=None,
+        workload=run.model,
+        encoding=run.model.encoding_type.model_validate(manifest.encoding),
+        weights=checkpoint.weights_file(path),
+        weights_sha256=checkpoint.promised_sha256(path),
+        fingerprint=fingerprint,
+        tracking_uri=uri,
+        warnings=tuple(warnings),
+    )
+
+
+def _described(called: str, file: Path) -> tuple[Workload, Encoding]:
+    """The workload and its encoding, by the classes of this repository that model.json names. Raises RecipeError, StorageError."""
+    try:
+        described = json.loads(file.read_text())
+        kind = config.workload_class(str(described["class"]))
+        return kind.model_validate(described["settings"]), kind.encoding_type.model_validate(described["encoding"])
+    except RecipeError as error:
+        raise RecipeError(f"{called}: {'; '.join(error.problems)}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else type(error).__name__
+        raise StorageError(f"{called}: {file}: is not what this repository's workloads/ can build: {told}") from None
+
+
+def _settings(called: str, text: str | None, others: Sequence[str], home: Path, uri: str | None) -> Run:
+    if text is None:
+        raise StorageError(f"{called}: its run has no config.yaml in MLflow, so it was not trained by raylway")
+    run = config.trained_with(text, others)
+    track = run.track.model_copy(update={"uri": uri}) if uri else run.track
+    return run.model_copy(update={"storage": str(home), "track": track})
+
+
+def _home(where: dict[str, str], folder: RunFolder | None, root: Path) -> Path:
+    """The storage: what was asked for, else that of the run's folder (of a trial it lies deeper), else where it was looked for."""
+    if "storage" in where or folder is None:
+        return root_of(where) if "storage" in where else root
+    above = folder.path.parents[1:3]
+    return next((place for place in above if (place / "mlflow.db").is_file() or (place / "datasets").is_dir()), above[0])
+
+
+def _unknown(client: MlflowClient, called: str) -> str:
+    there = ", ".join(f"{URI}{name}" for name in versions.names(client)) or "none"
+    newest = ", ".join(runs.names(client)) or "none"
+    return f"{called}: no such run, folder or registered model; registered models: {there}; newest runs: {newest}"

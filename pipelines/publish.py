@@ -1,0 +1,180 @@
+"""Deliver: send what a trained run is known by to MLflow, register its model, close it. Computed is all of it; nothing is trained here.
+
+It begins from what lies in the run's folder, and each part can be done again without being there twice. So it is the end of `raylway train`
+and, where MLflow was away then, what `raylway track --sync` does.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.cost import Cost
+from pipelines.data.dataset import Dataset
+from pipelines.errors import StorageError
+from pipelines.run_record import RunFolder, write_atomically
+from pipelines.run_settings import Run
+from pipelines.screen import Screen
+from pipelines.tracking import outbox, pages, provenance
+from pipelines.tracking.leaderboard import NOTE
+from pipelines.tracking.outbox import Ending
+from pipelines.tracking.shipper import Tracker
+from pipelines.verbs.promote import crown_first
+
+if TYPE_CHECKING:
+    from pipelines.tracking.registry import Registered
+
+_FINISHED = "FINISHED"
+
+
+@dataclass(frozen=True)
+class Concluded:
+    """What came of a training, in plain values."""
+
+    what: str
+    """The run in one line."""
+    metrics: Mapping[str, float]
+    steps: int
+    resumed_from_step: int
+    checkpoint: str
+    weights_sha256: str
+    samples_per_second: float | None
+    workers: int
+    """How many there were at the end; 0: the process of the command."""
+    tags: Mapping[str, str]
+    facts: list[str]
+    """Lines of its page."""
+    seconds: Mapping[str, float]
+    """Of each stage, and `total` until now."""
+
+    def keep(self, folder: RunFolder) -> None:
+        write_atomically(folder.concluded, json.dumps(asdict(self)))
+
+
+def concluded(folder: RunFolder) -> Concluded:
+    """What `Concluded.keep` kept. Raises StorageError where it is damaged."""
+    try:
+        return Concluded(**json.loads(folder.concluded.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise StorageError(f"{folder.concluded}: damaged: {error}") from None
+
+
+def deliver(
+    run: Run,
+    tracker: Tracker,
+    done: Concluded,
+    screen: Screen,
+    *,
+    dataset: Callable[[], Dataset],
+    cost: Callable[[], Cost],
+    patience_seconds: float | None = None,
+) -> dict[str, Any]:
+    """Send, register and close the run of `tracker`; its result (DESIGN §7), which is also kept in its folder.
+
+    Raises TrackingError if MLflow cannot be reached for so long (track.wait_seconds).
+    """
+    folder, began = tracker.folder, time.time()
+    patience = run.track.wait_seconds if patience_seconds is None else patience_seconds
+
+    def insist(work: Callable[[], Any]) -> Any:
+        return tracker.insist(work, patience_seconds=patience)
+
+    insist(lambda: tracker.log_folder(folder.page))
+    model = insist(lambda: _register(run, tracker, done, dataset())) if run.model_name else None
+    if model:
+        insist(lambda: crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen))
+    seconds = dict(done.seconds) | {"register": time.time() - began}
+    result = _result(run, tracker, done, model)
+    before = outbox.ending(folder)
+    if before is None or before.status != _FINISHED:  # one that was sent in part is sent again as it was: its points are there once
+        spent = cost()
+        tags = {"stage": "finished", "weights_sha256": done.weights_sha256} | dict(done.tags)
+        tags[NOTE] = _note(run, folder, done, model, spent)
+        seconds["total"] += time.time() - began
+        told = spent.metrics() | {f"seconds/{stage}": value for stage, value in seconds.items()}
+        outbox.keep_ending(folder, Ending(_FINISHED, tags, told))
+    insist(tracker.send_ending)
+    result["seconds"] = seconds | {"total": done.seconds["total"] + time.time() - began}
+    write_atomically(folder.result, json.dumps(result, indent=1))
+    folder.concluded.unlink(missing_ok=True)
+    show(screen, folder, result)
+    return result
+
+
+def _register(run: Run, tracker: Tracker, done: Concluded, dataset: Dataset) -> Registered:
+    from pipelines.tracking import registry
+    from pipelines.training import checkpoint
+
+    assert run.model_name
+    return registry.register(
+        tracker.uri,
+        run_id=tracker.run_id,
+        name=run.model_name,
+        workload=run.model,
+        encoding=run.model.encoding_type.model_validate(dataset.manifest.encoding),
+        weights=checkpoint.weights_file(Path(done.checkpoint)),
+        sample=dataset.sample,
+        tags={"weights_sha256": done.weights_sha256, "data.fingerprint": dataset.manifest.fingerprint},
+        description=pages.candidate(
+            done.what, headline=run.model.headline.metric, metrics=done.metrics, command=["promote", run.model_name, *_where(run)]
+        ),
+    )
+
+
+def _result(run: Run, tracker: Tracker, done: Concluded, model: Registered | None) -> dict[str, Any]:
+    """The JSON of `raylway train`, but for the seconds."""
+    return {
+        "run_id": tracker.run_id,
+        "run_name": tracker.folder.path.name,
+        "status": "finished",
+        "resumed_from_step": done.resumed_from_step,
+        "steps": done.steps,
+        "metrics": dict(done.metrics),
+        "weights_sha256": done.weights_sha256,
+        "checkpoint": done.checkpoint,
+        "model": vars(model) if model else None,
+        "tracking_uri": provenance.redact(tracker.uri),
+        "run_url": tracker.run_url,
+        "samples_per_second": done.samples_per_second,
+        "workers": done.workers,
+    }
+
+
+def _note(run: Run, folder: RunFolder, done: Concluded, model: Registered | None, cost: Cost) -> str:
+    """The run's description in MLflow, Markdown."""
+    return pages.finished(
+        done.what,
+        headline=run.model.headline.metric,
+        metrics=done.metrics,
+        facts=[*done.facts, f"folder `{folder.path}`, weights `{done.weights_sha256[:12]}`"],
+        cost=cost,
+        name=folder.path.name,
+        model=model.uri if model else None,
+        where=_where(run),
+    )
+
+
+def _where(run: Run) -> list[str]:
+    """What a command must be told to find the run."""
+    return [*([f"storage={run.root}"] if run.storage != "./runs" else []), *([f"track.uri={run.track.uri}"] if run.track.uri else [])]
+
+
+def show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
+    """A run's result as a person reads it."""
+    metrics, model = result["metrics"], result["model"]
+    screen.table("", *pages.scores(metrics))
+    rate = f", {result['samples_per_second']:,.0f} samples/s" if result["samples_per_second"] else ""
+    resumed = f", resumed from step {result['resumed_from_step']:,}" if result["resumed_from_step"] else ""
+    screen.say(f"{result['steps']:,} steps{rate}{resumed}")
+    screen.say("  ".join(f"{name} {value:.1f} s" for name, value in result["seconds"].items()))
+    if model:
+        screen.say(f'model    {model["uri"]}   mlflow.pyfunc.load_model("{model["uri"]}").predict(…)')
+    screen.say(f"run      {folder.path}")
+    if result["tracking_uri"] == f"sqlite:///{folder.path.parent.parent / 'mlflow.db'}":
+        screen.say(f"look     raylway ui --storage {folder.path.parent.parent}   then {result['run_url']}")
+    else:
+        screen.say(f"look     {result['run_url']}")

@@ -1,0 +1,141 @@
+"""The settings tree of a run: its groups, what must agree between them, and what is derived from them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, SerializeAsAny, model_validator
+
+from pipelines.integrity import code_sha256, imported
+from pipelines.settings import Data, Name, Optim, Promote, Scale, Settings, Sweep, Track, Train
+from workloads.base import Workload
+
+_FLOOR = {"max": "min", "min": "max"}
+"""What is better the larger has a least value."""
+
+
+def _possible_path(path: str) -> str:
+    try:
+        Path(path).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ValueError(f"can be no path: {error}") from None
+    return path
+
+
+class Run(Settings):
+    """Everything a run is made of."""
+
+    recipe: Name
+    """The recipe's name."""
+    workload: str
+    """A file of workloads/ (cnn), or module:Class inside it."""
+    model: SerializeAsAny[Workload]
+    """The workload's own settings."""
+    data: Data
+    optim: Optim = Optim()
+    train: Train
+    scale: Scale = Scale()
+    track: Track = Track()
+    sweep: Sweep = Sweep()
+    promote: Promote = Promote()
+    storage: Annotated[str, AfterValidator(_possible_path)] = "./runs"
+    """Folder for runs, prepared data and the embedded MLflow; every node must reach it."""
+    name: Name | None = None
+    """Name of the run; default: made of recipe, data and settings."""
+
+    @model_validator(mode="after")
+    def _everyone_has_work(self) -> Run:
+        size = self.micro_batch
+        if self.scale.workers > -(-self.train.batch // size):
+            raise ValueError(
+                f"train.batch={self.train.batch} in micro-batches of {size} leaves some of scale.workers={self.scale.workers} without rows"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_streamed(self) -> Run:
+        if self.data.mode == "stream":
+            if self.scale.workers.elastic:
+                raise ValueError(
+                    f"data.mode=stream is shared out to a number of workers, so scale.workers={self.scale.workers} will not do"
+                )
+            if not self.scale.workers:
+                raise ValueError("data.mode=stream reads by Ray Data, so it needs scale.workers=1 or more")
+            if self.model.ordered:
+                raise ValueError(f"data.mode=stream: {self.model.task} looks at rows that follow one another; a stream has no order")
+            if self.train.batch % (self.micro_batch * self.scale.workers):
+                raise ValueError(
+                    f"data.mode=stream: train.batch={self.train.batch} must be whole micro-batches of {self.micro_batch} for each of "
+                    f"{self.scale.workers} workers, so that all come to the end of an epoch together"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> Run:
+        better, rules = self.model.better, self.promote
+        named: list[tuple[str, str, str | None]]
+        named = [(f"promote.{end}.{name}", name, end) for end in ("min", "max") for name in getattr(rules, end)]
+        named += [(f"promote.slices.{column}.{name}", name, None) for column, floors in rules.slices.items() for name in floors]
+        named += [("promote.metric", rules.metric, None)] if rules.metric else []
+        for key, name, end in named:
+            found = better.get(name.rpartition("/")[2])
+            if found is None:
+                near = difflib.get_close_matches(name, better, n=1)
+                meant = f"did you mean {near[0]}? " if near else ""
+                raise ValueError(f"{key}: {self.model.task} has no such metric; {meant}there are: {', '.join(better)}")
+            if end and end != _FLOOR[found]:
+                raise ValueError(f"{key}: of {name} {'more' if found == 'max' else 'less'} is better; write promote.{_FLOOR[found]}.{name}")
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows of one forward pass."""
+        return self.train.micro_batch or -(-self.train.batch // max(self.scale.workers, 1))
+
+    @property
+    def experiment(self) -> str:
+        return self.track.experiment or self.recipe
+
+    @property
+    def model_name(self) -> str | None:
+        """The registered model's name, or None where nothing is registered."""
+        return None if self.track.register_ is False else (self.track.register_ or self.recipe)
+
+    @property
+    def root(self) -> Path:
+        return Path(self.storage).expanduser().resolve()
+
+    @property
+    def network_code(self) -> str:
+        """Hash of the files that the network is made of."""
+        network = Path(inspect.getfile(type(self.model)))
+        layers = {file for file in imported(network, nested=True) if file.parent.name == "layers"}
+        return code_sha256({network, *layers})
+
+    def steps(self, rows: int) -> int:
+        """Optimizer steps of the whole run over `rows` training examples."""
+        return self.train.steps or -(-(self.train.epochs or 0) * rows // self.train.batch)
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Steps that take each row once, and the first of the next epoch where the last batch is not full."""
+        return -(-rows // self.train.batch)
+
+    def identity(self, fingerprint: str) -> str:
+        """Hash of all that decides the weights; not of where it runs, where it is kept or how often it is logged.
+
+        The network's own code is in it: who edits it and gives the command again wants a new run. (The task's code is in `fingerprint`.)
+        """
+        decides = {
+            "workload": self.workload,
+            "code": self.network_code,
+            "model": self.model.model_dump(mode="json"),
+            "data": fingerprint,
+            "optim": self.optim.model_dump(mode="json"),
+            "train": self.train.model_dump(mode="json", exclude={"log_every", "eval_every", "checkpoint_every", "keep"}),
+        }
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

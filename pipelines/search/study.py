@@ -1,0 +1,127 @@
+"""What is searched, and how trials are compared: checked whole before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cluster import capacity as room
+from cluster.capacity import Room
+from cluster.session import Resources
+from pipelines import config
+from pipelines.config import Loaded
+from pipelines.errors import RecipeError
+from pipelines.run_settings import Run
+from pipelines.search import space
+from pipelines.search.ledger import Trial
+from pipelines.search.space import Params, Space
+
+_TRIALS = 16
+
+
+@dataclass(frozen=True)
+class Design:
+    """A recipe with its overrides, the space that is searched, and the metric that trials are ranked by."""
+
+    recipe: str
+    overrides: tuple[str, ...]
+    loaded: Loaded
+    space: Space
+    metric: str
+    mode: str
+
+    @property
+    def run(self) -> Run:
+        return self.loaded.run
+
+    @property
+    def method(self) -> str:
+        if self.run.sweep.search:
+            return self.run.sweep.search
+        return "grid" if all(domain.kind == "grid" for domain in self.space.values()) else "tpe"
+
+    @property
+    def populated(self) -> bool:
+        """Whether trials take over the weights of others, so that their settings change."""
+        return self.run.sweep.scheduler == "pbt"
+
+    @cached_property
+    def base(self) -> dict[str, Any]:
+        """Every setting as it is where it is not searched: dotted key -> value."""
+        return {key: row["value"] for key, row in self.loaded.settings().items()}
+
+    def trial(self, params: Mapping[str, Any]) -> Loaded:
+        """The run of a trial. Raises RecipeError where settings do not go together."""
+        return config.load(self.recipe, [*self.overrides, *space.overrides(params)])
+
+    def point(self, trial: Trial) -> Params | None:
+        """Where a trial of the search lies in the space; None for one of another space, or of the confirmation."""
+        return self.space.fitted(trial.first if self.populated else trial.params, self.base) if trial.role == "search" else None
+
+    def total(self, *, more: int | None, known: int, target: int) -> int:
+        """How many trials there are to be. `more` than are known, unless a `target` that was set before is not reached yet."""
+        size = self.space.size()
+        if more is not None:
+            total = target if target > known else known + more
+        else:
+            total = self.run.sweep.trials or (size if size is not None and self.method == "grid" else _TRIALS)
+        return total if size is None else min(total, size)
+
+    def room(self, resources: Resources) -> Room:
+        """How many trials fit at once. Raises ClusterError with the arithmetic if not one does."""
+        scale, sweep = self.run.scale, self.run.sweep
+        if not scale.workers:
+            one = "scale.workers=0: one trial at once, in this process"
+            return Room(1, 1, scale.cpus or resources.cpus, float(scale.gpus or 0), one)
+        limits = [limit for limit in (sweep.concurrent, sweep.trials) if limit]
+        return room.room(resources, workers=scale.workers, cpus=scale.cpus, gpus=scale.gpus, most=min(limits) if limits else None)
+
+    def train_command(self, params: Mapping[str, Any]) -> list[str]:
+        """The words that train a trial's settings alone."""
+        own = [override for override in self.overrides if not override.startswith(("sweep.", "name="))]
+        last = {override.partition("=")[0]: override for override in [*own, *space.overrides(params)]}
+        return ["raylway", "train", self.recipe, *last.values()]
+
+
+def design(recipe: str, overrides: Sequence[str]) -> Design:
+    """The design that a recipe and its overrides make. Raises RecipeError with every problem."""
+    loaded = config.load(recipe, overrides)
+    found = space.read(loaded.run.sweep.space)
+    space.check(found, lambda more: config.load(recipe, [*overrides, *more]))
+    if problems := _problems(loaded.run, found):
+        raise RecipeError(*problems)
+    metric, mode = _ranking(loaded.run)
+    return Design(recipe, tuple(overrides), loaded, found, metric, mode)
+
+
+def _problems(run: Run, found: Space) -> list[str]:
+    problems = []
+    if run.sweep.search == "grid" and (endless := [key for key, domain in found.items() if domain.values() is None]):
+        problems.append(f"sweep.search=grid: {endless[0]} has no end of values; give grid(…), choice(…), randint or quniform")
+    if run.sweep.scheduler == "pbt":
+        if strange := [key for key in found if not key.startswith("optim.")]:
+            problems.append(f"sweep.scheduler=pbt: {strange[0]} cannot change while a trial trains; it searches settings of optim.*")
+        if run.scale.workers != 1:
+            problems.append(f"sweep.scheduler=pbt: trials of a population have one worker, not scale.workers={run.scale.workers}")
+    if run.scale.workers.elastic:
+        problems.append(f"scale.workers={run.scale.workers}: trials have a number of workers, such as {run.scale.workers.least}")
+    if run.data.mode == "stream":
+        problems.append("data.mode=stream: trials share prepared data; leave it out")
+    if run.sweep.confirm and "train.seed" in found:
+        problems.append("sweep.confirm: tries other seeds, so train.seed cannot be searched as well")
+    return problems
+
+
+def _ranking(run: Run) -> tuple[str, str]:
+    """(metric, mode) by which trials are compared. Raises RecipeError."""
+    headline, settings = run.model.headline, run.sweep
+    metric = f"val/{(settings.metric or headline.metric).removeprefix('val/')}"
+    if settings.mode:
+        return metric, settings.mode
+    if metric == f"val/{headline.metric}":
+        return metric, headline.mode
+    if metric == "val/loss":
+        return metric, "min"
+    raise RecipeError(f"sweep.metric={metric}: say which direction is better, sweep.mode=max or sweep.mode=min")

@@ -1,0 +1,92 @@
+"""The batches of a step: rows by the order, or as a stream brings them; for a GPU gathered and pinned by a thread while it computes.
+
+Which rows are of which step is settled by their numbers, so what is gathered ahead is what would have been gathered in time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.data.order import Order
+from pipelines.data.prefetch import ahead
+from pipelines.run_settings import Run
+from workloads.base import Arrays, DataError, Rows, Workload
+
+Batch = dict[str, Tensor]
+Share = Sequence[tuple[int, slice]]
+"""This worker's micro-batches: number in the global batch, rows of it (order.micro_batches)."""
+Stream = Callable[[int, int], Iterator[Arrays]]
+"""`stream(rows, seed)`: one epoch of training rows in batches of `rows`, in no promised order."""
+OfStep = Callable[[int], Iterator[tuple[int, Batch]]]
+"""A step's micro-batches: (number, batch)."""
+
+
+def ordered(run: Run, examples: Rows, share: Share) -> OfStep:
+    """Rows by the order that makes a step a function of its number."""
+    column = run.model.length_column
+    lengths = (lambda index: examples.take(index, [column])[column]) if column else None
+    order = Order(len(examples), run.train.batch, run.train.seed, lengths)
+
+    def of_step(step: int) -> Iterator[tuple[int, Batch]]:
+        index = order.of_step(step)
+        for number, rows in share:
+            yield number, collated(run.model, examples.take(index[rows]))
+
+    return of_step
+
+
+def streamed(workload: Workload, stream: Stream, share: Share, seed: int) -> OfStep:
+    """Rows as they come, epoch after epoch; a step's number says nothing about which they are."""
+    sizes = [rows.stop - rows.start for _, rows in share]
+    edges = np.cumsum([0, *sizes]).tolist()
+
+    def arriving() -> Iterator[Arrays]:
+        for epoch in itertools.count(seed):
+            arrived = 0
+            for arrays in stream(edges[-1], epoch):
+                arrived += 1
+                yield arrays
+            if not arrived:
+                raise DataError(f"the stream has fewer rows than the {edges[-1]:,} that a worker takes in a step; lower train.batch")
+
+    rows = arriving()
+
+    def of_step(step: int) -> Iterator[tuple[int, Batch]]:
+        arrays = next(rows)
+        for (number, _), start, stop in zip(share, edges, edges[1:], strict=False):
+            yield number, collated(workload, {name: column[start:stop].copy() for name, column in arrays.items()})
+
+    return of_step
+
+
+def collated(workload: Workload, arrays: dict[str, np.ndarray]) -> Batch:
+    return {name: torch.from_numpy(array) for name, array in workload.collate(arrays).items()}
+
+
+@contextmanager
+def delivered(steps: range, of_step: OfStep, device: torch.device) -> Iterator[OfStep]:
+    """`of_step` as a function for the loop, which asks for the steps in order: each one's micro-batches, on the device."""
+
+    def gathered() -> Iterator[list[tuple[int, Batch]]]:
+        if device.type == "cuda":  # each thread has a current GPU of its own, at first GPU 0, on which pinning would take memory
+            torch.cuda.set_device(device)
+        for step in steps:
+            yield [(number, pinned(batch, device)) for number, batch in of_step(step)]
+
+    with ahead(gathered()) as ready:
+        yield lambda step: ((number, on_device(batch, device)) for number, batch in next(ready))
+
+
+def pinned(batch: Batch, device: torch.device) -> Batch:
+    """In memory from which a GPU copies by itself; on other devices as it is."""
+    return {name: tensor.pin_memory() for name, tensor in batch.items()} if device.type == "cuda" else batch
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

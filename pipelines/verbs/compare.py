@@ -1,0 +1,200 @@
+"""Compare: what runs differ in, how good each is, whether the better one is really better, what each cost, and MLflow's page of them.
+
+Nothing is trained, loaded or read again: a run keeps what each of its test rows added to its scores, and that is enough to test with.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.errors import RecipeError
+from pipelines.evaluation import row_scores, statistics, verdicts
+from pipelines.evaluation.row_scores import RowScores
+from pipelines.evaluation.statistics import Interval
+from pipelines.evaluation.verdicts import Verdict
+from pipelines.screen import Screen
+from pipelines.tracking import facts, lookup, runs
+from pipelines.tracking.facts import Difference, Facts
+from pipelines.tracking.pages import number
+from pipelines.tracking.runs import Kept
+
+if TYPE_CHECKING:
+    from pipelines.tracking.runs import MlflowClient
+
+MOST = 10
+"""Runs of an experiment or a sweep that are laid side by side, the best ones."""
+_AS_COLUMNS = 5
+_IGNORED = ("storage", "name", "track.", "sweep.", "train.log_every", "train.checkpoint_every", "train.keep")
+_LABELS = {"cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours"}
+Line = tuple[str, list[str]]
+"""A label, and a cell for each run."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the runs that are compared."""
+
+    kept: Kept
+    facts: Facts
+    scores: RowScores | None
+    """None where the run keeps no scores by row: it did not finish, or is a trial that never saw a test row."""
+    intervals: dict[str, Interval]
+
+
+def compare(
+    called: Sequence[str], overrides: Sequence[str], *, experiment: str | None, sweep: str | None, screen: Screen
+) -> dict[str, Any]:
+    """Lay runs side by side: those that are `called`, or the best of an experiment or of a sweep. What was found, as JSON.
+
+    Raises RecipeError for what is unknown, saying what there is, and StorageError where MLflow cannot be reached.
+    """
+    uri, root, others = lookup.place(overrides)
+    if others:
+        raise RecipeError(
+            *(f"{other}: settings of a run cannot be changed here; only storage and track.uri say where runs are" for other in others)
+        )
+    with runs.asked(uri) as client:
+        chosen, there = _chosen(client, called, experiment, sweep)
+        sides = [_side(client, run) for run in chosen]
+        names = lookup.experiments(client)
+    apart = facts.differences([side.facts for side in sides], _IGNORED)
+    headline, found = verdicts.verdicts([(side.kept, side.scores) for side in sides])
+    result = {
+        "runs": [_as_json(side, names, uri) for side in sides],
+        "of": there,
+        "headline": headline,
+        "differences": [asdict(one) for one in apart],
+        "comparisons": [verdict.as_json() for verdict in found],
+        "compare_url": lookup.compare_page(uri, chosen),
+    }
+    _show(sides, apart, found, result, screen)
+    if uri.startswith("sqlite"):
+        screen.say(f"         after: raylway ui --storage {root}")
+    return result
+
+
+def _chosen(client: MlflowClient, called: Sequence[str], experiment: str | None, sweep: str | None) -> tuple[list[Kept], int]:
+    """The runs to compare, and of how many they are the best."""
+    if called:
+        if sweep:
+            raise RecipeError("--sweep compares the trials of a sweep; name runs, or give --sweep, not both")
+        found = [lookup.named(client, each, experiment=experiment) for each in called]
+        several = list({run.run_id: run for run in found}.values())
+        if len(several) < 2:
+            same = f"{' and '.join(called)} are the same run, {several[0].name}" if len(called) > 1 else f"{called[0]} is one run"
+            raise RecipeError(f"{same}; name two different ones, or give --experiment or --sweep")
+        return several, len(several)
+    if bool(experiment) == bool(sweep):
+        raise RecipeError("name two runs or more (an id, a name, latest, best), or give --experiment or --sweep")
+    if sweep:
+        trials = lookup.of_sweep(client, sweep)
+        order, what = lookup.ranked(trials, "best/val") or trials, f"sweep {sweep}"
+    else:
+        finished = lookup.of_experiment(client, str(experiment))
+        order, what = lookup.ranked(finished) or finished, f"experiment {experiment}"
+    if len(order) < 2:
+        raise RecipeError(f"{what} has one run, {order[0].name}; there is nothing to compare it with")
+    return order[:MOST], len(order)
+
+
+def _side(client: MlflowClient, run: Kept) -> Side:
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
+        file = runs.artifact(client, run.run_id, row_scores.ARTIFACT, Path(scratch))
+        scores = row_scores.read(file) if file else None
+    found: dict[str, Interval] = {}
+    for name, score in scores.scores.items() if scores else ():
+        if interval := statistics.interval(score, block=statistics.block_of(len(score.total), scores.span if scores else 1)):
+            found[name] = interval
+    return Side(run, facts.facts(client, run), scores, found)
+
+
+def _as_json(side: Side, experiments: dict[str, str], uri: str) -> dict[str, Any]:
+    run = side.kept
+    return {
+        "run_id": run.run_id,
+        "run_name": run.name,
+        "experiment": experiments.get(run.experiment_id, run.experiment_id),
+        "status": run.status,
+        "metrics": {name: value for name, value in run.metrics.items() if name.startswith(("test/", "val/", "best/", "baseline/"))},
+        "intervals": {f"test/{name}": list(interval) for name, interval in side.intervals.items()},
+        "cost": _cost(run),
+        "url": f"{lookup.server(uri)}/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning",
+    }
+
+
+def _cost(run: Kept) -> dict[str, float | None]:
+    """What a run has cost. A trial of a sweep does not say, so it is told by its times and its threads."""
+    seconds = run.metrics.get("cost/seconds", run.ended and run.ended - run.began)
+    threads = float(run.tags.get("raylway.threads", 0)) * max(1, int(run.tags.get("raylway.workers", 1)))
+    hours = run.metrics.get("cost/cpu_hours", seconds * threads / 3600 if seconds and threads else None)
+    stages = {name.replace("/", " of "): value for name, value in run.metrics.items() if name.startswith("seconds/")}
+    stages.pop("seconds of total", None)
+    return {"seconds": seconds, **stages, "cpu_hours": hours, "gpu_hours": run.metrics.get("cost/gpu_hours")}
+
+
+def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Verdict], result: dict[str, Any], screen: Screen) -> None:
+    if result["of"] > len(sides):
+        screen.say(f"the {len(sides)} best of {result['of']:,}")
+    lines: list[Line] = [(f"{one.group} {one.name}", [_short(value) for value in one.values]) for one in apart]
+    if not apart:
+        screen.say("the runs differ in nothing that was written down: settings, code, data, packages and environment are the same")
+    _table("what differs", lines, sides, screen)
+    _table("how good", _scores(sides), sides, screen)
+    for verdict in found:
+        screen.say(str(verdict))
+    if not found and any(lookup.PARENT in side.kept.tags for side in sides):
+        screen.say("trials are ranked by the rows that chose among them: no test of theirs would be honest; sweep.confirm=3x5 gives one")
+    _table("what it cost", _costs(sides), sides, screen)
+    screen.say(f"look     {result['compare_url']}")
+
+
+def _scores(sides: Sequence[Side]) -> list[Line]:
+    """Every metric of the test rows with its interval, the naive answer, and the best of the validation rows."""
+    kept = [side.kept.metrics for side in sides]
+    told = any(side.kept.status != "FINISHED" for side in sides)
+    lines: list[Line] = [("status", [side.kept.status.lower() for side in sides])] if told else []
+    tested = sorted({name for metrics in kept for name in metrics if name.startswith("test/")})
+    lines += [(name, [_with_interval(side, name) for side in sides]) for name in tested]
+    for prefix in ("baseline/", "best/val/", "val/"):
+        names = sorted({name for metrics in kept for name in metrics if name.startswith(prefix) and name.count("/") == prefix.count("/")})
+        lines += [(name, [number(metrics.get(name)) for metrics in kept]) for name in names]
+    return lines
+
+
+def _with_interval(side: Side, name: str) -> str:
+    value, interval = side.kept.metrics.get(name), side.intervals.get(name.partition("/")[2])
+    return number(value) + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval and value is not None else "")
+
+
+def _costs(sides: Sequence[Side]) -> list[Line]:
+    costs = [_cost(side.kept) | {"samples/s": side.kept.metrics.get("perf/samples_per_second")} for side in sides]
+    names = dict.fromkeys(name for cost in costs for name in cost)
+    lines = [(_LABELS.get(name, name), [_amount(cost.get(name)) for cost in costs]) for name in names]
+    return [(label, cells) for label, cells in lines if any(cells)]
+
+
+def _amount(value: float | None) -> str:
+    return "" if not value else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _table(title: str, lines: Sequence[Line], sides: Sequence[Side], screen: Screen) -> None:
+    """A column for each run; a row for each where there are many."""
+    if not lines:
+        return
+    names = [side.kept.name for side in sides]
+    if len(sides) <= _AS_COLUMNS:
+        screen.table(title, ["", *names], [[label, *cells] for label, cells in lines])
+    else:
+        screen.table(
+            title, ["", *(label for label, _ in lines)], [[name, *(cells[place] for _, cells in lines)] for place, name in enumerate(names)]
+        )
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "—"
+    return value if len(value) <= 40 else f"{value[:37]}…"

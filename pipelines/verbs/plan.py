@@ -1,0 +1,124 @@
+"""Plan: what a run would do, before anything is started: settings and their origin, batches, memory, resources, problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import ray_train, session
+from cluster.nodes import fits
+from cluster.session import ClusterError
+from pipelines.config import Loaded
+from pipelines.data import preparation as preparing
+from pipelines.data.order import micro_batches
+from pipelines.errors import RecipeError, StorageError
+from pipelines.run_record import check_writable
+from pipelines.run_settings import Run
+from pipelines.screen import Screen
+from pipelines.tracking import shipper
+from workloads.base import DataError
+
+_ADAM_STATES, _SGD_STATES = 2, 1
+_FLOAT_BYTES = 4
+
+
+def plan(loaded: Loaded, screen: Screen) -> dict[str, Any]:
+    """What `raylway train` would do, as JSON; `problems` lists what would stop it."""
+    run = loaded.run
+    result: dict[str, Any] = {"settings": loaded.settings(), "batch": _batch(run), "problems": []}
+    for look in (_resources, _data, _storage):
+        try:
+            result |= look(run)
+        except (RecipeError, DataError, ClusterError, StorageError) as error:
+            result["problems"].append(str(error))
+    _show(result, screen)
+    return result
+
+
+def _batch(run: Run) -> dict[str, int | str]:
+    world = max(run.scale.workers, 1)
+    share = micro_batches(run.train.batch, run.micro_batch, rank=world - 1, world_size=world)
+    return {"global": run.train.batch, "micro": run.micro_batch, "accumulation": len(share), "workers": run.scale.workers.written}
+
+
+def _resources(run: Run) -> dict[str, Any]:
+    if session.address():
+        return {"resources": {"cluster": session.address(), "workers": run.scale.workers.written}}
+    there, scale = session.local_resources(), run.scale
+    cpus, gpus = ray_train.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus)
+    size = min(scale.workers, fits([(there.cpus, there.gpus)], cpus=cpus, gpus=gpus))
+    return {
+        "resources": {
+            "cluster": "this machine",
+            "workers": scale.workers.written,
+            "cpus": cpus * max(size, 1),
+            "gpus": gpus * max(size, 1),
+            "threads_per_worker": run.scale.threads or cpus,
+            "cpus_there": there.cpus,
+        }
+    }
+
+
+def _data(run: Run) -> dict[str, Any]:
+    found = preparing.plan(run)
+    encoding = preparing.peek(run, found)
+    rows = preparing.count(run, found)
+    parameters = _parameters(run, encoding)
+    return {
+        "parameters": parameters,
+        "memory": {"weights_gradients_and_optimizer_bytes": _state_bytes(run, parameters)},
+        "steps": run.train.steps or (rows["train"] and run.steps(rows["train"])),
+        "data": {
+            "source": run.data.name,
+            "fingerprint": found.fingerprint,
+            "prepared": found.ready,
+            "rows": rows,
+            "encoding": encoding.model_dump(mode="json"),
+        },
+    }
+
+
+def _state_bytes(run: Run, parameters: int) -> int:
+    """What a worker keeps of weights, gradients and optimizer state: all of it, or its part, where there are as few of them as may be."""
+    states = _SGD_STATES if run.optim.name == "sgd" else _ADAM_STATES
+    shares = max(run.scale.workers.least, 1) if run.scale.strategy == "fsdp" else 1
+    return (2 + states) * _FLOAT_BYTES * -(-parameters // shares)
+
+
+def _storage(run: Run) -> dict[str, Any]:
+    check_writable(run.root)
+    uri = shipper.tracking_uri(run.root, run.track.uri)
+    shipper.check(uri)
+    return {"tracking_uri": shipper.provenance.redact(uri), "storage": str(run.root)}
+
+
+def _parameters(run: Run, encoding: Any) -> int:
+    import torch
+
+    with torch.device("meta"):
+        network = run.model.network(encoding)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _show(result: dict[str, Any], screen: Screen) -> None:
+    rows = [[key, row["value"], row["origin"]] for key, row in result["settings"].items()]
+    screen.table("settings", ["key", "value", "origin"], rows)
+    batch = result["batch"]
+    screen.say(
+        f"batch      {batch['global']} rows = up to {batch['accumulation']} micro-batches of {batch['micro']} on each of "
+        f"{batch['workers'] or 'this process, 1'} worker(s)"
+    )
+    if "data" in result:
+        data = result["data"]
+        counts = ", ".join(f"{'?' if count is None else f'{count:,}'} {split}" for split, count in data["rows"].items())
+        screen.say(f"data       {data['source']}: {counts}; dataset {data['fingerprint']} is {'' if data['prepared'] else 'not '}prepared")
+        state = result["memory"]["weights_gradients_and_optimizer_bytes"]
+        screen.say(
+            f"network    {result['parameters']:,} parameters; {state / 2**20:,.1f} MiB with gradients and optimizer state on each worker"
+        )
+        screen.say(f"length     {result['steps']:,} steps" if result["steps"] else "length     known when the data are prepared")
+    if "resources" in result:
+        screen.say("resources  " + ", ".join(f"{name} {value}" for name, value in result["resources"].items()))
+    if "storage" in result:
+        screen.say(f"kept in    {result['storage']}, tracked at {result['tracking_uri']}")
+    for problem in result["problems"]:
+        screen.say(f"problem    {problem}")

@@ -1,0 +1,237 @@
+"""Promote: a candidate against the champion on the candidate's own test rows, by rules that its recipe states and a paired test.
+
+What decides is written on the version: the verdict table as its description, the decision as a tag. Moving the alias is promotions.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines import newdata, rival
+from pipelines.data.dataset import Dataset
+from pipelines.errors import RecipeError, StorageError, TrackingError
+from pipelines.evaluation import inference, latency, models, reports, rules, slices
+from pipelines.evaluation.model_names import registered_name
+from pipelines.evaluation.models import Model
+from pipelines.evaluation.rules import Rule
+from pipelines.executor import hands
+from pipelines.rival import SPLIT
+from pipelines.screen import Screen
+from pipelines.tracking import promotions, provenance, runs, versions
+from pipelines.tracking.promotions import Conflict, Seen
+from pipelines.verbs.evaluate import Chosen, own, sliced
+from workloads.base import DataError
+from workloads.judging import Judging
+
+if TYPE_CHECKING:
+    from pipelines.tracking.registry import Registered
+    from pipelines.tracking.runs import MlflowClient
+
+_ALLOWED = ("promote.", "scale.", "storage", "track.uri")
+_FIRST = "the first of its name"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of a candidate, and why it is or is not to be champion."""
+
+    rules: list[Rule]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return all(rule.passed for rule in self.rules)
+
+
+def promote(called: str, overrides: Sequence[str], *, force: bool = False, reason: str | None = None, screen: Screen) -> dict[str, Any]:
+    """Judge the registered version that `called` names (of a name alone, its candidate) and make it champion if it keeps its rules.
+
+    The result is JSON (DESIGN §7); "decision" is promoted or refused. Raises RecipeError, DataError, StorageError, ClusterError.
+    """
+    if force and not (reason or "").strip():
+        raise RecipeError("--force: say why with --reason; it is written on the version")
+    for override in overrides:
+        if not override.startswith(_ALLOWED):
+            raise RecipeError(f"{override}: a candidate is judged on its own test rows, by promote.…; no other setting is asked")
+    model = models.find(called, overrides, alias=promotions.CANDIDATE)
+    if model.version is None:
+        raise RecipeError(f"{called}: registered no model, so there is no version to promote")
+    for warning in model.warnings:
+        screen.say(f"warning: {warning}")
+    version = model.version
+    with runs.asked(model.tracking_uri) as client:
+        now = promotions.seen(client, version.name)
+    if now.champion == version.version:
+        screen.say(f"{version.uri} is champion already")
+        return _result(model, "promoted", Verdict([]), now, now)
+    try:
+        verdict = judge(model, now)
+    except (DataError, StorageError) as error:
+        if not force:
+            raise
+        verdict = Verdict([rules.failed("judging", "to be judged", str(error))])
+    for warning in verdict.warnings:
+        screen.say(f"warning: {warning}")
+    screen.table(f"{version.uri} against {_rival(version.name, now)}", *_head_and_rows(verdict))
+    return decide(model, verdict, now, force=force, reason=(reason or "").strip(), screen=screen)
+
+
+def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, screen: Screen) -> dict[str, Any]:
+    """Make the champion before this one champion again, judged or not. Raises RecipeError where there is none."""
+    name, uri = registered_name(called, overrides)
+    with runs.asked(uri) as client:
+        if name not in versions.names(client):
+            raise RecipeError(versions.unknown(client, name, promotions.CHAMPION))
+        before = promotions.seen(client, name)
+        try:
+            entry = promotions.roll_back(client, name, reason=reason or "")
+        except Conflict as conflict:
+            return _refused_by(conflict, name, uri, screen)
+        after = promotions.seen(client, name)
+        left = before.champion if before.champion is not None else before.lost
+        if left is not None and versions.has(client, name, left):
+            _mark(client, name, left, "rolled back", reason or "", [])
+    screen.say(f"models:/{name}@champion is version {entry.version} again" + (f", and not {left}" if left is not None else ""))
+    return {
+        "decision": promotions.ROLLED_BACK,
+        "model": name,
+        "champion": after.champion,
+        "previous": after.previous,
+        "was": left,
+        "reason": reason or "",
+        "rules": [],
+        "tracking_uri": provenance.redact(uri),
+    }
+
+
+def crown_first(registered: Registered, *, storage: str, uri: str, screen: Screen) -> None:
+    """Make a version champion if its name has had none, and it keeps the rules that need no rival; else leave things as they are."""
+    with runs.asked(uri) as client:
+        now = promotions.seen(client, registered.name)
+        if now.champion is not None or now.head:
+            return
+        model = models.find(registered.uri, [f"storage={storage}", f"track.uri={uri}"])
+        if not model.run.promote.has_floors:
+            with contextlib.suppress(Conflict):  # another was first
+                promotions.promote(client, registered.name, registered.version, judged_against=now, reason=_FIRST)
+            return
+    alone = model.run.scale.model_copy(update={"workers": 0})  # one's own test rows are few, and Ray has been left already
+    model = replace(model, run=model.run.model_copy(update={"scale": alone}))
+    try:
+        decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    except TrackingError:  # it can be asked again when MLflow can be reached
+        raise
+    except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
+        screen.say(f"{registered.uri} is no champion yet, for it could not be judged: {error}")
+
+
+def judge(model: Model, now: Seen) -> Verdict:
+    """Every rule of the model's settings, and of having a champion, with what was found."""
+    asked, workload = model.run.promote, model.workload
+    judging = workload.judging(model.encoding)
+    with hands(model.run) as each:
+        dataset = own(model, each)
+        judged = inference.judged(model, dataset, SPLIT, each)
+        report = reports.plain(judging, judged, _columns(model, judging, dataset, len(judged)))
+        took = latency.milliseconds(model, dataset) if asked.max_latency_ms else None
+        found = rules.floors(asked, report, workload.better, latency_ms=took)
+        if not asked.must_beat or now.champion is None:
+            return Verdict(found + _gone(model, now))
+        compared, warnings = rival.against(model, judging, judged, dataset, now.champion, each)
+    return Verdict([*found, compared], warnings)
+
+
+def decide(model: Model, verdict: Verdict, now: Seen, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
+    """Move the alias, or do not, and write on the version why."""
+    version = model.version
+    assert version
+    with runs.asked(model.tracking_uri) as client:
+        if not verdict.holds and not force:
+            why = rules.sentence(verdict.rules)
+            _mark(client, version.name, version.version, "refused", why, verdict.rules)
+            screen.say(f"refused: {why}")
+            return _result(model, "refused", verdict, now, now) | {"reason": why}
+        kind = promotions.FORCED if force else promotions.PROMOTED
+        try:
+            promotions.promote(client, version.name, version.version, judged_against=now, kind=kind, reason=reason)
+        except Conflict as conflict:
+            after = promotions.seen(client, version.name)
+            if after.champion == version.version:  # another promoted the same one, and wrote why
+                screen.say(f"{version.uri} is champion already")
+                return _result(model, "promoted", verdict, now, after)
+            _mark(client, version.name, version.version, "refused", str(conflict), verdict.rules)
+            return _refused_by(conflict, version.name, model.tracking_uri, screen) | {"rules": [rule.as_json() for rule in verdict.rules]}
+        _mark(client, version.name, version.version, kind, reason, verdict.rules)
+        after = promotions.seen(client, version.name)
+    instead = f", and not {now.champion}" if now.champion is not None else ""
+    screen.say(f"{version.uri} is champion now{instead}" + (f" (forced: {reason})" if force else ""))
+    return _result(model, "promoted", verdict, now, after) | {"reason": reason, "forced": force}
+
+
+def _columns(model: Model, judging: Judging, dataset: Dataset, examples: int) -> dict[str, np.ndarray]:
+    """The columns that the rules slice by, of each test row."""
+    wanted = list(model.run.promote.slices)
+    if not wanted:
+        return {}
+    source = newdata.rows_of(model, split=SPLIT)
+    slices.check(wanted, source.selection, judging.told_by)
+    return sliced(model, judging, Chosen(dataset, SPLIT, SPLIT, None), source, wanted, examples)
+
+
+def _gone(model: Model, now: Seen) -> list[Rule]:
+    """Where there was a champion and its alias is gone, nobody else may walk in."""
+    if now.lost is None or not model.run.promote.must_beat:
+        return []
+    why = f"version {now.lost} was deleted, or its alias removed; --rollback goes back to the one before, --force --reason goes on without"
+    return [rules.failed("against the champion", "better", why)]
+
+
+def _mark(client: MlflowClient, name: str, version: int, decision: str, why: str, found: Sequence[Rule]) -> None:
+    """The verdict on the version's page."""
+    head, *rows = rules.table(found)
+    lines = [f"**{decision}** {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())}" + (f": {why}" if why else "")]
+    if rows:
+        lines += ["", *reports.page([head, *rows])]
+    tags = {"raylway.decision": decision, "raylway.reason": why, "raylway.rules": json.dumps([rule.as_json() for rule in found])}
+    versions.mark(client, name, version, tags=tags, description="\n".join(lines))
+
+
+def _refused_by(conflict: Conflict, name: str, uri: str, screen: Screen) -> dict[str, Any]:
+    screen.say(f"refused: {conflict}")
+    with runs.asked(uri) as client:
+        now = versions.aliases(client, name)
+    told = {"champion": now.get(promotions.CHAMPION), "previous": now.get(promotions.PREVIOUS)}
+    return {"decision": "refused", "model": name, **told, "reason": str(conflict), "rules": [], "tracking_uri": provenance.redact(uri)}
+
+
+def _result(model: Model, decision: str, verdict: Verdict, before: Seen, after: Seen) -> dict[str, Any]:
+    assert model.version
+    return {
+        "decision": decision,
+        "model": model.version.name,
+        "candidate": model.version.version,
+        "champion": after.champion,
+        "previous": after.previous,
+        "was": before.champion,
+        "forced": False,
+        "reason": "",
+        "rules": [rule.as_json() for rule in verdict.rules],
+        "warnings": list(verdict.warnings),
+        "tracking_uri": provenance.redact(model.tracking_uri),
+    }
+
+
+def _rival(name: str, now: Seen) -> str:
+    return f"models:/{name}/{now.champion}" if now.champion is not None else "no champion"
+
+
+def _head_and_rows(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
+    head, *rows = rules.table(verdict.rules)
+    return head, rows or [["no rule is stated", "", "", "ok"]]

@@ -1,0 +1,199 @@
+"""Track: what MLflow has not been told yet of the runs of a storage, and send it.
+
+Every run's folder says who it is, how it ended and how far MLflow was told (tracking/outbox.py). So nothing here trains, and whatever is
+sent twice is there once.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import trained_with
+from pipelines.cost import Cost
+from pipelines.data import dataset as prepared
+from pipelines.data.dataset import Dataset
+from pipelines.data.store import store_of
+from pipelines.errors import RecipeError, StorageError
+from pipelines.publish import concluded, deliver
+from pipelines.run_record import RunFolder
+from pipelines.screen import Screen
+from pipelines.tracking import lookup, outbox, provenance
+from pipelines.tracking.shipper import OUTRIGHT, Tracker, check
+from pipelines.tracking.trial_shipper import send_all
+from workloads.base import DataError
+
+_PATIENCE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a run without asking MLflow."""
+
+    run: str
+    """As a path below the storage."""
+    status: str
+    """running, trained (all but sent), finished, failed, killed, or stopped (nobody could say how)."""
+    values: int
+    unsent: int
+    """Of the values in the journal."""
+    sent: bool
+    """Whether MLflow has all of them, and knows how the run ended."""
+    resume: str
+    """The command that goes on with it; empty for a finished one."""
+
+
+def track(called: str | None, settings: Sequence[str], *, sync: bool, screen: Screen) -> dict[str, Any]:
+    """The runs of a storage (or the one that `called` names) and what of them MLflow has not; with `sync`, after sending it.
+
+    Raises RecipeError for an unknown run. A run that cannot be sent is said, and the others are sent.
+    """
+    uri, root, others = lookup.place(settings)
+    if others:
+        raise RecipeError(*(f"{other}: no setting of this command; there are storage=, track.uri=" for other in others))
+    given = uri if any(each.startswith("track.uri=") for each in settings) else None
+    folders = _called(root, called)
+    troubles = _sent(folders, root, uri, given, screen) if sync else {}
+    states = [_state(folder, root) for folder in folders]
+    listed = [state for state in states if not state.sent or state.run.count("/") == 1]  # the trials of a sweep are many
+    left = sum(not state.sent for state in states)
+    screen.table(f"{root}: {left} of {len(states)} runs not all sent", *_columns_and_rows(listed))
+    for run, trouble in troubles.items():
+        screen.say(f"{run}: {trouble}")
+    if left and not sync:
+        screen.say(f"to send what is missing: {_command(called, settings)}")
+    return {"runs": [asdict(state) | {"error": troubles.get(state.run)} for state in states], "unsent": left, "storage": str(root)}
+
+
+def _called(root: Path, called: str | None) -> list[RunFolder]:
+    """The runs' folders, each sweep before its trials."""
+    there = [RunFolder(path.parent) for pattern in ("*/*/about.json", "*/*/*/about.json") for path in root.glob(pattern)]
+    there.sort(key=lambda folder: folder.path)
+    if called is None:
+        return there
+    meant = Path(called).expanduser()
+    own = {folder.path for folder in there if called in (folder.path.name, _name(folder, root)) or folder.path == meant.resolve()}
+    found = [folder for folder in there if own & {folder.path, folder.path.parent}]
+    if not found:
+        names = ", ".join(_name(folder, root) for folder in there if _name(folder, root).count("/") == 1)
+        raise RecipeError(f"{called}: there is no such run in {root}; there are: {names or 'none'}")
+    return found
+
+
+def _state(folder: RunFolder, root: Path) -> State:
+    ending, sent = outbox.ending(folder), outbox.sent(folder)
+    values, unsent = outbox.points(folder)
+    if _busy(folder):
+        status, told = "running", True
+    elif folder.concluded.exists():
+        status, told = "trained", False
+    else:
+        status, told = (ending.status.lower(), sent.closed == ending.status) if ending else ("stopped", sent.closed == "KILLED")
+    resume = "" if status in ("finished", "running") else shlex.join(outbox.about(folder).command)
+    return State(_name(folder, root), status, values, unsent, told and not unsent, resume)
+
+
+def _sent(folders: Sequence[RunFolder], root: Path, uri: str, given: str | None, screen: Screen) -> dict[str, str]:
+    """Send what is missing; run -> why it could not be."""
+    troubles: dict[str, str] = {}
+    refused: dict[str, StorageError] = {}
+    for top, trials in _missing(folders, root):
+        where = ""
+        try:
+            where = _address(top, uri, given)
+            if where in refused:
+                raise refused[where]
+            try:
+                check(where)
+            except StorageError as error:
+                refused[where] = error
+                raise
+            _send(top, trials, root, where, screen)
+        except (StorageError, DataError, RecipeError) as error:
+            troubles[_name(top, root)] = provenance.redact(str(error)).partition("\n")[0]
+    return troubles
+
+
+def _missing(folders: Sequence[RunFolder], root: Path) -> Iterator[tuple[RunFolder, list[RunFolder]]]:
+    """The runs of which something is to be sent, each with those below it of which something is."""
+    found: dict[RunFolder, list[RunFolder]] = {}
+    for folder in folders:
+        state = _state(folder, root)
+        if not state.sent and state.status != "running":
+            above = RunFolder(folder.path.parent)
+            trial = above.about.exists()
+            found.setdefault(above if trial else folder, []).extend([folder] if trial else [])
+    yield from found.items()
+
+
+def _address(folder: RunFolder, uri: str, given: str | None) -> str:
+    """Where a run is tracked: what is given, else where it was sent before."""
+    before = outbox.sent(folder).uri
+    if given or not before or before == provenance.redact(uri):
+        return given or uri
+    if "***" in before:
+        raise StorageError(f"it was tracked at {before}; say so with track.uri=, password included, or by MLFLOW_TRACKING_URI")
+    return before
+
+
+def _send(top: RunFolder, trials: Sequence[RunFolder], root: Path, uri: str, screen: Screen) -> None:
+    with top.locked("driver", wait_seconds=0):
+        tracker = Tracker(uri, top, root, outbox.about(top))
+        tracker.flush(patience_seconds=_PATIENCE_SECONDS)
+        for trial in trials:
+            _end(Tracker(uri, trial, root, outbox.about(trial), parent=tracker))
+        if top.concluded.exists():
+            _deliver(tracker, root, screen)
+        elif top.ending.exists() or not (top.path / "ledger.jsonl").exists():
+            _end(tracker)
+        else:
+            raise StorageError("all is sent; the sweep was stopped in the middle, and the command that began it goes on")
+
+
+def _end(tracker: Tracker) -> None:
+    if not tracker.folder.ending.exists():
+        tracker.end("KILLED", {"cause": OUTRIGHT})
+    tracker.insist(functools.partial(send_all, tracker), patience_seconds=_PATIENCE_SECONDS)
+
+
+def _deliver(tracker: Tracker, root: Path, screen: Screen) -> None:
+    """Send, register and close a run that is trained."""
+    folder = tracker.folder
+    run = trained_with(folder.config.read_text())
+    if run.root != root:  # it was moved, or its storage is named from another folder
+        run = run.model_copy(update={"storage": str(root)})
+    cost = Cost.kept(folder)
+
+    def dataset() -> Dataset:
+        return prepared.proven(store_of(run), folder.fingerprint.read_text())
+
+    deliver(run, tracker, concluded(folder), screen, dataset=dataset, cost=lambda: cost, patience_seconds=_PATIENCE_SECONDS)
+
+
+def _busy(folder: RunFolder) -> bool:
+    """Whether a process is at it."""
+    try:
+        with folder.locked("driver", wait_seconds=0):
+            return False
+    except StorageError:
+        return True
+
+
+def _name(folder: RunFolder, root: Path) -> str:
+    return str(folder.path.relative_to(root))
+
+
+def _columns_and_rows(states: Sequence[State]) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for state in states:
+        told = "all" if state.sent else f"all but {state.unsent:,} values" if state.unsent else "all but its end"
+        rows.append([state.run, state.status, f"{state.values:,}", told, state.resume])
+    return ["run", "status", "values", "MLflow has", "goes on with"], rows
+
+
+def _command(called: str | None, settings: Sequence[str]) -> str:
+    return shlex.join(["raylway", "track", "--sync", *([called] if called else []), *settings])
