@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster import ray_internals
 from cluster.nodes import Node
 
 
@@ -35,7 +36,8 @@ def send(node: Node, question: Callable[..., Any], *arguments: Any, gpus: float 
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    cloudpickle.register_pickle_by_value(sys.modules[question.__module__])
+    for module in (sys.modules[question.__module__], ray_internals):
+        cloudpickle.register_pickle_by_value(module)
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
     task = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0, max_calls=int(alone))(question)
     return task.options(scheduling_strategy=there, name=f"doctor: {question.__name__}").remote(*arguments)

@@ -1,16 +1,37 @@
-"""How many trials fit onto a cluster at once, and how that is worked out."""
+"""How many workers and trials fit: the only arithmetic of CPUs and GPUs, each refusal with its sum.
+
+A worker is on one node, and a share of a GPU is a share of one GPU: 0.4 fits twice into each of two, and not five times into both.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cluster.gpus import check_shared
-from cluster.session import ClusterError, Resources
+from cluster import ClusterError
+from cluster.nodes import Node
+
+_ROUNDING = 1e-9  # 0.3 / 0.1 is 2.9999999999999996
 
 
 @dataclass(frozen=True)
-class Room:
-    """What one trial takes, how many fit at once, and how that was worked out."""
+class Resources:
+    """What training can have: CPUs and GPUs in all, and the CPUs of the largest node."""
+
+    cpus: int
+    gpus: int
+    node_cpus: int
+    nodes: tuple[tuple[int, int], ...] = ()
+    """(CPUs, GPUs) of each node; empty where there is only one, or the nodes to come are not known."""
+
+    @property
+    def each_node(self) -> tuple[tuple[int, int], ...]:
+        return self.nodes or ((self.cpus, self.gpus),)
+
+
+@dataclass(frozen=True)
+class TrialSlots:
+    """Resources of one trial, how many trials run at once, and the arithmetic behind that."""
 
     at_once: int
     workers: int
@@ -19,27 +40,101 @@ class Room:
     arithmetic: str
 
 
-def room(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, most: int | None = None) -> Room:
+def fits(nodes: Iterable[tuple[float, float]], *, cpus: float, gpus: float) -> int:
+    """How many workers of so many CPUs and GPUs fit onto nodes of (CPUs, GPUs)."""
+    return sum(_fits_node(*node, cpus, gpus) for node in nodes)
+
+
+def fits_free(nodes: Iterable[Node], *, cpus: float, gpus: float) -> int:
+    """How many more workers fit onto what is free; a node that is about to be taken away counts for nothing."""
+    return fits(((node.cpus, node.gpus) for node in nodes if not node.leaving), cpus=cpus, gpus=gpus)
+
+
+def fits_machine(resources: Resources, *, most: int, cpus: float, gpus: float) -> int:
+    """How many of at most `most` workers fit onto resources that nobody else uses."""
+    return min(most, fits(resources.each_node, cpus=cpus, gpus=gpus))
+
+
+def worker_share(
+    resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, least: int | None = None, spare: int = 0
+) -> tuple[int, float]:
+    """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others. By default a worker has as many CPUs as it
+    can, all of them being on nodes.
+
+    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many; and where they could not be
+    joined.
+    """
+    least = workers if least is None else least
+    each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(least, 1))
+    check_shared_gpus(workers=workers, gpus=each_gpus)
+    each_cpus = cpus or _most_cpus(resources, max(workers, 1), each_gpus, spare)
+    for kind, each, total, left in (("CPU", each_cpus, resources.cpus, spare), ("GPU", each_gpus, resources.gpus, 0)):
+        if least * each + left > total:
+            wanted = f"scale.workers={least} x {counted(each, kind)}" + (f" + {left} to read data with" if left else "")
+            raise ClusterError(f"{wanted} = {least * each + left:g}, but the cluster has {counted(total, kind)}")
+    if (places := fits(resources.each_node, cpus=each_cpus, gpus=each_gpus)) < least:
+        each_node = ", ".join(amounts(*node) for node in resources.each_node)
+        raise ClusterError(f"scale.workers={least} x {amounts(each_cpus, each_gpus)}: nodes of {each_node} have room for {places} of them")
+    return each_cpus, each_gpus
+
+
+def trial_slots(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, most: int | None = None) -> TrialSlots:
     """How many trials fit at once. A trial of one worker runs in its Tune process; of several, that process holds no CPU itself.
 
     Raises ClusterError with the arithmetic if not even one fits, and where the workers of a trial cannot be joined.
     """
     members, cpus = max(workers, 1), cpus or 1
     gpus = (1.0 if resources.gpus else 0.0) if gpus is None else gpus
-    check_shared(workers=members, gpus=gpus)
-    fits, sums = [], []
-    for kind, each, there in (("CPU", float(cpus), resources.cpus), ("GPU", gpus, resources.gpus)):
+    check_shared_gpus(workers=members, gpus=gpus)
+    fit, sums = [], []
+    for kind, each, total in (("CPU", float(cpus), resources.cpus), ("GPU", gpus, resources.gpus)):
         if each:
             takes = f"{members} workers x {each:g} {kind}" if members > 1 else f"{each:g} {kind}"
-            # a share of a GPU is of one GPU: 0.4 fits twice into each, five times into two only if they were one
-            fit = int(there) * int(1 / each + 1e-9) // members if each < 1 else int(there / (members * each))
-            fits.append(fit)
-            sums.append(f"{there:g} {kind}s / ({takes}) = {fit}")
-    at_once = min(fits)
-    arithmetic = "; ".join(sums)
+            fit.append(_times(total, each) // members)
+            sums.append(f"{total:g} {kind}s / ({takes}) = {fit[-1]}")
+    at_once, arithmetic = min(fit), "; ".join(sums)
     if at_once < 1 or cpus > resources.node_cpus:
         largest = f"; the largest node has {resources.node_cpus} CPUs" if cpus > resources.node_cpus else ""
         raise ClusterError(f"not one trial fits: {arithmetic}{largest}; lower scale.workers, scale.cpus or scale.gpus")
     limited = min(at_once, most) if most else at_once
     limit = f", at most {most} (sweep.concurrent, trials)" if limited < at_once else ""
-    return Room(limited, members, cpus, gpus, f"{arithmetic}{limit}: {limited} trial{'s' * (limited > 1)} at once")
+    return TrialSlots(limited, members, cpus, gpus, f"{arithmetic}{limit}: {limited} trial{'s' * (limited > 1)} at once")
+
+
+def check_shared_gpus(*, workers: int, gpus: float) -> None:
+    """Raises ClusterError where two of `workers`, of so many GPUs each, could be on one GPU.
+
+    Ray Train joins workers that have a GPU by NCCL, whatever their share of one (ray.train.torch.config, 2.60), and NCCL refuses a second
+    rank on a device ("Duplicate GPU detected") when the first sum is taken, in the middle of the start. Trials of one worker may share.
+    """
+    if workers > 1 and 0 < gpus <= 0.5:
+        raise ClusterError(
+            f"scale.workers={workers!r} x scale.gpus={gpus:g}: two workers of a run cannot share a GPU, for NCCL joins one a GPU; "
+            f"write scale.gpus=1, or scale.workers=1 scale.gpus={gpus:g}"
+        )
+
+
+def amounts(cpus: float, gpus: float) -> str:
+    """CPUs and GPUs in words: `2 CPUs and 1 GPU`."""
+    return counted(cpus, "CPU") + (f" and {counted(gpus, 'GPU')}" if gpus else "")
+
+
+def counted(number: float, kind: str) -> str:
+    """A number of CPUs or GPUs in words: `2 CPUs`."""
+    return f"{number:g} {kind}{'s' * (number != 1)}"
+
+
+def _most_cpus(resources: Resources, workers: int, gpus: float, spare: int) -> int:
+    """The most CPUs that each of `workers` can have, or 1 if they do not all fit even so."""
+    most = max(1, min((resources.cpus - spare) // workers, resources.node_cpus))
+    return next((cpus for cpus in range(most, 1, -1) if fits(resources.each_node, cpus=cpus, gpus=gpus) >= workers), 1)
+
+
+def _fits_node(node_cpus: float, node_gpus: float, cpus: float, gpus: float) -> int:
+    by_cpus = int(node_cpus / cpus + _ROUNDING)
+    return min(by_cpus, _times(node_gpus, gpus)) if gpus else by_cpus
+
+
+def _times(total: float, each: float) -> int:
+    """How often `each` fits into `total` units, none of which is put together from parts of two."""
+    return int(total / each + _ROUNDING) if each >= 1 else int(total + _ROUNDING) * int(1 / each + _ROUNDING)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import Any
 
-from cluster.errors import ClusterError
+from cluster import ClusterError, ray_internals
 
 ANSWER_SECONDS = 10.0
 _NODE_SECONDS = 10.0
@@ -55,9 +54,7 @@ def no_token() -> ClusterError:
 
 def token_mode() -> bool:
     """Whether this process sends a token."""
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
-    return is_token_auth_enabled()
+    return ray_internals.sends_token()
 
 
 def send_token_if_there() -> bool:
@@ -65,14 +62,8 @@ def send_token_if_there() -> bool:
 
     Whether one is sent. Raises ClusterError if tokens are on and there is none.
     """
-    import logging
-
-    from ray._private.authentication import authentication_token_setup as setup
-    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-
-    logging.getLogger(setup.__name__).setLevel(logging.ERROR)
-    on = setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    if on and not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+    on, there = ray_internals.enable_token()
+    if on and not there:
         raise no_token()
     return on
 
@@ -80,16 +71,11 @@ def send_token_if_there() -> bool:
 def lets_anyone_in(address: str) -> bool:
     """Whether the control plane at `address` (host:port) answers to who has no token."""
     import grpc
-    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
-    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
     try:
-        NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_SECONDS)
+        ray_internals.control_plane_version(address, with_token=False, seconds=ANSWER_SECONDS)
     except grpc.RpcError:
         return False
-    finally:
-        channel.close()
     return True
 
 
@@ -110,15 +96,11 @@ def translated(error: BaseException, where: str) -> ClusterError:
 def _alive(address: str) -> str:
     """Ray's version of the cluster there, or ''."""
     import grpc
-    from ray._private.grpc_utils import init_grpc_channel
-    from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
-    from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
     where = f"RAY_ADDRESS={address}"
     sent = send_token_if_there()
-    channel: Any = init_grpc_channel(address, options=[("grpc.enable_http_proxy", 0)])
     try:
-        reply = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=ANSWER_SECONDS)
+        version = ray_internals.control_plane_version(address, with_token=True, seconds=ANSWER_SECONDS)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise refused(where, presented=sent) from None
@@ -126,24 +108,20 @@ def _alive(address: str) -> str:
         raise ClusterError(
             f"{where}: no Ray control plane answers there ({said}); is the cluster up, and is the port that of its head?"
         ) from None
-    finally:
-        channel.close()
     if sent and lets_anyone_in(address):
         raise ClusterError(
             f"{where}: the cluster asks for no token, but one is there ({_source()}), and Ray would then refuse what its nodes say; "
             "set RAY_AUTH_MODE=disabled, or start the cluster with RAY_AUTH_MODE=token"
         )
-    return str(getattr(reply, "ray_version", "") or "")
+    return version
 
 
 def _has_node() -> bool:
     """Whether a raylet runs on this machine, or does within some seconds: one may be starting. Ray itself looks for a minute (2.60)."""
-    from ray._private.services import find_node_ids
-
     deadline = time.monotonic() + _NODE_SECONDS
-    while not (found := find_node_ids()) and time.monotonic() < deadline:
+    while not (found := ray_internals.raylets_here()) and time.monotonic() < deadline:
         time.sleep(0.5)
-    return bool(found)
+    return found
 
 
 def _no_node(where: str) -> ClusterError:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
-import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,12 +17,9 @@ from typing import Any
 import aiohttp
 import ray
 import requests
-from ray.dashboard.modules import dashboard_sdk
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobSubmissionClient
 
-from cluster import connection
-from cluster.errors import ClusterError
+from cluster import ClusterError, connection, ray_internals
 from cluster.upload import Package
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _SENT_SECONDS = 10.0, 30.0, 300.0
@@ -34,7 +29,6 @@ LOST_SECONDS = 60.0
 STOP_SECONDS = 60
 """How long a job that is asked to stop has: its workers leave a checkpoint, and MLflow is told."""
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-_QUIET = (dashboard_sdk.__name__, "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.working_dir", "ray._private.authentication")
 
 
 class Taken(Exception):
@@ -70,13 +64,12 @@ class Jobs:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        for name in _QUIET:
-            logging.getLogger(name).setLevel(logging.ERROR)
         self._token = connection.send_token_if_there()
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # an address that is given is overridden by this, and by RAY_ADDRESS (Ray 2.60)
         with self._asked():
-            self._client = _Bounded(address)
-        if (there := self._client._server_ray_version) != ray.__version__:
+            self._client, there = ray_internals.job_client(
+                address, connect_seconds=_CONNECT_SECONDS, answer_seconds=_ANSWER_SECONDS, send_seconds=_SENT_SECONDS
+            )
+        if there != ray.__version__:
             raise ClusterError(f"{address}: the cluster runs Ray {there}, this is Ray {ray.__version__}; both must be the same")
 
     def all(self) -> list[Job]:
@@ -189,14 +182,6 @@ class Jobs:
 
 
 _WHERE = "is the cluster up, and is this the dashboard of its head, such as http://head:8265?"
-
-
-class _Bounded(JobSubmissionClient):
-    """Ray's client waits for an answer without end (2.60)."""
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        seconds = _ANSWER_SECONDS if method == "GET" else _SENT_SECONDS
-        return super()._do_request(method, endpoint, **({"timeout": (_CONNECT_SECONDS, seconds)} | options))
 
 
 def _job(told: Any) -> Job:

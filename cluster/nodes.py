@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from cluster import ray_internals
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,11 @@ class Node:
         return f"node {self.host} ({self.id[:8]})"
 
 
-def fits(nodes: Iterable[tuple[float, float]], *, cpus: float, gpus: float) -> int:
-    """How many workers of so many CPUs and GPUs fit onto nodes of (CPUs, GPUs): a worker is on one node, a share of a GPU on one GPU."""
-    return sum(_fits(*node, cpus, gpus) for node in nodes)
-
-
 def there() -> dict[str, Node]:
     """The nodes that the cluster believes in, by their id. One that died a moment ago is among them, for up to half a minute."""
     import ray
 
-    # what Ray Train's own PreemptionWatcher asks; neither is public (Ray 2.60)
-    leaving, free = ray._private.state.state.get_draining_nodes(), ray._private.state.available_resources_per_node()
+    leaving, free = ray_internals.draining_nodes(), ray_internals.free_by_node()
     nodes = {}
     for node in ray.nodes():
         if node["Alive"]:
@@ -51,24 +46,6 @@ def own_raylet() -> str | None:
     return next((f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["NodeID"] == own), None)
 
 
-def room(nodes: Iterable[Node], *, cpus: float, gpus: float) -> int:
-    """How many more workers fit onto what is free."""
-    return fits(((node.cpus, node.gpus) for node in nodes if not node.leaving), cpus=cpus, gpus=gpus)
-
-
 def members() -> dict[str, str]:
     """The worker processes of this driver's training: {actor's id: node's id}."""
-    import ray
-    from ray._private.state import actors
-
-    mine: Any = ray.get_runtime_context()
-    found = actors(job_id=ray.JobID.from_hex(mine.get_job_id()), actor_state_name="ALIVE")
-    return {name: actor["Address"]["NodeID"] for name, actor in found.items() if actor["ActorClassName"] == "RayTrainWorker"}
-
-
-def _fits(there_cpus: float, there_gpus: float, cpus: float, gpus: float) -> int:
-    by_cpus = int(there_cpus / cpus + 1e-9)
-    if not gpus:
-        return by_cpus
-    by_gpus = int(there_gpus / gpus + 1e-9) if gpus >= 1 else int(there_gpus + 1e-9) * int(1 / gpus + 1e-9)
-    return min(by_cpus, by_gpus)
+    return {name: node for name, (kind, node) in ray_internals.living_actors(of_this_driver=True).items() if kind == "RayTrainWorker"}

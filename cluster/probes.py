@@ -17,28 +17,25 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from cluster.ray_internals import session_folder
+
 _PACKAGES = ("ray", "torch")
 _AGAIN_SECONDS = 0.25
 _GPUS = "/proc/driver/nvidia/gpus"
 
 
 def facts(storage: str, package: str) -> dict[str, Any]:
-    """Versions, cores, GPUs, whether tokens are on and `package` can be imported, and bytes (free, of all) of the disks it will use."""
-    import ray
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-
+    """Versions, cores, GPUs, whether `package` can be imported, and bytes (free, of all) of the disks it will use."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         found = importlib.util.find_spec(name)
         versions[name] = importlib.metadata.version(name) if found and found.origin else ""
-    temporary = ray._private.worker.global_worker.node.get_session_dir_path()
     return {
         "versions": versions,
         "cores": len(os.sched_getaffinity(0)),
         "gpus": len(os.listdir(_GPUS)) if os.path.isdir(_GPUS) else 0,
-        "token": is_token_auth_enabled(),
         "package": importlib.util.find_spec(package) is not None,
-        "disks": {"storage": _free(storage), "ray": _free(temporary), "shm": _free("/dev/shm")},
+        "disks": {"storage": _free(storage), "ray": _free(session_folder()), "shm": _free("/dev/shm")},
     }
 
 

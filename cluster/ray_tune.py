@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.capacity import Room
-from cluster.session import ClusterError
+from cluster import ClusterError, ray_internals
+from cluster.capacity import TrialSlots
 
 Report = Mapping[str, Any]
 Start = Callable[[Any, Path | None], Generator[Report, None, Report]]
@@ -29,14 +29,6 @@ Start = Callable[[Any, Path | None], Generator[Report, None, Report]]
 A report has `value` (more is better), `look` (a number that grows), and for a population `checkpoint` (a folder that can be cloned) and
 `last` (nothing follows)."""
 
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # else tables are printed at any verbosity
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the last report has no metric of its own
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # its state is pickled, and is not what we go on from
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 _VALUE, _LOOK, _DONE, _TRIAL, _SAID = "value", "look", "done", "trial", "said"
 _DRIVER_BYTES = 64 << 20
 
@@ -69,25 +61,23 @@ def preload() -> None:
 def run(
     start: Start,
     conductor: Conductor,
-    room: Room,
+    slots: TrialSlots,
     *,
     retries: int,
     scratch: Path,
     population: Sequence[tuple[int, Any]] = (),
     every: int = 1,
 ) -> None:
-    """Run trials until the conductor has no more, `room.at_once` at a time; one whose process dies is begun again, `retries` times.
+    """Run trials until the conductor has no more, `slots.at_once` at a time; one whose process dies is begun again, `retries` times.
 
     `population` makes it Population Based Training of these trials, compared at every so many looks. Raises ClusterError if Tune itself
     fails.
     """
-    os.environ.update(
-        {name: os.environ.get(name, value) for name, value in _QUIET.items()}
-        | {"TUNE_MAX_PENDING_TRIALS_PG": str(max(room.at_once, len(population)))}
-    )
+    os.environ.update({name: os.environ.get(name, value) for name, value in ray_internals.TUNE_SWITCHES.items()})
+    ray_internals.set_pending_trials(max(slots.at_once, len(population)))
     told = _Told(conductor, retries=0 if population else retries)
     while True:
-        _fit(start, told, room, scratch, population=population, every=every, retries=retries if population else 0)
+        _fit(start, told, slots, scratch, population=population, every=every, retries=retries if population else 0)
         if told.error:
             raise told.error
         if not told.again:
@@ -95,15 +85,15 @@ def run(
         population = ()
 
 
-def _fit(start: Start, told: _Told, room: Room, scratch: Path, *, population: Sequence[tuple[int, Any]], every: int, retries: int) -> None:
+def _fit(
+    start: Start, told: _Told, slots: TrialSlots, scratch: Path, *, population: Sequence[tuple[int, Any]], every: int, retries: int
+) -> None:
     from ray import tune
     from ray.tune.error import TuneError
-    from ray.tune.execution import class_cache
 
-    # Tune would hand these on in a runtime environment, which Ray writes into its logs (2.60); nodes have credentials of their own
-    class_cache.ENV_VARS_TO_PROPAGATE.difference_update([name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    ray_internals.keep_credentials_out_of_tune()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    resources = {"cpu": room.cpus, "gpu": room.gpus} if room.workers == 1 else {"cpu": 0, "memory": _DRIVER_BYTES}
+    resources = {"cpu": slots.cpus, "gpu": slots.gpus} if slots.workers == 1 else {"cpu": 0, "memory": _DRIVER_BYTES}
     name = uuid.uuid4().hex
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_trainable(), start=start), resources),
@@ -114,7 +104,7 @@ def _fit(start: Start, told: _Told, room: Room, scratch: Path, *, population: Se
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
             trial_name_creator=lambda trial: trial.trial_id,
-            **(_population(told, every) if population else _suggested(told, room.at_once)),
+            **(_population(told, every) if population else _suggested(told, slots.at_once)),
         ),
         run_config=tune.RunConfig(
             name=name,

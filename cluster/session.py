@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import connection
-from cluster.errors import ClusterError as ClusterError
+from cluster import ClusterError, connection, ray_internals
+from cluster.capacity import Resources
 from cluster.nodes import own_raylet
 from cluster.watch import Watch
 
@@ -27,28 +26,7 @@ ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "33554432",
     "MALLOC_TOP_PAD_": "67108864",
 }
-_QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",  # Ray then ends the process without a word; cluster.watch is to come first
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else a worker's print appears twice (Ray 2.60)
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer in a cluster that lives as long as one command
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end of training is seen; 2 s by default
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_prestart_worker_first_driver": "0",  # else as many processes as CPUs are started at once, and few of them are ever used
-    "RAY_worker_niceness": "0",  # else training yields to everything else on the machine
-}
 _OBJECT_STORE_BYTES = 512 << 20
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What training can have: CPUs and GPUs in all, and of the largest node."""
-
-    cpus: int
-    gpus: int
-    node_cpus: int
-    nodes: tuple[tuple[int, int], ...] = ()
-    """(CPUs, GPUs) of each node; empty where there is only one."""
 
 
 class Session:
@@ -107,7 +85,7 @@ def connect() -> Iterator[Session]:
         done.set_result(None)
         yield Session(done, local=address() is None)
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | _QUIET).items()})
+    os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | ray_internals.SESSION_SWITCHES).items()})
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:
         connecting: Future[Watch | None] = keeper.submit(_start, address())
         lost = False
@@ -146,17 +124,13 @@ def _start(where: str | None) -> Watch | None:
 
 def _shut_down() -> None:
     """Leave the cluster; one that was started here ends."""
-    node = _ray()._private.worker._global_node
-    if node:  # its autoscaler does not heed SIGTERM, and Ray would wait a second for it at the end of every command (2.60)
-        node.kill_monitor(check_alive=False)
+    ray_internals.kill_autoscaler()
     _ray().shutdown()
 
 
 def _yet_to_come(kind: str) -> int:
     """How much of a resource the cluster can grow to, if it grows by itself; else 0."""
-    from ray._private.state import state
-
-    return int((state.get_max_resources_from_cluster_config() or {}).get(kind, 0))
+    return int(ray_internals.growth_limit().get(kind, 0))
 
 
 def _metrics_port() -> int | None:

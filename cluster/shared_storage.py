@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster import ask_nodes, nodes, probes
-from cluster.errors import ClusterError
+from cluster import ClusterError, ask_nodes, nodes, probes
 from cluster.nodes import Node
 
 PATIENCE_SECONDS = 40.0

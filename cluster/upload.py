@@ -6,16 +6,11 @@ below, leaves out `.git`, `.venv`, `venv` and `__pycache__`, and does not compre
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray._private import ray_constants
-from ray._private.runtime_env import packaging
-
-from cluster.errors import ClusterError
+from cluster import ClusterError, ray_internals
 
 EXCLUDES = (
     "/runs/",
@@ -52,34 +47,22 @@ class Package:
 
 def package_of(folder: Path, excludes: Sequence[str] = ()) -> Package:
     """What goes up of `folder` with further patterns left out. Raises ClusterError, naming the largest files, if it is too much."""
-    logging.getLogger(packaging.__name__).setLevel(logging.ERROR)
-    given = (*EXCLUDES, *excludes)
-    every, honoured = [*ray_constants.get_runtime_env_default_excludes(), *given], _honours_gitignore()
-    files: dict[str, int] = {}
-
-    def count(path: Path) -> None:
-        if path.is_file():
-            files[str(path.relative_to(folder))] = path.stat().st_size
-
-    packaging._dir_travel(folder, [packaging._get_excludes(folder, every)], count, include_gitignore=honoured)
-    check_size(files)
-    return Package(folder, given, files, packaging.get_uri_for_directory(str(folder), honoured, excludes=every))
+    patterns = (*EXCLUDES, *excludes)
+    files, uri = ray_internals.upload_files(folder, patterns)
+    check_size(files, limit_bytes=ray_internals.upload_limit())
+    return Package(folder, patterns, files, uri)
 
 
-def check_size(files: dict[str, int], *, whole_bytes: int = packaging.GCS_STORAGE_MAX_SIZE) -> None:
-    """Raises ClusterError, naming the largest files, if one of them is larger than FILE_BYTES or all are more than `whole_bytes`."""
+def check_size(files: dict[str, int], *, limit_bytes: int) -> None:
+    """Raises ClusterError, naming the largest files, if one of them is larger than FILE_BYTES or all are more than `limit_bytes`."""
     largest = sorted(files, key=lambda name: -files[name])
     if large := [name for name in largest if files[name] > FILE_BYTES]:
         raise ClusterError(f"{_named(large, files)}: a file that goes up may have {_size(FILE_BYTES)} at most; {_LEAVE_OUT}")
-    if (whole := sum(files.values())) >= whole_bytes:
+    if (whole := sum(files.values())) >= limit_bytes:
         raise ClusterError(
-            f"{len(files):,} files of {_size(whole)} would go up, and Ray takes less than {_size(whole_bytes)}; "
+            f"{len(files):,} files of {_size(whole)} would go up, and Ray takes less than {_size(limit_bytes)}; "
             f"the largest: {_named(largest, files)}; {_LEAVE_OUT}"
         )
-
-
-def _honours_gitignore() -> bool:
-    return os.environ.get(ray_constants.RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1"
 
 
 def _named(names: Sequence[str], files: dict[str, int]) -> str:

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cluster import nodes
+from cluster import nodes, ray_internals
+from cluster.ray_internals import KINDS
 
 _GLANCE_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
-_KINDS = ("CPU", "GPU")
 _ENTRYPOINT_LETTERS = 60
 
 
@@ -52,7 +52,7 @@ def state() -> str:
     there, known = ray.cluster_resources(), nodes.there().values()
     staying = [node for node in known if not node.leaving]
     free = {"CPU": sum(node.cpus for node in staying), "GPU": sum(node.gpus for node in staying)}
-    counts = ", ".join(f"{free[kind]:g} of {there[kind]:g} {kind}s free" for kind in _KINDS if there.get(kind))
+    counts = ", ".join(f"{free[kind]:g} of {there[kind]:g} {kind}s free" for kind in KINDS if there.get(kind))
     held = [f"{_amounts(amounts)} held by {_described(job)}" for job, amounts in sorted(holders().items())]
     leaving = [f"{node} is about to be taken away" for node in known if node.leaving]
     return "; ".join([counts or "no node has CPUs", *held, *leaving])
@@ -61,44 +61,16 @@ def state() -> str:
 def holders() -> dict[str, dict[str, float]]:
     """Job -> what its actors and placement groups hold, by kind of resource, as the control plane knows it."""
     found: dict[str, Counter[str]] = {}
-    for job, amounts in [*_groups(), *_actors()]:
+    for job, amounts in ray_internals.reservations():
         found.setdefault(job, Counter()).update(amounts)
     return {job: dict(amounts) for job, amounts in found.items() if any(amounts.values())}
 
 
-def _groups() -> list[tuple[str, dict[str, float]]]:
-    """(job, amounts) of each placement group that has its place."""
-    from ray._private.state import state as control
-    from ray.core.generated import gcs_pb2
-
-    accessor = control._connect_and_get_accessor()
-    tables = [gcs_pb2.PlacementGroupTableData.FromString(row) for row in accessor.get_placement_group_table()]
-    created = [table for table in tables if table.state == gcs_pb2.PlacementGroupTableData.CREATED]
-    return [
-        (table.creator_job_id.hex(), {kind: sum(bundle.unit_resources.get(kind, 0) for bundle in table.bundles) for kind in _KINDS})
-        for table in created
-    ]
-
-
-def _actors() -> list[tuple[str, dict[str, float]]]:
-    """(job, amounts) of each living actor that stands in no placement group."""
-    from ray._private.state import state as control
-    from ray.core.generated import gcs_pb2
-
-    accessor = control._connect_and_get_accessor()
-    tables = [gcs_pb2.ActorTableData.FromString(row) for row in accessor.get_actor_table(None, "ALIVE")]
-    alone = [table for table in tables if not any("_group_" in kind for kind in table.required_resources)]
-    return [(table.job_id.hex(), {kind: table.required_resources.get(kind, 0) for kind in _KINDS}) for table in alone]
-
-
 def _described(job: str) -> str:
-    import ray._private.state
-
-    command = next((each["Entrypoint"] for each in ray._private.state.jobs() if each["JobID"] == job), "")
-    program, *arguments = command.split() or [""]
+    program, *arguments = ray_internals.entrypoint(job).split() or [""]
     words = " ".join([program.rpartition("/")[2], *arguments])
     return f"job {job}" + (f" ({words[:_ENTRYPOINT_LETTERS]}{'…' * (len(words) > _ENTRYPOINT_LETTERS)})" if words else "")
 
 
 def _amounts(amounts: Mapping[str, Any]) -> str:
-    return " and ".join(f"{amounts[kind]:g} {kind}{'s' * (amounts[kind] != 1)}" for kind in _KINDS if amounts.get(kind))
+    return " and ".join(f"{amounts[kind]:g} {kind}{'s' * (amounts[kind] != 1)}" for kind in KINDS if amounts.get(kind))

@@ -12,7 +12,7 @@ import socket
 import threading
 from dataclasses import dataclass
 
-from cluster.errors import ClusterError
+from cluster import ClusterError
 
 _ASK_SECONDS = 2.0
 _LOCAL_PATIENCE_SECONDS = 6.0

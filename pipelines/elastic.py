@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from cluster import nodes
+from cluster import capacity, nodes
+from cluster.capacity import Resources
 from cluster.nodes import Node
-from cluster.session import Resources
 from pipelines.pausing import Pause, Reason
 from pipelines.worker_range import Workers
 
@@ -45,7 +45,7 @@ class Team:
         if not self.workers.elastic:
             return self.workers
         if self.here:
-            return min(int(self.workers), nodes.fits([(self.here.cpus, self.here.gpus)], cpus=self.cpus, gpus=self.gpus))
+            return capacity.fits_machine(self.here, most=int(self.workers), cpus=self.cpus, gpus=self.gpus)
         deadline, before = time.monotonic() + _SETTLE_SECONDS, -1
         while (fit := self._room(nodes.there())) != before and time.monotonic() < deadline:
             before = fit
@@ -86,4 +86,4 @@ class Team:
         return Reason(f"room for {more} workers", f"going on with {more}") if more > size else None
 
     def _room(self, there: Mapping[str, Node]) -> int:
-        return nodes.room(there.values(), cpus=self.cpus, gpus=self.gpus)
+        return capacity.fits_free(there.values(), cpus=self.cpus, gpus=self.gpus)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import ClusterError
+from cluster import ClusterError
 from pipelines.errors import INTERRUPTED, shown
 from pipelines.screen import Screen
 from pipelines.submission import address_of

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cluster import metrics, ray_data, ray_train, waiting
+from cluster import capacity, metrics, ray_data, ray_train, waiting
 from cluster import session as cluster_session
 from cluster.session import Session
 from cluster.shared_storage import Canary
@@ -197,10 +197,10 @@ def _supervise(
     return supervised(once, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
 
 
-def share(run: Run, there: cluster_session.Resources, *, spare: int = 0) -> tuple[int, float]:
+def share(run: Run, there: capacity.Resources, *, spare: int = 0) -> tuple[int, float]:
     """(CPUs, GPUs) of each worker. Raises ClusterError with the arithmetic if there can never be so many."""
     scale = run.scale
-    return ray_train.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus, spare=spare)
+    return capacity.worker_share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus, spare=spare)
 
 
 def _stream(run: Run, plan: Plan, screen: Screen) -> Any:

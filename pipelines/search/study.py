@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cluster import capacity as room
-from cluster.capacity import Room
-from cluster.session import Resources
+from cluster.capacity import Resources, TrialSlots, trial_slots
 from pipelines import config
 from pipelines.config import Loaded
 from pipelines.errors import RecipeError
@@ -69,14 +67,14 @@ class Design:
             total = self.run.sweep.trials or (size if size is not None and self.method == "grid" else _TRIALS)
         return total if size is None else min(total, size)
 
-    def room(self, resources: Resources) -> Room:
+    def room(self, resources: Resources) -> TrialSlots:
         """How many trials fit at once. Raises ClusterError with the arithmetic if not one does."""
         scale, sweep = self.run.scale, self.run.sweep
         if not scale.workers:
             one = "scale.workers=0: one trial at once, in this process"
-            return Room(1, 1, scale.cpus or resources.cpus, float(scale.gpus or 0), one)
+            return TrialSlots(1, 1, scale.cpus or resources.cpus, float(scale.gpus or 0), one)
         limits = [limit for limit in (sweep.concurrent, sweep.trials) if limit]
-        return room.room(resources, workers=scale.workers, cpus=scale.cpus, gpus=scale.gpus, most=min(limits) if limits else None)
+        return trial_slots(resources, workers=scale.workers, cpus=scale.cpus, gpus=scale.gpus, most=min(limits) if limits else None)
 
     def train_command(self, params: Mapping[str, Any]) -> list[str]:
         """The words that train a trial's settings alone."""

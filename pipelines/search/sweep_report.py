@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from cluster.capacity import Room
+from cluster.capacity import TrialSlots
 from pipelines.screen import Screen, table
 from pipelines.search import ranking
 from pipelines.search.confirm import Confirmed
@@ -92,7 +92,7 @@ class Findings:
         screen.say(f"look     raylway ui --storage {root}   then {self.tracker.run_url}")
 
 
-def live(design: Design, trials: Sequence[Trial], room: Room, *, total: int, importance: Mapping[str, float]) -> RenderableType:
+def live(design: Design, trials: Sequence[Trial], room: TrialSlots, *, total: int, importance: Mapping[str, float]) -> RenderableType:
     """The best, the running and the ended trials, with the time that is left."""
     spent = [trial.seconds for trial in trials if trial.ended and trial.seconds]
     left = total - sum(trial.ended for trial in trials)

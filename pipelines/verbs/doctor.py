@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cluster import ClusterError, examination
 from cluster import doctor as judging
-from cluster import examination
 from cluster import session as cluster_session
 from cluster.doctor import FAIL, PASS, Check
-from cluster.errors import ClusterError
 from cluster.session import Session
 from pipelines import config, launch
 from pipelines.errors import RecipeError, StorageError

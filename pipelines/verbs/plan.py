@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster import ray_train, session
-from cluster.nodes import fits
-from cluster.session import ClusterError
+from cluster import ClusterError, capacity, session
 from pipelines.config import Loaded
 from pipelines.data import preparation as preparing
 from pipelines.data.order import micro_batches
@@ -44,8 +42,8 @@ def _resources(run: Run) -> dict[str, Any]:
     if session.address():
         return {"resources": {"cluster": session.address(), "workers": run.scale.workers.written}}
     there, scale = session.local_resources(), run.scale
-    cpus, gpus = ray_train.share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus)
-    size = min(scale.workers, fits([(there.cpus, there.gpus)], cpus=cpus, gpus=gpus))
+    cpus, gpus = capacity.worker_share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus)
+    size = capacity.fits_machine(there, most=scale.workers, cpus=cpus, gpus=gpus)
     return {
         "resources": {
             "cluster": "this machine",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import ClusterError
+from cluster import ClusterError
 from pipelines.errors import CLUSTER, INTERRUPTED, RecipeError, shown
 from pipelines.jobs import ID, clock, ended, newest, show_end, signal_of, told
 from pipelines.screen import Screen

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import metrics, ray_data, ray_train, ray_tune
 from cluster import session as cluster_session
-from cluster.capacity import Room
+from cluster.capacity import TrialSlots
 from cluster.session import Session
 from cluster.shared_storage import Canary
 from cluster.waiting import until_free
@@ -163,7 +163,7 @@ class _Sweep:
         search.know(((trial, self._design.point(trial) or {}) for trial in known), self._design.metric)
         return search
 
-    def _wait_for_room(self, session: Session, room: Room) -> None:
+    def _wait_for_room(self, session: Session, room: TrialSlots) -> None:
         """Until a trial fits onto a cluster of others: Ray itself would wait without a word."""
         if not session.local:
             until_free(room.workers, cpus=room.cpus, gpus=room.gpus, say=self._screen.say)
@@ -210,7 +210,7 @@ class _Sweep:
         if conductor.bug:
             raise WorkerFailed(conductor.bug)
 
-    def _on_ray(self, conductor: Conductor, room: Room, looks_apart: int | None, source: Any) -> None:
+    def _on_ray(self, conductor: Conductor, room: TrialSlots, looks_apart: int | None, source: Any) -> None:
         run = self._design.run
         conductor.checkpoint_every = looks_apart
         population = conductor.population() if looks_apart else ()
@@ -290,7 +290,7 @@ class _Sweep:
             self._screen.say(str(error))
 
 
-def _launch(room: Room, retries: int, member: Any, task: Task, say: Any) -> Any:
+def _launch(room: TrialSlots, retries: int, member: Any, task: Task, say: Any) -> Any:
     """Workers for one trial, launched again where one is lost."""
     folder = task.job.folder
     scratch = folder.path / ".ray"

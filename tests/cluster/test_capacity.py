@@ -1,11 +1,12 @@
-"""How many trials fit is worked out, and told with its arithmetic."""
+"""How many workers and trials fit, and what each gets: worked out, and refused with the sum."""
 
 from __future__ import annotations
 
 import pytest
 
-from cluster.capacity import room
-from cluster.session import ClusterError, Resources
+from cluster import ClusterError
+from cluster.capacity import Resources, check_shared_gpus, fits, fits_free, trial_slots, worker_share
+from cluster.nodes import Node
 
 BOX = Resources(cpus=8, gpus=2, node_cpus=8)
 LAPTOP = Resources(cpus=2, gpus=0, node_cpus=2)
@@ -30,14 +31,14 @@ LAPTOP = Resources(cpus=2, gpus=0, node_cpus=2)
     ],
 )
 def test_the_arithmetic_is_told(there, asked, at_once, arithmetic):
-    found = room(there, **asked)
+    found = trial_slots(there, **asked)
     assert (found.at_once, found.arithmetic) == (at_once, arithmetic)
 
 
 def test_a_limit_is_told_where_it_limits():
-    assert room(LAPTOP, workers=1, cpus=None, gpus=None, most=1).at_once == 1
-    assert "at most 1" in room(LAPTOP, workers=1, cpus=None, gpus=None, most=1).arithmetic
-    assert "at most" not in room(LAPTOP, workers=1, cpus=None, gpus=None, most=9).arithmetic
+    assert trial_slots(LAPTOP, workers=1, cpus=None, gpus=None, most=1).at_once == 1
+    assert "at most 1" in trial_slots(LAPTOP, workers=1, cpus=None, gpus=None, most=1).arithmetic
+    assert "at most" not in trial_slots(LAPTOP, workers=1, cpus=None, gpus=None, most=9).arithmetic
 
 
 @pytest.mark.parametrize(
@@ -50,10 +51,96 @@ def test_a_limit_is_told_where_it_limits():
 )
 def test_what_can_never_fit_is_refused_with_the_arithmetic(asked, told):
     with pytest.raises(ClusterError, match="not one trial fits") as refused:
-        room(LAPTOP, **asked)
+        trial_slots(LAPTOP, **asked)
     assert told in str(refused.value)
 
 
 def test_a_trial_that_no_node_can_hold_is_refused():
     with pytest.raises(ClusterError, match="the largest node has 2 CPUs"):
-        room(Resources(cpus=8, gpus=0, node_cpus=2), workers=1, cpus=4, gpus=None)
+        trial_slots(Resources(cpus=8, gpus=0, node_cpus=2), workers=1, cpus=4, gpus=None)
+
+
+# ---- workers of one group are joined by NCCL, which takes one of them a GPU
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(1, 0.25), (0, 0.5), (4, 0), (2, 1), (2, 2), (2, 0.6)])
+def test_who_has_a_gpu_of_its_own_or_is_alone_may_be(workers, gpus):
+    check_shared_gpus(workers=workers, gpus=gpus)
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(2, 0.5), (2, 0.1), (8, 0.25)])
+def test_two_that_could_be_on_one_gpu_are_refused_with_what_would_do(workers, gpus):
+    with pytest.raises(ClusterError) as refused:
+        check_shared_gpus(workers=workers, gpus=gpus)
+    assert f"scale.workers={workers} x scale.gpus={gpus}: two workers of a run cannot share a GPU" in str(refused.value)
+    assert "write scale.gpus=1, or scale.workers=1" in str(refused.value)
+
+
+def test_a_run_and_a_trial_are_refused_before_they_start():
+    with pytest.raises(ClusterError, match="cannot share a GPU"):
+        worker_share(BOX, workers=2, cpus=1, gpus=0.5)
+    with pytest.raises(ClusterError, match="cannot share a GPU"):
+        trial_slots(BOX, workers=2, cpus=1, gpus=0.5)
+    assert trial_slots(BOX, workers=1, cpus=1, gpus=0.5).at_once == 4
+
+
+# ---- what each worker gets
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "given"),
+    [
+        (Resources(cpus=2, gpus=0, node_cpus=2), {"workers": 1}, (2, 0)),
+        (Resources(cpus=2, gpus=0, node_cpus=2), {"workers": 2}, (1, 0)),
+        (Resources(cpus=64, gpus=8, node_cpus=16), {"workers": 2}, (16, 1)),
+        (Resources(cpus=64, gpus=8, node_cpus=16), {"workers": 8, "cpus": 4, "gpus": 0}, (4, 0)),
+        (Resources(cpus=2, gpus=0, node_cpus=2), {"workers": 0}, (2, 0)),
+    ],
+)
+def test_a_worker_gets_an_equal_worker_share(there, asked, given):
+    assert worker_share(there, **({"cpus": None, "gpus": None} | asked)) == given
+
+
+def test_a_group_that_can_never_be_is_refused_with_the_arithmetic():
+    with pytest.raises(ClusterError, match=r"scale.workers=4 x 1 CPU = 4, but the cluster has 2 CPUs"):
+        worker_share(Resources(cpus=2, gpus=0, node_cpus=2), workers=4, cpus=None, gpus=None)
+    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 GPU = 2, but the cluster has 1 GPU$"):
+        worker_share(Resources(cpus=8, gpus=1, node_cpus=8), workers=2, cpus=None, gpus=1)
+
+
+def test_cpus_to_read_with_are_left_where_data_are_streamed():
+    assert worker_share(Resources(cpus=8, gpus=0, node_cpus=8), workers=2, cpus=None, gpus=None, spare=1) == (3, 0)
+    with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 CPU \+ 1 to read data with = 3, but the cluster has 2 CPUs"):
+        worker_share(Resources(cpus=2, gpus=0, node_cpus=2), workers=2, cpus=None, gpus=None, spare=1)
+
+
+# ---- a worker is on one node, and a share of a GPU on one GPU
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "count"),
+    [
+        ([(4, 0)], 1, 0, 4),
+        ([(4, 0)], 3, 0, 1),
+        ([(1, 0), (1, 0)], 2, 0, 0),  # two halves of different nodes are no whole
+        ([(3, 0), (3, 0)], 2, 0, 2),
+        ([], 1, 0, 0),
+        ([(0, 0), (4, 0)], 1, 0, 4),  # a head without CPUs
+        ([(8, 2)], 1, 1, 2),
+        ([(2, 8)], 1, 1, 2),  # CPUs limit
+        ([(8, 3)], 1, 2, 1),
+        ([(8, 2)], 1, 0.5, 4),
+        ([(8, 2)], 1, 0.4, 4),  # five times 0.4 would need a share of both
+        ([(8, 1.4)], 1, 0.4, 2),  # what is left of a GPU in use may be in pieces
+        ([(8, 0)], 1, 0.5, 0),
+        ([(1, 0)], 0.1, 0, 10),
+        ([(0.3, 0)], 0.1, 0, 3),  # 0.3 / 0.1 is 2.9999999999999996
+    ],
+)
+def test_whole_workers_are_counted_node_by_node(nodes, cpus, gpus, count):
+    assert fits(nodes, cpus=cpus, gpus=gpus) == count
+
+
+def test_on_a_node_that_leaves_there_is_no_room():
+    staying, leaving = (Node(name, "10.0.0.7", 2, 0, name == "b") for name in "ab")
+    assert fits_free([staying, leaving], cpus=1, gpus=0) == 2

@@ -42,7 +42,8 @@ def listening(version: str = "2.60.0", *, closed: bool = False):
 
 def said(address: str, **environment: str) -> str:
     """What `check` says of an address, in a process of its own: whether tokens are sent is decided once a process."""
-    program = "import sys\nfrom cluster import reach\ntry: reach.check(sys.argv[1])\nexcept reach.ClusterError as error: print(error)"
+    program = "import sys\nfrom cluster import ClusterError, connection\ntry: connection.check(sys.argv[1])\n"
+    program += "except ClusterError as error: print(error)"
     clean = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
     done = subprocess.run([sys.executable, "-c", program, address], env=clean | environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

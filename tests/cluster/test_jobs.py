@@ -10,7 +10,7 @@ import threading
 import pytest
 import ray
 
-from cluster.errors import ClusterError
+from cluster import ClusterError
 from cluster.jobs import Jobs
 from tests.head import free_ports
 

@@ -10,7 +10,7 @@ import pytest
 from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 
-from cluster.errors import ClusterError
+from cluster import ClusterError
 from cluster.upload import FILE_BYTES, check_size, package_of
 from tests.cli import ROOT
 
@@ -80,9 +80,9 @@ def test_a_stray_file_of_200_mb_is_refused_by_name(folder):
 
 
 def test_a_file_as_large_as_may_be_goes_up_and_one_byte_more_does_not():
-    check_size({"a": FILE_BYTES})
+    check_size({"a": FILE_BYTES}, limit_bytes=1 << 40)
     with pytest.raises(ClusterError, match=r"^b \("):
-        check_size({"a": FILE_BYTES, "b": FILE_BYTES + 1})
+        check_size({"a": FILE_BYTES, "b": FILE_BYTES + 1}, limit_bytes=1 << 40)
 
 
 def test_many_files_that_are_too_much_together_are_refused_and_the_largest_named():
@@ -90,7 +90,7 @@ def test_many_files_that_are_too_much_together_are_refused_and_the_largest_named
     with pytest.raises(
         ClusterError, match=r"7 files of 635.0 MiB would go up, and Ray takes less than 512.0 MiB; the largest: largest \(95.0 MiB\)"
     ):
-        check_size(sizes, whole_bytes=512 << 20)
+        check_size(sizes, limit_bytes=512 << 20)
 
 
 def test_this_repository_is_small():

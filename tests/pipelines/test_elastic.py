@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cluster.capacity import Resources
 from cluster.nodes import Node
-from cluster.session import Resources
 from pipelines.elastic import ELASTIC_PATIENCE_SECONDS, PATIENCE_SECONDS, Team
 from pipelines.worker_range import workers
 
