@@ -96,7 +96,9 @@ def train(
         loaded = load(recipe, overrides or [])
         from pipelines.verbs.train import train
 
-        return train(loaded, again=again, screen=screen, began=_BEGAN)
+        result = train(loaded, again=again, screen=screen, began=_BEGAN)
+        _promote_first(loaded.run, result["run_name"], screen)
+        return result
 
     tell(body, json, command=["train", recipe, *(overrides or [])])
 
@@ -122,13 +124,30 @@ def sweep(
     def body(screen: Any) -> dict[str, Any]:
         from pipelines.config import load
 
-        load(recipe, given)  # a wrong setting must not wait for anything heavy
+        run = load(recipe, given).run  # a wrong setting must not wait for anything heavy
         from pipelines.verbs.sweep import planned, sweep
 
-        return planned(recipe, given, screen) if dry_run else sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
+        if dry_run:
+            return planned(recipe, given, screen)
+        result = sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
+        _promote_first(run, result["sweep_id"], screen)
+        return result
 
     options = [*(word for each in space or [] for word in ("--space", each)), *(("--trials", trials) if trials else ())]
     tell(body, json, command=["sweep", recipe, *(overrides or []), *options], code=lambda result: 2 if result.get("problems") else 0)
+
+
+def _promote_first(run: Any, name: str, screen: Any) -> None:
+    """Promote the model that the run or sweep of that name has just registered, if it is the first of its name."""
+    from pipelines.run_record import RunFolder
+    from pipelines.tracking.client import tracking_uri
+
+    folder = RunFolder(run.root / run.experiment / name)
+    if folder.unpromoted.exists():  # what promotes is imported only then
+        from pipelines.verbs.promote import crown_registered
+
+        uri = tracking_uri(run.root, run.track.uri)
+        crown_registered(folder, storage=run.storage, uri=uri, patience_seconds=run.track.wait_seconds, screen=screen)
 
 
 @app.command()

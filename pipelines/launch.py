@@ -48,6 +48,12 @@ def trained(job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile
     return (_here if job.run.scale.workers == 0 else _on_ray)(job, plan, attempt, screen, meanwhile)
 
 
+def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
+    """The job that the workers of a run get, with as many threads as this process would have."""
+    threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
+    return Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), threads, stop_after)
+
+
 def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
     from pipelines.training.worker import work

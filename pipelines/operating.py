@@ -23,13 +23,21 @@ def track(
     named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
 
     def body(screen: Any) -> dict[str, Any]:
-        from pipelines.errors import RecipeError
+        from pipelines.errors import RecipeError, StorageError
 
         if len(named) > 1:
             raise RecipeError(f"track: name one run, or none for all of the storage, not {len(named)}")
-        from pipelines.verbs.track import track
+        from pipelines.verbs.track import track, unpromoted
 
-        return track(named[0] if named else None, settings, sync=sync, screen=screen)
+        result = track(named[0] if named else None, settings, sync=sync, screen=screen)
+        for folder, root, uri in unpromoted(named[0] if named else None, settings) if sync else ():
+            from pipelines.verbs.promote import crown_registered
+
+            try:
+                crown_registered(folder, storage=str(root), uri=uri, patience_seconds=0, screen=screen)
+            except StorageError as error:
+                screen.say(f"{folder.path.name}: {error}")
+        return result
 
     command = ["track", *(["--sync"] if sync else []), *given]
     tell(body, json, command=command, code=lambda result: 12 if sync and result["unsent"] else 0)

@@ -13,22 +13,66 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.config import Loaded
 from pipelines.cost import Cost
 from pipelines.data.dataset import Dataset
+from pipelines.data.preparation import Plan
 from pipelines.errors import StorageError
-from pipelines.run_record import RunFolder, write_atomically
+from pipelines.run_record import RunFolder, keep_unpromoted, write_atomically
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
 from pipelines.tracking import outbox, pages, provenance
-from pipelines.tracking.leaderboard import NOTE
-from pipelines.tracking.outbox import Ending
+from pipelines.tracking.leaderboard import HEADLINE, NOTE
+from pipelines.tracking.outbox import About, Ending
 from pipelines.tracking.shipper import Tracker
-from pipelines.verbs.promote import crown_first
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
 
 _FINISHED = "FINISHED"
+_UNTRACKED = (
+    *("scale.", "track.", "sweep.", "promote.", "storage", "name"),
+    *("train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep"),
+)
+"""How the settings begin that are no parameters in MLflow: they do not decide the weights."""
+
+
+def what(run: Run) -> str:
+    """A run in one line: workload, data, length, batch and workers."""
+    length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
+    where = f"{run.scale.workers} worker{'s' * (run.scale.workers > 1)}" if run.scale.workers else "this process"
+    return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
+
+
+def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> About:
+    """What MLflow is told of a run before it begins."""
+    run, command = loaded.run, resume_command(loaded, folder)
+    return About(
+        name=folder.path.name,
+        experiment=run.experiment,
+        params={name: value for name, value in loaded.chosen().items() if not name.startswith(_UNTRACKED)},
+        tags={
+            "stage": "train",
+            HEADLINE: f"{run.model.headline.mode} {run.model.headline.metric}",
+            "raylway.workers": str(run.scale.workers),
+            "raylway.code": provenance.code(),
+            "raylway.network_code": run.network_code[:12],
+            "mlflow.source.name": f"raylway train {run.recipe}",
+            NOTE: pages.begun(what(run), command),
+        },
+        source=run.data.name,
+        fingerprint=plan.fingerprint,
+        config=config,
+        began=began,
+        command=command,
+    )
+
+
+def resume_command(loaded: Loaded, folder: RunFolder) -> list[str]:
+    """The command that goes on with the run in `folder`; a run made by --again is named in it, for its settings alone give another name."""
+    words = loaded.words or (loaded.run.recipe,)
+    found = folder.path.name == loaded.run.name or folder.path.name.endswith(folder.identity.read_text()[:8])
+    return ["raylway", "train", *words, *([] if found else [f"name={folder.path.name}"])]
 
 
 @dataclass(frozen=True)
@@ -86,7 +130,7 @@ def deliver(
     insist(lambda: tracker.log_folder(folder.page))
     model = insist(lambda: _register(run, tracker, done, dataset())) if run.model_name else None
     if model:
-        insist(lambda: crown_first(model, storage=run.storage, uri=tracker.uri, screen=screen))
+        keep_unpromoted(folder, model)
     seconds = dict(done.seconds) | {"register": time.time() - began}
     result = _result(run, tracker, done, model)
     before = outbox.ending(folder)

@@ -19,7 +19,6 @@ from pipelines.run_record import RunFolder, write_atomically
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
 from pipelines.tracking import journal
-from pipelines.verbs import train
 
 if TYPE_CHECKING:
     from pipelines.training.worker import Outcome
@@ -70,7 +69,7 @@ def scratch(root: Path, name: str, run: Run, plan: Plan) -> Iterator[RunFolder]:
 def trained(run: Run, plan: Plan, folder: RunFolder, until: int, screen: Screen) -> Outcome | None:
     """Train to step `until`, or go on to it from the checkpoint in `folder`: what the first worker reports; None if it diverged."""
     try:
-        job = train.job_of(run, plan, folder, stop_after=until)
+        job = launch.job_of(run, plan, folder, stop_after=until)
         return launch.trained(job, plan, Attempt(), screen, meanwhile=lambda: None)[1]
     except (Diverged, WorkerFailed) as error:
         if code_of(error) != DIVERGED:

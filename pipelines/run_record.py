@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 import uuid
@@ -10,8 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from pipelines.errors import StorageError
+from pipelines.tracking import provenance
+
+if TYPE_CHECKING:
+    from pipelines.run_settings import Run
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,11 @@ class RunFolder:
         return self.path / "cost.json"
 
     @property
+    def unpromoted(self) -> Path:
+        """The model that the run registered, until the command has asked for its promotion."""
+        return self.path / "unpromoted.json"
+
+    @property
     def abandoned(self) -> Path:
         """Stands while workers that wait for the data should wait no longer: preparing it failed."""
         return self.path / ".abandoned"
@@ -110,6 +123,34 @@ class RunFolder:
             yield
         finally:
             os.close(descriptor)
+
+
+def claim(run: Run, name: str, identity: str) -> RunFolder:
+    """Create or reopen the run folder of that name; StorageError if the name belongs to a run with other settings or data."""
+    folder = RunFolder(run.root / run.experiment / name)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if folder.identity.exists() and folder.identity.read_text() != identity:
+        raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
+    write_atomically(folder.identity, identity)
+    return folder
+
+
+def write_config(run: Run, folder: RunFolder) -> str:
+    """Keep all settings of a run in its folder; returns their text."""
+    config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    write_atomically(folder.config, config)
+    return config
+
+
+def slug(label: str) -> str:
+    """A few letters of a label, fit for a name."""
+    kept = "".join(letter if letter.isalnum() else "-" for letter in label.lower().encode("ascii", "ignore").decode())
+    return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
+
+
+def keep_unpromoted(folder: RunFolder, model: Any) -> None:
+    """Note a newly registered model (name, version, uri): its promotion is asked for once the run is closed, also after a kill."""
+    write_atomically(folder.unpromoted, json.dumps(vars(model)))
 
 
 def write_atomically(path: Path, text: str) -> None:

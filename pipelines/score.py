@@ -15,7 +15,7 @@ from pipelines.cost import Attempt
 from pipelines.data import stats
 from pipelines.data.dataset import Dataset
 from pipelines.evaluation import row_scores
-from pipelines.publish import Concluded, deliver, show
+from pipelines.publish import Concluded, deliver, show, what
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
@@ -72,13 +72,6 @@ def finished_before(folder: RunFolder, screen: Screen) -> dict[str, Any]:
     screen.say(f"{folder.path.name} is finished already; this is its result. --again trains it anew.")
     show(screen, folder, result)
     return result
-
-
-def what(run: Run) -> str:
-    """A run in one line."""
-    length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
-    where = f"{run.scale.workers} worker{'s' * (run.scale.workers > 1)}" if run.scale.workers else "this process"
-    return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 
 def _concluded(

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import config
+from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
+from pipelines.tracking.client import tracking_uri
+from pipelines.verbs.promote import crown_registered
 from pipelines.verbs.train import train
 
 QUICK = ("scale.workers=0", "scale.threads=1")
@@ -37,4 +40,8 @@ def storage_with(folder: Path, empty_database: Path) -> Path:
 
 def trained(storage: Path, *overrides: str, recipe: str = "cnn") -> dict[str, Any]:
     """What `raylway train` gives for a small model."""
-    return train(config.load(recipe, [f"storage={storage}", *QUICK, *SMALL[recipe], *overrides]), screen=Screen(as_json=True))
+    loaded, screen = config.load(recipe, [f"storage={storage}", *QUICK, *SMALL[recipe], *overrides]), Screen(as_json=True)
+    result = train(loaded, screen=screen)
+    folder = RunFolder(storage / loaded.run.experiment / result["run_name"])
+    crown_registered(folder, storage=str(storage), uri=tracking_uri(storage, loaded.run.track.uri), patience_seconds=0, screen=screen)
+    return result

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from cluster import ray_data
 from cluster.ray_tune import Report
+from pipelines import publish
 from pipelines.config import Loaded
 from pipelines.data import preparation as preparing
 from pipelines.data.preparation import Plan
 from pipelines.errors import CLUSTER, DATA, RECIPE, WORKLOAD, Failure, RecipeError
-from pipelines.run_record import RunFolder, write_atomically
+from pipelines.run_record import RunFolder, write_atomically, write_config
 from pipelines.run_settings import Run
 from pipelines.search import ranking
 from pipelines.search.ledger import Ledger, Role, Status, Trial
@@ -31,7 +32,6 @@ from pipelines.tracking.journal import Journal
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
 from pipelines.training.job import Job
-from pipelines.verbs import train
 from workloads.base import DataError
 
 _ALIKE = 3
@@ -206,7 +206,7 @@ class Conductor:
         return plan
 
     def _tracker(self, trial: Trial, loaded: Loaded, plan: Plan, folder: RunFolder) -> shipper.Tracker:
-        about = train.about(loaded, plan, folder, train.write_config(loaded.run, folder), time.time())
+        about = publish.about(loaded, plan, folder, write_config(loaded.run, folder), time.time())
         sweep = self._folder.path.name
         tags = {"raylway.sweep": sweep, "raylway.trial": str(trial.number), "raylway.role": self._role}
         tags[NOTE] = f"trial {trial.number} of {sweep}: {name_of(trial.first) or 'the recipe'}"

@@ -16,26 +16,28 @@ import numpy as np
 
 from pipelines import newdata, rival
 from pipelines.data.dataset import Dataset
-from pipelines.errors import RecipeError, StorageError, TrackingError
+from pipelines.errors import RecipeError, StorageError, TrackingError, mark_going_on
 from pipelines.evaluation import inference, latency, models, reports, rules, slices
 from pipelines.evaluation.model_names import registered_name
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.rules import Rule
 from pipelines.executor import hands
 from pipelines.rival import SPLIT
+from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
 from pipelines.tracking import promotions, provenance, runs, versions
 from pipelines.tracking.promotions import Conflict, Seen
+from pipelines.tracking.registry import Registered
 from pipelines.verbs.evaluate import Chosen, own, sliced
 from workloads.base import DataError
 from workloads.judging import Judging
 
 if TYPE_CHECKING:
-    from pipelines.tracking.registry import Registered
     from pipelines.tracking.runs import MlflowClient
 
 _ALLOWED = ("promote.", "scale.", "storage", "track.uri")
 _FIRST = "the first of its name"
+_AGAIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,27 @@ def crown_first(registered: Registered, *, storage: str, uri: str, screen: Scree
         raise
     except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
         screen.say(f"{registered.uri} is no champion yet, for it could not be judged: {error}")
+
+
+def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
+    """Ask for the promotion of the model that a run or sweep has just registered; nothing where that was done before.
+
+    Raises TrackingError if MLflow cannot be reached for so long; the same command then asks again.
+    """
+    if not folder.unpromoted.exists():
+        return
+    registered = Registered(**json.loads(folder.unpromoted.read_text()))
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            crown_first(registered, storage=storage, uri=uri, screen=screen)
+            break
+        except TrackingError as error:
+            if time.monotonic() > deadline:
+                mark_going_on(error)
+                raise
+            time.sleep(_AGAIN_SECONDS)
+    folder.unpromoted.unlink(missing_ok=True)
 
 
 def judge(model: Model, now: Seen) -> Verdict:

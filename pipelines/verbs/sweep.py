@@ -20,12 +20,12 @@ from cluster.capacity import TrialSlots
 from cluster.session import Session
 from cluster.shared_storage import Canary
 from cluster.waiting import until_free
-from pipelines import metrics_export
+from pipelines import metrics_export, publish
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
 from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_going_on
 from pipelines.pausing import Pause
-from pipelines.run_record import check_writable, write_atomically
+from pipelines.run_record import check_writable, claim, keep_unpromoted, slug, write_atomically, write_config
 from pipelines.screen import Screen
 from pipelines.search import confirm, ranking
 from pipelines.search.confirm import Confirmed
@@ -39,7 +39,7 @@ from pipelines.threads import in_background
 from pipelines.tracking import outbox, shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
-from pipelines.verbs import plan, promote, train
+from pipelines.verbs import plan
 
 if TYPE_CHECKING:
     from pipelines.search.suggest import Search
@@ -63,10 +63,10 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
     data = preparing.plan(run)
     # named by what is not searched, so that a longer search, and one of another space, is the same sweep
     identity = run.identity(data.fingerprint)
-    folder = train.claimed(run, run.name or f"sweep-{run.recipe}-{train.slug(data.source.label)}-{identity[:8]}", identity)
+    folder = claim(run, run.name or f"sweep-{run.recipe}-{slug(data.source.label)}-{identity[:8]}", identity)
     with folder.locked("driver", wait_seconds=5):
-        config = train.write_config(run, folder)
-        about = train.about(made.loaded, data, folder, config, began or time.time())
+        config = write_config(run, folder)
+        about = publish.about(made.loaded, data, folder, config, began or time.time())
         space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may
         tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}", NOTE: f"sweep of {recipe}"} | space
         command = ("raylway", "sweep", recipe, *overrides)
@@ -274,7 +274,7 @@ class _Sweep:
         register = functools.partial(confirm.register, self._design, self._data, self._folder, self._tracker.uri, dataset)
         model = insist(lambda: register(confirmed)) if confirmed else None
         if model:
-            insist(lambda: promote.crown_first(model, storage=self._design.run.storage, uri=self._tracker.uri, screen=self._screen))
+            keep_unpromoted(self._folder, model)
         self._tracker.close("FINISHED", {"stage": "finished"}, patience_seconds=patience)
         result = findings.as_json(model) | {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._began}
         write_atomically(self._folder.result, json.dumps(result, indent=1))

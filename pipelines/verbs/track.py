@@ -69,6 +69,15 @@ def track(called: str | None, settings: Sequence[str], *, sync: bool, screen: Sc
     return {"runs": [asdict(state) | {"error": troubles.get(state.run)} for state in states], "unsent": left, "storage": str(root)}
 
 
+def unpromoted(called: str | None, settings: Sequence[str]) -> Iterator[tuple[RunFolder, Path, str]]:
+    """(folder, storage, MLflow's address) of each run of `track` whose model was registered, and not asked to be promoted yet."""
+    uri, root, _ = lookup.place(settings)
+    given = uri if any(each.startswith("track.uri=") for each in settings) else None
+    for folder in _called(root, called):
+        if folder.unpromoted.exists() and not _busy(folder):
+            yield folder, root, _address(folder, uri, given)
+
+
 def _called(root: Path, called: str | None) -> list[RunFolder]:
     """The runs' folders, each sweep before its trials."""
     there = [RunFolder(path.parent) for pattern in ("*/*/about.json", "*/*/*/about.json") for path in root.glob(pattern)]
