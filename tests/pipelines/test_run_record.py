@@ -18,7 +18,7 @@ from pipelines.run_record import RunFolder, check_writable, write_atomically
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipelines.folder import RunFolder
+from pipelines.run_record import RunFolder
 with RunFolder(Path(sys.argv[1])).locked("writer", wait_seconds=5):
     print("held", flush=True)
     time.sleep(60)
