@@ -10,7 +10,7 @@ from pipelines import newdata
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Each
 from pipelines.errors import StorageError
-from pipelines.evaluation import inference, models, rules, statistics
+from pipelines.evaluation import models, rules, split_scores, statistics
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.rules import Rule
 from pipelines.evaluation.statistics import Difference
@@ -46,10 +46,10 @@ def against(model: Model, judging: Judging, judged: Judged, dataset: Dataset, ch
 def _on_the_same_rows(model: Model, other: Model, dataset: Dataset, each: Each) -> Judged:
     """Another model's answers to the candidate's test rows: as they are prepared, or encoded anew as the other was taught."""
     if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
-        return inference.judged(replace(other, run=model.run), dataset, SPLIT, each)
+        return split_scores.judged(replace(other, run=model.run), dataset, SPLIT, each)
     taught = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
     rows = newdata.rows_of(taught, split=SPLIT)
-    return inference.judged(taught, newdata.encoded(taught, rows, each), rows.split, each)
+    return split_scores.judged(taught, newdata.encoded(taught, rows, each), rows.split, each)
 
 
 def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:

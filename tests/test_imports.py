@@ -97,7 +97,7 @@ def test_workloads_import_each_other_only_relatively():
 def test_nouns_import_of_workloads_only_the_contract():
     for module in NOUNS:
         used = {name for name in IMPORTS[module] if name.split(".")[0] == "workloads"}
-        assert used <= {"workloads", "workloads.base", "workloads.judging", "workloads.served"}, module
+        assert used <= {"workloads", "workloads.base", "workloads.judging", "workloads.inference", "workloads.served"}, module
 
 
 def test_nouns_import_no_verb_and_no_cluster():

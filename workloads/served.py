@@ -11,8 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from . import inference
 from .base import DataError, Encoding, Workload
 
 if TYPE_CHECKING:
@@ -32,21 +31,13 @@ class Served:
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row of readable columns for each raw row, in order. Raises DataError, a ValueError, for input it cannot use."""
         import pandas as pd
-        import torch
 
         try:
             encoded = self.workload.inputs(model_input, self.encoding)
         except DataError as error:
             raise DataError(f"row {error.row}: {error}" if error.row is not None else str(error), error.row) from None
-        rows = len(next(iter(encoded.values())))
-        outputs: dict[str, list[np.ndarray]] = {}
-        with torch.inference_mode():
-            for start in range(0, max(rows, 1), _BATCH_ROWS):
-                batch = self.workload.collate({name: column[start : start + _BATCH_ROWS] for name, column in encoded.items()})
-                tensors = {name: torch.from_numpy(column) for name, column in batch.items()}
-                for name, output in self.workload.respond(self.network, tensors).items():
-                    outputs.setdefault(name, []).append(output.numpy())
-        return pd.DataFrame(self.workload.decode({name: np.concatenate(parts) for name, parts in outputs.items()}, self.encoding))
+        outputs = inference.outputs(self.workload, self.workload.respond, self.network, encoded, batch_rows=_BATCH_ROWS)
+        return pd.DataFrame(self.workload.decode(outputs, self.encoding))
 
 
 def describe(workload: Workload, encoding: Encoding, weights_sha256: str) -> dict[str, Any]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.data.encode import tried
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.row_source import Asked, rows_of
+from pipelines.evaluation.split_scores import network_of
+from workloads import inference
 from workloads.base import Arrays
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _CPU_BYTES, _GPU_BYTES = 128 << 10, 8 << 20
 """Bytes of the rows answered at once: what a network makes of more of them leaves a CPU's cache (the guide's CNN lost a quarter)."""
 _LEAST_ROWS, _MOST_ROWS = 16, 1024
-_networks: dict[tuple[str, str], nn.Module] = {}
-"""The network that this process answers with, by its weights' file and hash: it is loaded once, not once a piece."""
 
 
 @dataclass(frozen=True)
@@ -73,37 +70,15 @@ class Answerer:
         return {name: [None] * (rows - len(values)) + values for name, values in decoded.items()}
 
     def _outputs(self, examples: dict[str, np.ndarray]) -> Arrays:
-        """What the network says of all examples. Rows of about one length go through it together."""
-        import torch
-
-        workload, network = self.model.workload, self._network()
-        device = next(network.parameters()).device
-        count = len(next(iter(examples.values())))
-        length = examples.get(workload.length_column or "")
-        order = np.arange(count) if length is None else np.argsort(length, kind="stable")
-        row_bytes = sum(column.nbytes for column in examples.values()) / max(count, 1)
-        most_bytes = _CPU_BYTES if device.type == "cpu" else _GPU_BYTES
-        at_once = int(min(max(most_bytes / max(row_bytes, 1), _LEAST_ROWS), _MOST_ROWS))
-        said: dict[str, list[np.ndarray]] = {}
-        with torch.inference_mode():
-            for start in range(0, max(count, 1), at_once):
-                rows = order[start : start + at_once] if length is not None else slice(start, start + at_once)
-                batch = workload.collate({name: column[rows] for name, column in examples.items()})
-                tensors = {name: torch.from_numpy(np.ascontiguousarray(column)).to(device) for name, column in batch.items()}
-                for name, output in workload.respond(network, tensors).items():
-                    said.setdefault(name, []).append(output.cpu().numpy())
-        back = np.argsort(order) if length is not None else slice(None)
-        return {name: np.concatenate(parts)[back] for name, parts in said.items()}
-
-    def _network(self) -> nn.Module:
         import torch
 
         torch.set_num_threads(self.threads)
-        key = (str(self.model.weights), self.model.weights_sha256)
-        if key not in _networks:
-            _networks.clear()
-            _networks[key] = self.model.network().to("cuda" if torch.cuda.is_available() else "cpu")
-        return _networks[key]
+        network, device = network_of(self.model)
+        row_bytes = sum(column.nbytes for column in examples.values()) / max(len(next(iter(examples.values()))), 1)
+        most_bytes = _CPU_BYTES if device == "cpu" else _GPU_BYTES
+        batch_rows = int(min(max(most_bytes / max(row_bytes, 1), _LEAST_ROWS), _MOST_ROWS))
+        workload = self.model.workload
+        return inference.outputs(workload, workload.respond, network, examples, batch_rows=batch_rows)
 
 
 def _behind(before: dict[str, np.ndarray], encoded: dict[str, np.ndarray], lookback: int) -> tuple[dict[str, np.ndarray], ...]:

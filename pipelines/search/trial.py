@@ -133,14 +133,14 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     from pipelines import shown_by
     from pipelines.evaluation.row_scores import ARTIFACT, row_scores, write
     from pipelines.training import checkpoint
-    from pipelines.training.scoring import evaluate, said
+    from pipelines.training.scoring import predictions, validate
     from pipelines.training.worker import whole_network
 
     run, folder = task.job.run, task.job.folder
     rows = run.model.examples(getattr(trained.data, task.split), training=False)
     judged = task.split == "test"  # the validation rows were scored at the last look
-    scores = evaluate(run, trained.group, rows, trained.model) if judged else {}
-    outputs = said(run, trained.group, rows, trained.model)
+    scores = validate(run, trained.group, rows, trained.model) if judged else {}
+    outputs = predictions(run, trained.group, rows, trained.model)
     if rank:
         return {}
     baselines, written = {}, {}

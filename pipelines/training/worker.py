@@ -32,7 +32,7 @@ from pipelines.training.hardware import hardware, settle
 from pipelines.training.job import Job
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
-from pipelines.training.scoring import evaluate, score
+from pipelines.training.scoring import score, validate
 from pipelines.training.sharding import group_of
 from pipelines.training.timing import Timing
 from workloads.base import DataError, Encoding, Rows
@@ -323,7 +323,7 @@ def _look(
     step: int,
 ) -> dict[str, float]:
     """Score the validation examples, and let the workload show what it can do; the last uncompiled, for a text grows at every token."""
-    scores = evaluate(job.run, group, validation, compiled)
+    scores = validate(job.run, group, validation, compiled)
     sample = job.run.model.sample(model, encoding) if journal or group.together else None
     if journal:
         journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})

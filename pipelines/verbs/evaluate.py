@@ -21,7 +21,7 @@ from pipelines.data.preparation import Each
 from pipelines.data.splits import SPLITS
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError
-from pipelines.evaluation import inference, models, reports, slices
+from pipelines.evaluation import models, reports, slices, split_scores
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.reports import Report
 from pipelines.executor import hands
@@ -65,7 +65,7 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
             slices.check(columns, source.selection, judging.told_by)
         preparing.tell(chosen.dataset, screen.say)
         asked = time.monotonic()
-        judged = inference.judged(model, chosen.dataset, chosen.split, each)
+        judged = split_scores.judged(model, chosen.dataset, chosen.split, each)
         seconds = time.monotonic() - asked
         values = sliced(model, judging, chosen, source, columns, len(judged)) if source else {}
     report = replace(reports.report(judging, judged, values), naive=_naive(model, chosen))

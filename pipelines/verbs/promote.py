@@ -17,7 +17,7 @@ import numpy as np
 from pipelines import newdata, rival
 from pipelines.data.dataset import Dataset
 from pipelines.errors import RecipeError, StorageError, TrackingError, mark_going_on
-from pipelines.evaluation import inference, latency, models, reports, rules, slices
+from pipelines.evaluation import latency, models, reports, rules, slices, split_scores
 from pipelines.evaluation.model_names import registered_name
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.rules import Rule
@@ -161,7 +161,7 @@ def judge(model: Model, now: Seen) -> Verdict:
     judging = workload.judging(model.encoding)
     with hands(model.run) as each:
         dataset = own(model, each)
-        judged = inference.judged(model, dataset, SPLIT, each)
+        judged = split_scores.judged(model, dataset, SPLIT, each)
         report = reports.plain(judging, judged, _columns(model, judging, dataset, len(judged)))
         took = latency.milliseconds(model, dataset) if asked.max_latency_ms else None
         found = rules.floors(asked, report, workload.better, latency_ms=took)

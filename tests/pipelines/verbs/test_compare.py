@@ -14,7 +14,7 @@ from pipelines.data import dataset as prepared
 from pipelines.data.preparation import in_process
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError
-from pipelines.evaluation import inference, models
+from pipelines.evaluation import models, split_scores
 from pipelines.screen import Screen
 from pipelines.verbs.compare import compare
 from tests.cli import ROOT, raylway
@@ -57,7 +57,7 @@ def test_intervals_and_the_test_are_of_what_the_models_say_of_each_row(place, se
     for name in ("good", "poor"):
         model = models.find(name, [f"storage={place}"])
         dataset = prepared.proven(store_of(model.run), model.fingerprint)
-        right[name] = inference.judged(model, dataset, "test", in_process).scores["accuracy"].total == 1
+        right[name] = split_scores.judged(model, dataset, "test", in_process).scores["accuracy"].total == 1
     [verdict] = result["comparisons"]
     gained, lost = int((right["good"] & ~right["poor"]).sum()), int((~right["good"] & right["poor"]).sum())
     assert verdict["test"] == f"McNemar's exact test, {gained} : {lost}"

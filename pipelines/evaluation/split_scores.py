@@ -14,6 +14,7 @@ from pipelines.data import dataset as prepared
 from pipelines.data.dataset import Dataset
 from pipelines.data.store import Store, store_of
 from pipelines.evaluation.models import Model
+from workloads import inference
 from workloads.judging import Judged, Score, joined
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _PIECE_EXAMPLES, _MOST_PIECES = 1024, 64
 _BATCH_VALUES, _MOST_BATCH = 1 << 20, 256
 _NETWORKS: dict[str, nn.Module] = {}
-"""Networks of this process by their weights: a process that is given several pieces loads them once."""
+"""The network that was loaded last, by its weights' file and hash."""
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
@@ -39,20 +40,16 @@ class Judge:
 
     def __call__(self, piece: Sequence[int]) -> str:
         """The name of the file that holds it."""
-        import torch
-
         start, stop = piece
         workload, examples = self.model.workload, _examples(self.model, prepared.proven(self.store, self.fingerprint), self.split)
         judging = workload.judging(self.model.encoding)
-        network, device = _network(self.model)
+        network, device = network_of(self.model)
         size = batch_of(examples.take(np.arange(start, start + 1)))
         parts = []
-        with torch.inference_mode():
-            for low in range(start, stop, size):
-                taken = examples.take(np.arange(low, min(low + size, stop)))
-                batch = {name: torch.from_numpy(column).to(device) for name, column in workload.collate(dict(taken)).items()}
-                said = {name: output.cpu().numpy() for name, output in workload.predict(network, batch).items()}
-                parts.append(judging.judge(said, taken))
+        for low in range(start, stop, size):
+            taken = examples.take(np.arange(low, min(low + size, stop)))
+            outputs = inference.forward(workload.predict, network, [inference.tensors(workload, dict(taken), device)])
+            parts.append(judging.judge({name: output.cpu().numpy() for name, output in outputs.items()}, taken))
         name = f"{start:012}.npz"
         with self.store.workspace() as here:
             _save(here / name, joined(parts))
@@ -87,7 +84,8 @@ def _examples(model: Model, dataset: Dataset, split: str) -> Any:
     return model.workload.examples(getattr(dataset, split), training=False)
 
 
-def _network(model: Model) -> tuple[nn.Module, str]:
+def network_of(model: Model) -> tuple[nn.Module, str]:
+    """The model's network and the device that it is on. A process that works several pieces loads it once."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
