@@ -1,5 +1,6 @@
-# make demo: set up, train a small model, say what to do next.   make test: set up, check, test.   Python 3.11 is all that is needed.
-PYTHON ?= python3.11
+# make demo: set up, train a small model, say what to do next.   make test: set up, check, test.   Python 3.11, 3.12 or 3.13 is all that is needed.
+# the newest that is there and runs (a shim of pyenv may stand for one that is not installed); PYTHON=… names another
+PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c '' 2>/dev/null && echo python$(version))))
 BIN := .venv/bin
 
 .PHONY: demo test test-slow test-services infra bench check clean
@@ -32,6 +33,7 @@ check: .venv/.ready
 
 # torch comes first and by its exact version: a looser one would bring gigabytes of CUDA to a machine without a GPU
 .venv/.ready: pyproject.toml constraints.txt
+	@test -n '$(PYTHON)' || { echo 'no Python 3.11, 3.12 or 3.13 on the path; name one with PYTHON=…'; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --constraint constraints.txt

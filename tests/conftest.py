@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 import torch
 
+pytest_plugins = ["tests.time_limits"]
 torch.set_num_threads(1)  # two processes of tests with two threads each on two cores wait for each other: some tests took ten times as long
 hypothesis.settings.register_profile("raylway", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("raylway")

@@ -37,7 +37,7 @@ def test_torch_is_the_one_that_is_pinned() -> None:
 
 def test_python_is_the_one_that_the_project_asks_for() -> None:
     assert re.findall(r"^ARG PYTHON=(\d+\.\d+)\.\d+$", DOCKERFILE, re.MULTILINE) == ["3.11"]
-    assert 'requires-python = ">=3.11,<3.12"' in (ROOT / "pyproject.toml").read_text()
+    assert 'requires-python = ">=3.11"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_what_is_copied_is_there_and_is_sent_to_the_builder() -> None:
