@@ -31,6 +31,7 @@ from pipelines.run_settings import Run
 from pipelines.screen import Screen
 from pipelines.supervision import supervised
 from pipelines.threads import in_background
+from pipelines.training import checkpoint
 from pipelines.training.job import Job
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
     screen.say("the cluster is lost: asked the workers to leave a checkpoint")
     try:
         with folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
-            newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+            newest = checkpoint.latest_name(folder.checkpoints)
     except StorageError:
         screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
     else:
@@ -156,7 +157,7 @@ def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
 
 def _reached(folder: RunFolder) -> tuple[int, str]:
     """How far a run has come, as far as can be seen from outside: two of these differ if steps were taken between."""
-    newest = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
+    newest = checkpoint.latest_name(folder.checkpoints)
     return folder.journal.stat().st_size if folder.journal.exists() else 0, newest
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 from cluster.metrics import Metric, Sample
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.tracking import journal
 from pipelines.tracking.backlog import backlog
+from pipelines.training import checkpoint
 
 STEP = Metric("raylway_step", "Finished optimizer steps, as last journalled.")
 SAMPLES = Metric("raylway_samples_per_second", "Training rows a second over all workers, evaluating and saving left out.")
@@ -49,7 +49,7 @@ class Gauges:
         self._offset, self._step = 0, 0
         self._last: dict[str, float] = {}
         self._restarts: Counter[str] = Counter()
-        if self._newest_checkpoint():  # the command was given before: its driver or its whole cluster was lost or stopped
+        if checkpoint.latest(self._folder.checkpoints):  # the command was given before: its driver or its whole cluster was lost or stopped
             self.restarted("command")
 
     def restarted(self, cause: str) -> None:
@@ -67,16 +67,14 @@ class Gauges:
             seconds = self._run.train.batch / speed
             yield Sample(STEP_SECONDS, seconds)
             yield Sample(CHECKPOINT_INTERVAL, seconds * self._run.train.checkpoint_every)
-        newest = self._newest_checkpoint()
-        yield Sample(CHECKPOINT_AGE, max(time.time() - max(newest.stat().st_mtime if newest else 0, self._began), 0))
+        newest = checkpoint.latest(self._folder.checkpoints)
+        sealed_at = (newest / checkpoint.MANIFEST).stat().st_mtime if newest else 0
+        yield Sample(CHECKPOINT_AGE, max(time.time() - max(sealed_at, self._began), 0))
         waiting = backlog(self._folder)
         yield Sample(BACKLOG_BYTES, waiting.bytes)
         yield Sample(BACKLOG_SECONDS, waiting.seconds)
         for cause in list(self._restarts):
             yield Sample(RESTARTS, self._restarts.pop(cause), {"cause": cause})
-
-    def _newest_checkpoint(self) -> Path | None:
-        return max(self._folder.checkpoints.glob("step-*/MANIFEST.json"), default=None)
 
 
 def of_sweep(folder: RunFolder, statuses: Callable[[], Iterable[str]]) -> Callable[[], Iterator[Sample]]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.errors import StorageError
+from pipelines.sealed import write_atomically as write_atomically
 from pipelines.tracking import provenance
 
 if TYPE_CHECKING:
@@ -151,13 +152,6 @@ def slug(label: str) -> str:
 def keep_unpromoted(folder: RunFolder, model: Any) -> None:
     """Note a newly registered model (name, version, uri): its promotion is asked for once the run is closed, also after a kill."""
     write_atomically(folder.unpromoted, json.dumps(vars(model)))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at `path` in one step: readers see the old text or the new, never a part."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def check_writable(root: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SerializeAsAny, model_validator
 
-from pipelines.integrity import code_sha256, imported
 from pipelines.settings import Data, Name, Optim, Promote, Scale, Settings, Sweep, Track, Train
+from pipelines.tracking.provenance import code_sha256, imported
 from workloads.base import Workload
 
 _FLOOR = {"max": "min", "min": "max"}

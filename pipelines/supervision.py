@@ -9,6 +9,7 @@ from cluster.ray_train import NotStarted, WorkersFailed
 from pipelines.errors import CLUSTER, WorkerFailed
 from pipelines.pausing import Pause, Paused
 from pipelines.run_record import RunFolder
+from pipelines.training import checkpoint
 
 R = TypeVar("R")
 
@@ -45,14 +46,14 @@ def supervised(
         except WorkersFailed as failed:
             if own := _own_failure(failed):
                 raise own from None
-            checkpoint = max((path.name for path in folder.checkpoints.glob("step-*")), default="")
-            going_on = f"lost {failed}; going on from {checkpoint or 'the beginning'}"
+            latest = checkpoint.latest_name(folder.checkpoints)
+            going_on = f"lost {failed}; going on from {latest or 'the beginning'}"
             if pause.reason and not pause.reason.counts:
                 say(f"{pause.reason.text}, and did not wait for a checkpoint: {going_on}")
                 restarted("preempted")
                 continue
-            in_a_row = in_a_row + 1 if checkpoint == newest else 1
-            newest = checkpoint
+            in_a_row = in_a_row + 1 if latest == newest else 1
+            newest = latest
             if in_a_row > retries:
                 times = f"{in_a_row} times in a row without a new checkpoint (scale.retries={retries})"
                 raise WorkerLost(f"{failed}; {times}") from None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,12 +21,11 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipelines import integrity
+from pipelines import sealed
 from pipelines.data.files import shown
 from pipelines.data.splits import SPLITS
 from pipelines.data.stats import Summary
 from pipelines.data.store import Store
-from pipelines.run_record import write_atomically
 from workloads.base import Arrays, DataError
 
 SHARD_BYTES = 256 << 20
@@ -43,7 +41,7 @@ class Shard(BaseModel):
     split: str
     number: int
     rows: int
-    file: integrity.File
+    file: sealed.File
 
     @property
     def name(self) -> str:
@@ -60,15 +58,14 @@ class Manifest(BaseModel):
     source: dict[str, str]
     columns: dict[str, str]
     shards: tuple[Shard, ...]
-    sample: integrity.File
+    sample: sealed.File
     encoding: dict[str, Any]
     summary: Summary
     seal: str = ""
     """Hash of all the rest."""
 
-    def sealed(self) -> Manifest:
-        rest = json.dumps(self.model_dump(mode="json", exclude={"seal"}), sort_keys=True)
-        return self.model_copy(update={"seal": hashlib.sha256(rest.encode()).hexdigest()})
+    def with_seal(self) -> Manifest:
+        return self.model_copy(update={"seal": sealed.digest(self.model_dump(mode="json", exclude={"seal"}))})
 
     @property
     def rows(self) -> dict[str, int]:
@@ -76,7 +73,7 @@ class Manifest(BaseModel):
         return {split: sum(shard.rows for shard in self.shards if shard.split == split) for split in SPLITS}
 
     @property
-    def files(self) -> dict[str, integrity.File]:
+    def files(self) -> dict[str, sealed.File]:
         return {shard.name: shard.file for shard in self.shards} | {SAMPLE: self.sample}
 
 
@@ -125,10 +122,13 @@ class Dataset:
         when a file has changed since; without, sizes alone are looked at.
         """
         manifest = _manifest(folder)
-        if wrong := integrity.mismatch(folder, manifest.files, content=False):
-            raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
         if proofs:
-            _prove(folder, manifest, proofs)
+            note = proofs / f"{manifest.fingerprint}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
+            wrong = sealed.mismatch_since(note, folder, manifest.files)
+        else:
+            wrong = sealed.mismatch(folder, manifest.files, content=False)
+        if wrong:
+            raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
         return cls(folder, manifest)
 
     @property
@@ -209,11 +209,11 @@ def finish(
             source=source,
             columns=columns,
             shards=tuple(shards),
-            sample=integrity.describe(here / SAMPLE),
+            sample=sealed.describe(here / SAMPLE),
             encoding=encoding,
             summary=summary,
         )
-        (here / MANIFEST).write_text(json.dumps(manifest.sealed().model_dump(mode="json"), indent=1))
+        (here / MANIFEST).write_text(sealed.text_of(manifest.with_seal()))
         for name in (SAMPLE, MANIFEST):
             store.put(here / name, folder, name)
 
@@ -228,7 +228,7 @@ def fetch(store: Store, fingerprint: str) -> Path:
             promised = _manifest(store.get(fingerprint, MANIFEST, workspace).parent).files
             for name in promised:
                 store.get(fingerprint, name, workspace)
-            if wrong := integrity.mismatch(workspace, promised):
+            if wrong := sealed.mismatch(workspace, promised):
                 raise DataError(f"{shown(store.place)}/{fingerprint}/{wrong}; delete the folder to prepare it anew")
             shutil.rmtree(folder, ignore_errors=True)  # what has no manifest can never be trusted again
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -251,23 +251,9 @@ def _manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder}: not a prepared dataset, there is no {MANIFEST}") from None
     except ValidationError as error:
         raise DataError(f"{folder / MANIFEST}: not a manifest: {error.errors()[0]['msg']}") from None
-    if manifest != manifest.sealed():
+    if manifest != manifest.with_seal():
         raise DataError(f"{folder / MANIFEST}: its content is not what was written; delete the folder to prepare it anew")
     return manifest
-
-
-def _prove(folder: Path, manifest: Manifest, proofs: Path) -> None:
-    """Compare every hash, unless this node's note says that it was done since the files last changed."""
-    note = proofs / f"{manifest.fingerprint}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}"
-    stats = {name: (folder / name).stat() for name in manifest.files}
-    seen = json.dumps([manifest.seal, {name: [stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats.items()}])
-    if note.is_file() and note.read_bytes() == seen.encode():
-        return
-    if wrong := integrity.mismatch(folder, manifest.files):
-        raise DataError(f"{folder}/{wrong}; delete the folder to prepare it anew")
-    with contextlib.suppress(OSError):  # where no note can be kept, every opening proves anew
-        proofs.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, seen)
 
 
 def _told(kind: pa.DataType) -> str:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pipelines.errors import shown
-from pipelines.integrity import sha256
-from pipelines.run_record import write_atomically
+from pipelines.sealed import sha256, write_atomically
 from workloads.base import DataError
 
 if TYPE_CHECKING:

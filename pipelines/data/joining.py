@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.data.dataset import SHARD_BYTES, Shard, join
 from pipelines.data.splits import SPLITS
 from pipelines.data.store import Store
-from pipelines.integrity import describe
+from pipelines.sealed import describe
 
 Told = Mapping[str, Any]
 """What pieces.Encoder says of a piece."""

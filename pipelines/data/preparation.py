@@ -30,8 +30,8 @@ from pipelines.data.splits import SPLITS, Splitting
 from pipelines.data.stats import Summary
 from pipelines.data.store import Store, store_of
 from pipelines.errors import RecipeError
-from pipelines.integrity import code_sha256, imported
 from pipelines.run_settings import Run
+from pipelines.tracking.provenance import code_sha256, imported
 from workloads.base import Arrays, DataError, Encoding, Workload, choose_columns
 
 _PIECE_ROWS, _MOST_PIECES = 8192, 512

@@ -18,6 +18,7 @@ from pipelines import gc
 from pipelines.errors import CLUSTER, Failure, WorkerFailed, describe
 from pipelines.threads import in_background
 from pipelines.tracking import journal
+from pipelines.training import checkpoint
 from pipelines.training.job import Job
 
 if TYPE_CHECKING:
@@ -54,7 +55,6 @@ def alone(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
     try:
         import torch
 
-        from pipelines.training import checkpoint
         from pipelines.training.worker import training
 
         device = "cuda" if task.gpus and torch.cuda.is_available() else "cpu"
@@ -124,15 +124,14 @@ def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Rep
     # a trial without a number must not look good to a population
     value = scores[task.metric]
     ranked = task.sign * value if value == value else float("-inf")
-    checkpoint = str(task.job.folder.checkpoints / f"step-{step:08}")
-    return {"value": ranked, "look": number, "step": step, "scores": scores, "checkpoint": checkpoint}
+    path = str(checkpoint.path_of(task.job.folder.checkpoints, step))
+    return {"value": ranked, "look": number, "step": step, "scores": scores, "checkpoint": path}
 
 
 def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     """Score the rows that this trial may see, draw its figures into its folder, and say what came of it. All workers take part."""
     from pipelines import shown_by
     from pipelines.evaluation.row_scores import ARTIFACT, row_scores, write
-    from pipelines.training import checkpoint
     from pipelines.training.scoring import predictions, validate
     from pipelines.training.worker import whole_network
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import hashlib
 import importlib.metadata
 import platform
 import re
 import subprocess
+import threading
+from collections.abc import Iterable
 from pathlib import Path
-
-from pipelines.integrity import code_sha256
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ROOMS = ("pipelines", "workloads", "cluster")
+_PARSING = threading.Lock()  # two threads that parse at once may end in "AST constructor recursion depth mismatch" (Python 3.11)
 _PACKAGES = ("torch", "ray", "mlflow", "numpy", "pyarrow", "pydantic", "safetensors")
 _DIFF_BYTES = 1_000_000
 _SECRET_NAME = r"(?:password|passwd|pwd|secret(?:[_-]?key)?|token|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|credentials?)"
@@ -52,6 +55,38 @@ def code() -> str:
     """A short hash of all Python files of the program: what it is where there is no commit, or files that no commit has."""
     files = {path for room in _ROOMS for path in (_ROOT / room).rglob("*.py")}
     return code_sha256(files)[:12]
+
+
+def code_sha256(files: Iterable[Path]) -> str:
+    """One hash over several source files, whatever the order they are given in."""
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in sorted(files))).hexdigest()
+
+
+def imported(file: Path, *, nested: bool) -> set[Path]:
+    """A Python file and the files that it imports relatively, and these in turn; `nested`: also those imported inside functions."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        stat = path.stat()
+        waiting += _imports(path, nested, stat.st_mtime_ns, stat.st_size)
+    return found
+
+
+@functools.lru_cache(maxsize=1000)  # a sweep asks for each trial, and parsing a network's files takes 0.1 s
+def _imports(path: Path, nested: bool, modified: int, size: int) -> tuple[Path, ...]:
+    """What a file that was last `modified` then imports relatively."""
+    with _PARSING:
+        tree = ast.parse(path.read_bytes())
+    named: list[Path] = []
+    for node in ast.walk(tree) if nested else tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+            named += [folder.with_suffix(".py"), *(folder / f"{alias.name}.py" for alias in node.names)]
+    return tuple(named)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.integrity import sha256
+from pipelines.sealed import sha256
 from pipelines.tracking import provenance
 from pipelines.tracking.shipper import connect
 from workloads import base, served

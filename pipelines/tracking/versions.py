@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipelines.errors import RecipeError, StorageError
-from pipelines.integrity import sha256
+from pipelines.sealed import sha256
 from pipelines.tracking import provenance
 from pipelines.tracking.registry import Registered
 from pipelines.tracking.runs import MISSING

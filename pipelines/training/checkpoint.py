@@ -15,21 +15,20 @@ import json
 import os
 import platform
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
-from pipelines.integrity import File, describe, mismatch
-from pipelines.training.sharding import like, whole
+from pipelines import sealed
 
-_MODEL, _OPTIMIZER, _STATE, _MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
+if TYPE_CHECKING:  # else imported where tensors are touched: who only asks which checkpoint is the newest must not wait for torch
+    import torch
+    from torch import Tensor, nn
+
+_MODEL, _OPTIMIZER, _STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"
 
 
 class Manifest(BaseModel):
@@ -39,7 +38,7 @@ class Manifest(BaseModel):
     step: int
     identity: str
     """Hash of the settings and data that decide the weights."""
-    files: dict[str, File]
+    files: dict[str, sealed.File]
     versions: dict[str, str]
     threads: int
     """Threads torch computed with: another number gives other bits."""
@@ -55,14 +54,17 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, st
 
     Only the first worker does; where each holds a part (Group.together), the others call `give` at the same time.
     """
+    import torch
+    from safetensors.torch import save_file
+
     final = path_of(folder, step)
-    partial = folder / f".{final.name}.{uuid.uuid4().hex[:8]}"
+    partial = sealed.partial(final)
     partial.mkdir(parents=True)
     weights = dict(_weights(model))
     save_file(weights, partial / _MODEL)
     save_file(dict(_moments(model, optimizer)), partial / _OPTIMIZER)
     (partial / _STATE).write_text(json.dumps({"step": step, "weights_sha256": _sha256(weights.items())}))
-    files = {name: describe(partial / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
+    files = {name: sealed.describe(partial / name) for name in (_MODEL, _OPTIMIZER, _STATE)}
     manifest = Manifest(
         step=step,
         identity=identity,
@@ -71,16 +73,11 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, st
         threads=torch.get_num_threads(),
         world_size=world_size,
     )
-    unsealed = partial / f".{_MANIFEST}"
-    unsealed.write_text(json.dumps(manifest.model_dump(mode="json"), indent=1))
-    for name in (_MODEL, _OPTIMIZER, _STATE, unsealed.name):
-        _sync(partial / name)
-    os.rename(unsealed, partial / _MANIFEST)
-    _sync(partial)
+    sealed.seal(partial, MANIFEST, manifest, files)
     if final.exists():  # one that did not verify, or we would have started from it
         shutil.rmtree(final)
     os.rename(partial, final)
-    _sync(folder)
+    sealed.sync(folder)
     _sweep(folder, keep)
     return final
 
@@ -94,17 +91,25 @@ def give(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def adopt(source: Path, folder: Path, identity: str) -> Path:
     """Put a verified checkpoint of another run into `folder` as this run's own, in the place of those there. Raises CheckpointError."""
     manifest = verify(source)
-    partial = folder / f".{source.name}.{uuid.uuid4().hex[:8]}"
+    partial = sealed.partial(folder / source.name)
     shutil.copytree(source, partial)
-    unsealed = partial / f".{_MANIFEST}"
-    unsealed.write_text(json.dumps(manifest.model_copy(update={"identity": identity}).model_dump(mode="json"), indent=1))
-    os.rename(unsealed, partial / _MANIFEST)
-    _sync(partial)
+    sealed.seal(partial, MANIFEST, manifest.model_copy(update={"identity": identity}))
     for own in _newest_first(folder):
         shutil.rmtree(own)
     os.rename(partial, final := path_of(folder, manifest.step))
-    _sync(folder)
+    sealed.sync(folder)
     return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that has a manifest. Nothing of it is read, so it may be one that does not verify."""
+    return next((path for path in _newest_first(folder) if (path / MANIFEST).is_file()), None)
+
+
+def latest_name(folder: Path) -> str:
+    """The name of `latest`, for sentences and comparisons; empty where there is no checkpoint."""
+    path = latest(folder)
+    return path.name if path else ""
 
 
 def newest(folder: Path, identity: str) -> tuple[Path | None, list[str]]:
@@ -124,14 +129,14 @@ def newest(folder: Path, identity: str) -> tuple[Path | None, list[str]]:
 def verify(path: Path) -> Manifest:
     """The manifest of the checkpoint in `path`, every file's size and hash compared. Raises CheckpointError naming the file."""
     try:
-        manifest = Manifest.model_validate_json((path / _MANIFEST).read_bytes())
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_bytes())
     except FileNotFoundError:
-        raise CheckpointError(f"{path.name}/{_MANIFEST}: missing, so the checkpoint was never completed") from None
+        raise CheckpointError(f"{path.name}/{MANIFEST}: missing, so the checkpoint was never completed") from None
     except (ValidationError, OSError) as error:
-        raise CheckpointError(f"{path.name}/{_MANIFEST}: damaged ({type(error).__name__})") from None
+        raise CheckpointError(f"{path.name}/{MANIFEST}: damaged ({type(error).__name__})") from None
     if path != path_of(path.parent, manifest.step) or set(manifest.files) != {_MODEL, _OPTIMIZER, _STATE}:
-        raise CheckpointError(f"{path.name}/{_MANIFEST}: is the manifest of another checkpoint")
-    if wrong := mismatch(path, manifest.files):
+        raise CheckpointError(f"{path.name}/{MANIFEST}: is the manifest of another checkpoint")
+    if wrong := sealed.mismatch(path, manifest.files):
         raise CheckpointError(f"{path.name}/{wrong}")
     return manifest
 
@@ -154,6 +159,8 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 def load_weights_file(file: Path, model: nn.Module) -> None:
     """Load a safetensors file of all weights and buffers by name. Raises CheckpointError if they are not those of the network."""
+    from safetensors.torch import load_file
+
     try:
         model.load_state_dict(load_file(file))
     except (RuntimeError, SafetensorError) as error:
@@ -175,6 +182,8 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _sha256(weights: Iterable[tuple[str, Tensor]]) -> str:
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in weights:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -189,6 +198,8 @@ def path_of(folder: Path, step: int) -> Path:
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer, whole and on the CPU, in name order."""
+    from pipelines.training.sharding import whole
+
     for name, tensor in sorted(model.state_dict().items()):
         # tied weights share memory, which safetensors refuses; a clone of each is written
         yield name, whole(tensor.detach()).cpu().contiguous().clone()
@@ -196,6 +207,10 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the optimizer's state, whole and on the CPU."""
+    from torch import Tensor
+
+    from pipelines.training.sharding import whole
+
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
@@ -205,6 +220,7 @@ def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tup
 
 def _read(file: Path, weights: Mapping[str, Tensor], weight_of: Callable[[str], str]) -> dict[str, Tensor]:
     """The tensors of a file, each held as the weight is that it is of."""
+    from pipelines.training.sharding import like
 
     def rows(name: str) -> Callable[[slice | None], Tensor]:
         return lambda part: stored.get_tensor(name) if part is None else stored.get_slice(name)[part]
@@ -226,14 +242,6 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors:
     packed: dict[str, Any] = optimizer.state_dict()
     packed["state"] = {place: states[names[parameter]] for place, parameter in enumerate(ordered) if names[parameter] in states}
     optimizer.load_state_dict(packed)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(folder: Path, keep: int) -> None:

@@ -18,6 +18,7 @@ from pipelines.run_settings import Run
 from pipelines.screen import Screen
 from pipelines.tracking import outbox, pages, shipper
 from pipelines.tracking.leaderboard import NOTE
+from pipelines.training import checkpoint
 
 _LAST_WORD_SECONDS = 10.0
 
@@ -56,7 +57,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
             with screen.captured(folder.log):
                 return score.conclude(run, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds)
         except (Exception, KeyboardInterrupt) as error:
-            if attempt.stage != "startup" or list(folder.checkpoints.glob("step-*")):
+            if attempt.stage != "startup" or checkpoint.latest(folder.checkpoints):
                 mark_going_on(error)
             if isinstance(error, TrackingError) and folder.concluded.exists():
                 raise  # trained and judged; only MLflow has not all of it yet

@@ -29,7 +29,7 @@ from pipelines.data.readers.columns import to_numpy
 from pipelines.data.readers.planned import Plan, Planned, check_names, check_version
 from pipelines.data.source import BATCH_ROWS, Skipped
 from pipelines.errors import StorageError
-from pipelines.run_record import write_atomically
+from pipelines.sealed import write_atomically
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:

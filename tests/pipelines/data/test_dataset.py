@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import integrity
+from pipelines import sealed
 from pipelines.data import dataset as prepared
 from pipelines.data.dataset import MANIFEST, SAMPLE, Dataset
 from tests import damage
@@ -34,13 +34,13 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose bytes were hashed."""
     names: list[str] = []
-    honest = integrity.sha256
+    honest = sealed.sha256
 
     def counting(path: Path) -> str:
         names.append(path.name)
         return honest(path)
 
-    monkeypatch.setattr(integrity, "sha256", counting)
+    monkeypatch.setattr(sealed, "sha256", counting)
     return names
 
 
@@ -183,7 +183,7 @@ def rewrite(folder: Path, change: Callable[[dict], object]) -> None:
 def seal(folder: Path) -> None:
     """As somebody would who means harm."""
     found = prepared.Manifest.model_validate_json((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(found.sealed().model_dump_json())
+    (folder / MANIFEST).write_text(found.with_seal().model_dump_json())
 
 
 @pytest.mark.parametrize("split", ["../train", "/etc/hostname", "a/../train", ".."])

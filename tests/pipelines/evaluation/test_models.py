@@ -148,7 +148,7 @@ def test_weights_that_were_changed_after_registering_are_refused(copy, storage):
 
 def test_weights_that_were_changed_together_with_their_hash_are_refused(copy, storage):
     """model.json lies beside them, so who can change the one can change the other; what the registry remembers is elsewhere."""
-    from pipelines.integrity import sha256
+    from pipelines.sealed import sha256
 
     relocated(copy, storage)
     folder = registered_files(connect(f"sqlite:///{copy}/mlflow.db"), copy)
