@@ -1,110 +1,92 @@
-"""The command line: `raylway …` and `python -m pipelines …`. Verbs are imported when they are called, so `--help` is instant.
-
-Here are the commands of who trains and judges models; those of who runs clusters and servers stand in pipelines/operating.py.
-"""
+"""The command line: `raylway …` and `python -m pipelines …`. What a command calls is imported when it is called, so `--help` is instant."""
 
 from __future__ import annotations
 
+import functools
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipelines import operating
-from pipelines.command import AsJson, tell
+from pipelines import command
+from pipelines.command import Result
 
 _BEGAN = time.time()  # `seconds.startup` counts from here
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="A recipe in; a judged, registered model out."
 )
+_command = functools.partial(command.command, app)
 
-Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `raylway recipes`) or a YAML file.")]
+_RECIPE_HELP = "A recipe's name (see `raylway recipes`) or a YAML file."
+Recipe = Annotated[str, typer.Argument(help=_RECIPE_HELP)]
 Model = Annotated[str, typer.Argument(help="models:/name@alias, models:/name/3, a run's id or name, `latest`, or a run's folder.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.path=value, such as optim.lr=0.01.")]
 
 
-@app.command()
-def recipes(json: AsJson = False) -> None:
+@_command()
+def recipes(screen: Any) -> Result:
     """What can be trained, one line each, and about how long it takes here."""
+    from pipelines.verbs.recipes import recipes
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.verbs.recipes import recipes
-
-        return recipes(screen)
-
-    tell(body, json, command=["recipes"])
+    return recipes(screen)
 
 
-@app.command()
-def plan(recipe: Recipe, overrides: Overrides = None, json: AsJson = False) -> None:
+@_command(exit_code=lambda result, _: 2 if result["problems"] else 0)
+def plan(screen: Any, recipe: Recipe, overrides: Overrides = None) -> Result:
     """What would run: settings and their origin, parameters, memory, batches, resources, problems."""
+    from pipelines.config import load
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.config import load
+    loaded = load(recipe, overrides or [])
+    from pipelines.verbs.plan import plan
 
-        loaded = load(recipe, overrides or [])
-        from pipelines.verbs.plan import plan
-
-        return plan(loaded, screen)
-
-    tell(body, json, command=["plan", recipe, *(overrides or [])], code=lambda result: 2 if result["problems"] else 0)
+    return plan(loaded, screen)
 
 
-@app.command()
+@_command()
 def prepare(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe's name (see `raylway recipes`) or a YAML file.")] = None,
+    screen: Any,
+    recipe: Annotated[str | None, typer.Argument(help=_RECIPE_HELP)] = None,
     overrides: Overrides = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the prepared data that are kept.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Free what was not opened for --days, and what was left half done.")] = False,
     days: Annotated[float, typer.Option(help="Days without use after which --prune frees.")] = 30,
     storage: Annotated[str, typer.Option(help="The storage folder, for --list and --prune.")] = "./runs",
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Prepare the data alone; or show and free what is prepared."""
+    from pipelines.config import load
+    from pipelines.errors import RecipeError
 
-    def body(screen: Any) -> dict[str, Any]:
-        if list_ or prune:
-            from pipelines.verbs import prepare as datasets
-
-            return datasets.pruned(storage, screen, days=days) if prune else datasets.listed(storage, screen)
-        from pipelines.config import load
-
+    if not (list_ or prune):
         if recipe is None:
-            from pipelines.errors import RecipeError
-
             raise RecipeError("prepare: name a recipe, or give --list or --prune")
         run = load(recipe, overrides or []).run
-        from pipelines.verbs.prepare import prepared
+    from pipelines.verbs import prepare as datasets
 
-        return prepared(run, screen)
+    if prune:
+        return datasets.pruned(storage, screen, days=days)
+    return datasets.listed(storage, screen) if list_ else datasets.prepared(run, screen)
 
-    tell(body, json, command=["prepare", *([recipe] if recipe else []), *(overrides or [])])
 
-
-@app.command()
+@_command()
 def train(
+    screen: Any,
     recipe: Recipe,
     overrides: Overrides = None,
     again: Annotated[bool, typer.Option("--again", help="Train anew what is finished already.")] = False,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Train, judge and register. The same command again resumes what was interrupted."""
+    from pipelines.config import load
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.config import load
+    loaded = load(recipe, overrides or [])  # a wrong setting must not wait for anything heavy
+    from pipelines.api import train_and_promote
 
-        loaded = load(recipe, overrides or [])
-        from pipelines.verbs.train import train
-
-        result = train(loaded, again=again, screen=screen, began=_BEGAN)
-        _promote_first(loaded.run, result["run_name"], screen)
-        return result
-
-    tell(body, json, command=["train", recipe, *(overrides or [])])
+    return train_and_promote(loaded, again=again, screen=screen, began=_BEGAN)
 
 
-@app.command()
+@_command(exit_code=lambda result, _: 2 if result.get("problems") else 0)
 def sweep(
+    screen: Any,
     recipe: Recipe,
     overrides: Overrides = None,
     space: Annotated[
@@ -114,176 +96,233 @@ def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be searched, and the arithmetic of how many fit at once.")
     ] = False,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Search settings by trials. The same command goes on where it was stopped; --trials +N extends it."""
     more = int(trials[1:]) if trials and trials[0] == "+" and trials[1:].isdigit() else None
     given = [*(overrides or []), *(f"sweep.space.{each}" for each in space or [])]
     given += [f"sweep.trials={trials}"] if trials and more is None else []
+    from pipelines.config import load
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.config import load
+    load(recipe, given)
+    if dry_run:
+        from pipelines.verbs.sweep import planned
 
-        run = load(recipe, given).run  # a wrong setting must not wait for anything heavy
-        from pipelines.verbs.sweep import planned, sweep
+        return planned(recipe, given, screen)
+    from pipelines.api import sweep_and_promote
 
-        if dry_run:
-            return planned(recipe, given, screen)
-        result = sweep(recipe, given, more=more, screen=screen, began=_BEGAN)
-        _promote_first(run, result["sweep_id"], screen)
-        return result
-
-    options = [*(word for each in space or [] for word in ("--space", each)), *(("--trials", trials) if trials else ())]
-    tell(body, json, command=["sweep", recipe, *(overrides or []), *options], code=lambda result: 2 if result.get("problems") else 0)
+    return sweep_and_promote(recipe, given, more=more, screen=screen, began=_BEGAN)
 
 
-def _promote_first(run: Any, name: str, screen: Any) -> None:
-    """Promote the model that the run or sweep of that name has just registered, if it is the first of its name."""
-    from pipelines.run_record import RunFolder
-    from pipelines.tracking.client import tracking_uri
-
-    folder = RunFolder(run.root / run.experiment / name)
-    if folder.unpromoted.exists():  # what promotes is imported only then
-        from pipelines.verbs.promote import crown_registered
-
-        uri = tracking_uri(run.root, run.track.uri)
-        crown_registered(folder, storage=run.storage, uri=uri, patience_seconds=run.track.wait_seconds, screen=screen)
-
-
-@app.command()
+@_command()
 def compare(
+    screen: Any,
     called: Annotated[
         list[str] | None, typer.Argument(metavar="RUN RUN …", help="Runs: an id, a name, latest, best. And storage=.")
     ] = None,
     experiment: Annotated[str | None, typer.Option(help="The best runs of an experiment; or where latest and best are looked for.")] = None,
     sweep: Annotated[str | None, typer.Option(help="The best trials of a sweep.")] = None,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Only what differs, how good, whether the difference is real, what it cost, and MLflow's page of the runs."""
-    given = called or []
-    named, settings = [word for word in given if "=" not in word], [word for word in given if "=" in word]
+    from pipelines.verbs.compare import compare
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.verbs.compare import compare
-
-        return compare(named, settings, experiment=experiment, sweep=sweep, screen=screen)
-
-    tell(body, json, command=["compare", *given])
+    return compare(*_names_and_settings(called), experiment=experiment, sweep=sweep, screen=screen)
 
 
-@app.command()
+@_command(exit_code=lambda result, _: 0 if result["reproduced"] else 4)
 def reproduce(
+    screen: Any,
     run: Annotated[str, typer.Argument(help="A run's id or name, latest or best.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, data.prepared=, data.cache=, scale.*=.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Only the first so many steps.")] = None,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Train a run again from what was written down of it; is every number what it was?"""
+    from pipelines.verbs.reproduce import reproduce
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.verbs.reproduce import reproduce
-
-        return reproduce(run, overrides or [], steps=steps, screen=screen)
-
-    tell(body, json, command=["reproduce", run, *(overrides or [])], code=lambda result: 0 if result["reproduced"] else 4)
+    return reproduce(run, overrides or [], steps=steps, screen=screen)
 
 
-@app.command()
+@_command(exit_code=lambda result, _: 0 if result["verified"] else 4)
 def verify(
+    screen: Any,
     what: Annotated[str, typer.Argument(help="resume: stopped half way, the same bits. parity: several workers, the curve of one.")],
     recipe: Recipe,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=2, help="The first so many steps.")] = 20,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Prove what is promised of every training, on this machine or this cluster."""
+    from pipelines.config import load
+    from pipelines.errors import RecipeError
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.config import load
-        from pipelines.errors import RecipeError
+    if what not in ("resume", "parity"):
+        raise RecipeError(f"verify {what}: there are resume and parity")
+    loaded = load(recipe, overrides or [])
+    from pipelines.verbs.verify import verify
 
-        if what not in ("resume", "parity"):
-            raise RecipeError(f"verify {what}: there are resume and parity")
-        loaded = load(recipe, overrides or [])
-        from pipelines.verbs.verify import verify
-
-        return verify(what, loaded, steps=steps, screen=screen)  # type: ignore[arg-type]
-
-    tell(body, json, command=["verify", what, recipe, *(overrides or [])], code=lambda result: 0 if result["verified"] else 4)
+    return verify(what, loaded, steps=steps, screen=screen)  # type: ignore[arg-type]
 
 
-@app.command()
+@_command()
 def evaluate(
+    screen: Any,
     model: Model,
     overrides: Overrides = None,
     slice_: Annotated[list[str] | None, typer.Option("--slice", help="A column of the source; scores of the rows of each value.")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test; default: the test rows, or all of data.source.")] = None,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Judge a model on its test rows, or with data.source=… on any others: metrics with intervals, by class, slice and horizon."""
+    from pipelines.verbs.evaluate import evaluate
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.verbs.evaluate import evaluate
-
-        return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
-
-    tell(body, json, command=["evaluate", model, *(overrides or [])])
+    return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
 
 
-@app.command()
+@_command(exit_code=lambda result, _: 3 if result["decision"] == "refused" else 0)
 def promote(
+    screen: Any,
     model: Model,
     overrides: Overrides = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion champion again.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Promote in spite of the verdict; needs --reason.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why; written on the version.")] = None,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Make a candidate champion if it keeps its recipe's rules (promote.…) and beats the champion on the same test rows."""
+    from pipelines.verbs import promote
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.verbs import promote
-
-        if rollback:
-            return promote.roll_back(model, overrides or [], reason=reason, screen=screen)
-        return promote.promote(model, overrides or [], force=force, reason=reason, screen=screen)
-
-    tell(body, json, command=["promote", model, *(overrides or [])], code=lambda result: 3 if result["decision"] == "refused" else 0)
+    if rollback:
+        return promote.roll_back(model, overrides or [], reason=reason, screen=screen)
+    return promote.promote(model, overrides or [], force=force, reason=reason, screen=screen)
 
 
-@app.command()
+@_command()
 def predict(
+    screen: Any,
     model: Model,
     input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
     output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
     overrides: Overrides = None,
     format_: Annotated[str | None, typer.Option("--format", help="Of the parts in a folder: parquet (the default), csv or jsonl.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Replace what this command wrote there before.")] = False,
-    json: AsJson = False,
-) -> None:
+) -> Result:
     """Ask a trained model about every row of INPUT. The same command again goes on with what was interrupted."""
+    from pipelines.errors import RecipeError
 
-    def body(screen: Any) -> dict[str, Any]:
-        from pipelines.errors import RecipeError
+    if format_ not in (None, "parquet", "csv", "jsonl"):
+        raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
+    from pipelines.verbs.predict import predict
 
-        if format_ not in (None, "parquet", "csv", "jsonl"):
-            raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
-        from pipelines.verbs.predict import predict
-
-        return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
-
-    tell(body, json, command=["predict", model, input_, output, *(overrides or [])])
+    return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
 
 
-app.command()(operating.track)
-app.command(context_settings={"allow_interspersed_args": False})(operating.submit)
-app.command()(operating.doctor)
-app.command()(operating.ui)
+@_command(exit_code=lambda result, given: 12 if given["sync"] and result["unsent"] else 0)
+def track(
+    screen: Any,
+    called: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN] [key=value …]", help="One run, by name or folder; storage=, track.uri=.")
+    ] = None,
+    sync: Annotated[bool, typer.Option("--sync", help="Send what MLflow has not, and close the runs that ended meanwhile.")] = False,
+    storage: Annotated[str | None, typer.Option(help="The storage folder of the runs; the same as storage=.")] = None,
+) -> Result:
+    """What MLflow has not been told yet of the runs of a storage; --sync sends it. Nothing is trained."""
+    from pipelines.errors import RecipeError
+
+    named, settings = _names_and_settings([*(called or []), *([f"storage={storage}"] if storage else [])])
+    if len(named) > 1:
+        raise RecipeError(f"track: name one run, or none for all of the storage, not {len(named)}")
+    from pipelines.api import track_and_promote
+
+    return track_and_promote(named[0] if named else None, settings, sync=sync, screen=screen)
+
+
+def _exit_code_of_job(result: Result, given: dict[str, Any]) -> int:
+    from pipelines.verbs.submit import code_of
+
+    return code_of(result) if given["words"] else 0
+
+
+@_command(exit_code=_exit_code_of_job, context_settings={"allow_interspersed_args": False})
+def submit(
+    screen: Any,
+    context: typer.Context,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- VERB …", help="train, sweep, prepare, evaluate, predict, promote, reproduce, verify."),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="http://HEAD:8265; default: RAY_API_SERVER_ADDRESS, or RAY_ADDRESS if it is such an address.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The job's id; default: name= of the command, or made of what it is.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is submitted.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Submit a run anew that has finished.")] = False,
+    working_dir: Annotated[Path, typer.Option(help="The folder that goes up, and that the command is run in.")] = Path(),
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave out, as .gitignore writes it. May be given several times.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the cluster's jobs.")] = False,
+    status: Annotated[str | None, typer.Option(metavar="ID", help="Show one job, and the end of its log.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop a job when its workers have left a checkpoint.")] = None,
+) -> Result:
+    """Run a command as a job of a Ray cluster. The same again attaches to it while it runs, and resumes it where it ended early.
+
+    The exit code is the job's own; 12 if it has none, 130 if it was stopped. Ctrl-C only ends the following (130): the job goes on.
+    """
+    from pipelines import jobs
+    from pipelines.errors import RecipeError
+    from pipelines.verbs import submit
+
+    if sum([list_, status is not None, stop is not None, bool(words)]) != 1:
+        raise RecipeError("submit: give a command behind --, such as `-- train cnn`, or one of --list, --status ID and --stop ID")
+    if words:
+        verb, parameters = _parsed(context, words)
+        how = submit.Asked(address, name, working_dir, tuple(exclude or []), again, wait=not no_wait)
+        return submit.submit(verb, words[1:], parameters, how, screen)
+    if list_:
+        return jobs.listed(address, screen)
+    return jobs.looked_at(address, status, screen) if status else jobs.stopped(address, stop or "", screen)
+
+
+@_command(exit_code=lambda result, _: 12 if result["status"] == "FAIL" else 0)
+def doctor(
+    screen: Any,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="storage=, track.uri=, scale.*=: what the cluster is to be fit for.")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="The cluster, as host:6379; default: RAY_ADDRESS, else one is started here.")] = None,
+    allow_open: Annotated[bool, typer.Option("--allow-open", help="Only warn of a cluster that asks for no token.")] = False,
+) -> Result:
+    """Is a cluster fit to train on? Versions, storage, MLflow, CPUs and GPUs, network, disks, clocks, tokens: each with its fix."""
+    from pipelines.verbs.doctor import doctor
+
+    return doctor(overrides or [], address=address, allow_open=allow_open, screen=screen)
+
+
+@app.command()
+def ui(
+    storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
+    port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
+) -> None:
+    """The MLflow UI on this storage."""
+
+    def serve(screen: Any) -> Result:
+        from pipelines.verbs.ui import ui
+
+        ui(storage, port, screen)
+
+    command.run(serve)
 
 
 def main() -> None:
     """The entry point of the `raylway` program."""
     app()
+
+
+def _names_and_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """Arguments that name something, and those that are settings (key=value)."""
+    given = words or []
+    return [word for word in given if "=" not in word], [word for word in given if "=" in word]
+
+
+def _parsed(context: typer.Context, words: list[str]) -> tuple[str, dict[str, Any]]:
+    """(verb, its parameters) of a command line of this program. Ends with exit code 2, as that command itself would, if it is none."""
+    program: Any = context.parent
+    name, verb, rest = program.command.resolve_command(context, words)
+    return name, verb.make_context(name, rest, parent=program).params
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class TrackingError(StorageError):
     """MLflow cannot be reached, or does not take what it is sent; it may later."""
 
 
-_GOES_ON = "the same command goes on from what is there"
+_RESUMABLE = "run the same again to resume from what is done"
 
 
 class Diverged(ArithmeticError):
@@ -74,14 +74,14 @@ def cause_of(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def mark_going_on(error: BaseException) -> None:
-    """Mark an error as one that came when something was there already that the same command would go on from."""
-    error.add_note(_GOES_ON)
+def mark_resumable(error: BaseException) -> None:
+    """Note on an error that something was done before it came, which the same command resumes from."""
+    error.add_note(_RESUMABLE)
 
 
-def goes_on(error: BaseException) -> bool:
-    """Whether the same command would go on from something, and not from the beginning."""
-    return _GOES_ON in getattr(error, "__notes__", ())
+def is_resumable(error: BaseException) -> bool:
+    """Return True if the same command resumes from something, and does not begin anew."""
+    return _RESUMABLE in getattr(error, "__notes__", ())
 
 
 def code_of(error: BaseException) -> int:

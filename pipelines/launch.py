@@ -26,11 +26,11 @@ from pipelines.data.preparation import Plan
 from pipelines.elastic import Team
 from pipelines.errors import StorageError, cause_of
 from pipelines.pausing import STOP, Pause, Paused
+from pipelines.process import in_background
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
 from pipelines.supervision import supervised
-from pipelines.threads import in_background
 from pipelines.training import checkpoint
 from pipelines.training.job import Job
 

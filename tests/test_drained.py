@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from cluster import nodes, waiting
+from pipelines.process import in_background
 from pipelines.run_record import RunFolder
-from pipelines.threads import in_background
 from tests.cli import finish, raylway, start, until
 from tests.head import head
 from tests.nodes import ALONE, LONG, Spoken, made, run, trains

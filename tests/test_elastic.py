@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipelines.threads import in_background
+from pipelines.process import in_background
 from tests.cli import until
 from tests.nodes import TAKING, Spoken, losses, made, run, trains
 

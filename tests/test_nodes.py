@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.threads import in_background
+from pipelines.process import in_background
 from tests.cli import until
 from tests.nodes import ALONE, LONG, SHORT, Spoken, losses, made, run, trains
 

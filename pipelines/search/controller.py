@@ -19,6 +19,7 @@ from pipelines.config import Loaded
 from pipelines.data import preparation as preparing
 from pipelines.data.preparation import Plan
 from pipelines.errors import CLUSTER, DATA, RECIPE, WORKLOAD, Failure, RecipeError
+from pipelines.process import in_background
 from pipelines.run_record import RunFolder, write_atomically, write_config
 from pipelines.run_settings import Run
 from pipelines.search import ranking
@@ -26,7 +27,6 @@ from pipelines.search.ledger import Ledger, Role, Status, Trial
 from pipelines.search.space import Params, name_of
 from pipelines.search.study import Design
 from pipelines.search.trial import Task
-from pipelines.threads import in_background
 from pipelines.tracking import outbox, shipper
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.leaderboard import NOTE

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines import gc
+from pipelines import process
 from pipelines.errors import CLUSTER, Failure, WorkerFailed, describe
-from pipelines.threads import in_background
+from pipelines.process import in_background
 from pipelines.tracking import journal
 from pipelines.training import checkpoint
 from pipelines.training.job import Job
@@ -51,7 +51,7 @@ class Task:
 
 def alone(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
     """The trial in this process. `weights`: a checkpoint of another trial to go on from."""
-    gc.seldom()
+    process.collect_rarely()
     try:
         import torch
 

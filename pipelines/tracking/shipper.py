@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
 from pipelines.errors import StorageError, TrackingError
+from pipelines.process import in_background
 from pipelines.run_record import RunFolder
-from pipelines.threads import in_background
 from pipelines.tracking import journal, leaderboard, outbox, provenance, trouble
 from pipelines.tracking.client import check, connect, tracking_uri
 from pipelines.tracking.outbox import About, Ending

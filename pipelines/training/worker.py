@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines import gc, pausing
+from pipelines import pausing, process
 from pipelines.data import dataset
 from pipelines.data.dataset import Dataset
 from pipelines.data.order import micro_batches
@@ -147,7 +147,7 @@ def training(
             stack.callback(journal.close)
         path, refused = checkpoint.newest(job.folder.checkpoints, job.identity) if rank == 0 else (None, [])
         start = group.from_first(-1 if path is None else checkpoint.verify(path).step)
-        gc.as_usual()
+        process.collect_as_usual()
         model, optimizer = _made(run, encoding, group, None if start < 0 else checkpoint.path_of(job.folder.checkpoints, start))
         start = max(start, 0)
         look = functools.partial(_look, job, group, validation, encoding, journal, model)

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines import newdata, rival
 from pipelines.data.dataset import Dataset
-from pipelines.errors import RecipeError, StorageError, TrackingError, mark_going_on
+from pipelines.errors import RecipeError, StorageError, TrackingError, mark_resumable
 from pipelines.evaluation import latency, models, reports, rules, slices, split_scores
 from pipelines.evaluation.model_names import registered_name
 from pipelines.evaluation.models import Model
@@ -149,7 +149,7 @@ def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seco
             break
         except TrackingError as error:
             if time.monotonic() > deadline:
-                mark_going_on(error)
+                mark_resumable(error)
                 raise
             time.sleep(_AGAIN_SECONDS)
     folder.unpromoted.unlink(missing_ok=True)

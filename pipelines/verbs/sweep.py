@@ -23,8 +23,9 @@ from cluster.waiting import until_free
 from pipelines import metrics_export, publish
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
-from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_going_on
+from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_resumable
 from pipelines.pausing import Pause
+from pipelines.process import in_background
 from pipelines.run_record import check_writable, claim, keep_unpromoted, slug, write_atomically, write_config
 from pipelines.screen import Screen
 from pipelines.search import confirm, ranking
@@ -35,7 +36,6 @@ from pipelines.search.study import Design, design
 from pipelines.search.sweep_report import Findings, live
 from pipelines.search.trial import Task, alone, together
 from pipelines.supervision import supervised
-from pipelines.threads import in_background
 from pipelines.tracking import outbox, shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
@@ -131,11 +131,11 @@ class _Sweep:
             self._abandon("KILLED", {"stage": "interrupted"})
             raise
         except TrackingError as error:  # all was searched; only MLflow has not all of it yet
-            mark_going_on(error)
+            mark_resumable(error)
             raise
         except Exception as error:
             if self._ledger.trials:
-                mark_going_on(error)
+                mark_resumable(error)
             self._abandon("FAILED", {"stage": "failed", "cause": str(error)[:500], "exit_code": str(code_of(error))})
             raise
 

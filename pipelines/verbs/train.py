@@ -12,7 +12,7 @@ from pipelines.config import Loaded
 from pipelines.cost import Attempt
 from pipelines.data import preparation as preparing
 from pipelines.data.preparation import Plan
-from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of, mark_going_on
+from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of, mark_resumable
 from pipelines.run_record import RunFolder, check_writable, claim, slug, write_atomically, write_config
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
@@ -58,7 +58,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
                 return score.conclude(run, tracker, attempt, screen, dataset=dataset, outcome=outcome, prepare_seconds=prepare_seconds)
         except (Exception, KeyboardInterrupt) as error:
             if attempt.stage != "startup" or checkpoint.latest(folder.checkpoints):
-                mark_going_on(error)
+                mark_resumable(error)
             if isinstance(error, TrackingError) and folder.concluded.exists():
                 raise  # trained and judged; only MLflow has not all of it yet
             _close(tracker, attempt, loaded, error, screen)

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from pipelines import gc as collecting
+from pipelines import process
 
 
 class Cycle:
@@ -18,7 +18,7 @@ def usual():
     """What other tests are to find again."""
     yield
     gc.unfreeze()
-    collecting.as_usual()
+    process.collect_as_usual()
 
 
 def made(count: int) -> list[weakref.ref[Cycle]]:
@@ -26,22 +26,22 @@ def made(count: int) -> list[weakref.ref[Cycle]]:
 
 
 def test_while_importing_nothing_is_looked_through():
-    collecting.seldom()
+    process.collect_rarely()
     gc.collect()
     assert all(each() for each in made(10_000))
 
 
 def test_while_training_a_cycle_that_nobody_holds_is_found_soon():
-    collecting.as_usual()
+    process.collect_as_usual()
     assert made(10_000)[0]() is None
 
 
 def test_what_was_there_stays_and_what_comes_later_is_never_frozen():
     gc.unfreeze()
-    collecting.as_usual()
+    process.collect_as_usual()
     frozen = gc.get_freeze_count()
     later = Cycle()
-    collecting.as_usual()
+    process.collect_as_usual()
     found = weakref.ref(later)
     del later
     gc.collect()
@@ -54,12 +54,12 @@ def test_a_command_imports_without_one_whole_collection():
         "import gc, sys\n"
         "whole = []\n"
         "gc.callbacks.append(lambda phase, info: whole.append(1) if info['generation'] == 2 and phase == 'stop' else None)\n"
-        "from pipelines.command import tell\n"
+        "from pipelines.command import run\n"
         "def body(screen):\n"
         "    before = len(whole)\n"
         "    import torch\n"
         "    return {'whole': len(whole) - before}\n"
-        "tell(body, True, command=['plan'])\n"
+        "run(body, as_json=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert '"whole": 0' in done.stdout
