@@ -45,7 +45,7 @@ def rows_of(model: Model, *, split: str | None) -> Rows:
         if not rows:
             raise DataError("has no rows")
         try:
-            columns = workload.needed(source.columns(), model.encoding)
+            columns = workload.read_columns(source.columns(), model.encoding)
         except DataError as error:
             raise DataError(f"{error}; {model.called} is a model of {workload.task}") from None
     splitting: Splitting = Consecutive((0, 0, rows))

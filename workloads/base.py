@@ -7,7 +7,7 @@ parameters; its methods are the behaviour. It inherits from one task, which know
 from __future__ import annotations
 
 import difflib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -77,7 +77,8 @@ class Workload(BaseModel):
     """What is trained. Subclasses are tasks (how rows become arrays and scores) and, below them, networks.
 
     *Stored rows* are what `encode` makes and a prepared dataset holds; *examples* are what a step is given, made from them by `examples`:
-    the rows themselves, or windows over a series that is stored once.
+    the rows themselves, or windows over a series that is stored once. Two objects hold what is done with the outputs of a network:
+    `judging` scores them beside the truth, `serving` turns raw input into answers that a person reads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, allow_inf_nan=False)
@@ -89,32 +90,34 @@ class Workload(BaseModel):
     files: ClassVar[tuple[str, ...]] = ()
     """Columns whose values may be paths of files: the task is then given the files' bytes."""
     ordered: ClassVar[bool] = False
-    """Whether rows follow one another, as in a series or a text: then the splits are consecutive parts, else they are drawn."""
+    """Rows follow one another, as in a series or a text: the splits are consecutive parts, else they are drawn."""
+    one_to_one: ClassVar[bool] = True
+    """Each raw row is stored as one row, so examples can be counted before any row is read."""
     length_column: ClassVar[str | None] = None
-    """Stored column that says how long a row is, where rows differ: rows of about one length are put into one batch."""
+    """Stored column with the length of a row, where rows differ: rows of about one length are put into one batch."""
+    target_column: ClassVar[str | None] = None
+    """Raw and stored column of what is predicted, where there is one: no input, so not read for predictions."""
     label_column: ClassVar[str | None] = None
-    """Raw and stored column of a row's class, where there are classes: they are counted, and rare ones are drawn by themselves."""
+    """The target column where it holds classes: they are counted, and splits can be stratified by them."""
     skippable: ClassVar[bool] = True
-    """Whether a bad row can be left out."""
+    """A bad row can be left out."""
+    sample_rows: ClassVar[int] = 8
+    """Raw training rows, besides `context`, that are kept as the example of a registered model's input."""
     headline: ClassVar[Headline]
     better: ClassVar[Mapping[str, Literal["max", "min"]]]
-    """Every metric that the task is judged by, and which direction is better."""
+    """Every metric of the task, and which direction is better."""
     encoding_type: ClassVar[type[Encoding]]
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that a registered model needs besides torch, numpy, pandas, pydantic and safetensors."""
 
     # ---- from raw rows to examples
 
-    def choose(self, available: Sequence[str]) -> tuple[str, ...]:
-        """The columns to read, out of those that a source has. Raises DataError."""
-        return choose_columns(self.columns, available)
-
-    def needed(self, available: Sequence[str], encoding: Any) -> tuple[str, ...]:
-        """The columns to read of data that are encoded with an `encoding` learnt before. Raises DataError."""
-        return self.choose(available)
+    def read_columns(self, available: Sequence[str], encoding: Any = None, *, target: bool = True) -> tuple[str, ...]:
+        """The columns to read, out of those a source has: to learn an encoding, or to encode with one. Raises DataError."""
+        return choose_columns([name for name in self.columns if target or name != self.target_column], available)
 
     def check(self, raw: Arrays) -> None:
-        """Raises DataError, with the row, for what no encoding could take; where bad rows are skipped, `fit` is not given them."""
+        """Raise DataError, with the row, for what no encoding could take; where bad rows are skipped, `fit` is not given them."""
 
     @abstractmethod
     def fit(self, batches: Iterable[Arrays]) -> Encoding:
@@ -122,26 +125,22 @@ class Workload(BaseModel):
 
     @abstractmethod
     def encode(self, raw: Arrays, encoding: Any) -> dict[str, np.ndarray]:
-        """Raw rows of a source to stored rows. Raises DataError."""
+        """Raw rows of a source to stored rows; without the target where `raw` lacks it. Raises DataError."""
 
     @property
     def context(self) -> int:
-        """How many rows before its own an ordered split keeps, for its first examples to look back on."""
+        """Rows before its own that an ordered split keeps, for its first examples to look back on."""
         return 0
 
     def examples(self, stored: Rows, *, training: bool) -> Rows:
         """The examples that stored rows hold, for training or for scoring. Raises DataError if there are none."""
         return stored
 
-    def count(self, rows: int, *, training: bool) -> int | None:
-        """How many examples `rows` raw rows (the context included) will give; None where only encoding them can tell."""
-        return rows
-
     def collate(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A batch of examples as a network is given it: where rows differ in length, cut to the longest."""
         return batch
 
-    # ---- the network, what it is scored by, what it says
+    # ---- the network and its scores
 
     @abstractmethod
     def network(self, encoding: Any) -> nn.Module:
@@ -152,54 +151,63 @@ class Workload(BaseModel):
 
     @abstractmethod
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
-        """Loss (differentiable, a sum over rows) and metrics of one batch; used for training and evaluation alike."""
+        """Loss (differentiable, a sum over rows) and metrics of one batch; used for training and evaluation alike.
+
+        `Judging.from_means` makes the metrics of the curves from their means: the means themselves, unless the task says otherwise.
+        """
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the model says of each example, as arrays with examples first."""
+        """Outputs of the model for each example, as arrays with examples first."""
 
     @abstractmethod
     def baselines(self, train: Rows, test: Rows, encoding: Any) -> dict[str, dict[str, float]]:
-        """Naive answers by name, each with its metrics on the test examples, so that a score can be judged."""
+        """Naive baselines by name, each with its metrics on the test examples, to compare a score with."""
 
-    @abstractmethod
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: Any) -> dict[str, Figure]:
-        """Pictures for the run page, by name; `outputs` is what `predict` said of the test examples."""
+        """Pictures for the run page, by name; `outputs` are those of `predict` for the test examples. By default those of `judging`."""
+        judging = self.judging(encoding)
+        return judging.figures(judging.judge(outputs, test.take(np.arange(len(test)))))
 
     @abstractmethod
     def judging(self, encoding: Any) -> Judging:
-        """How answers (`predict`) are judged beside their examples, one by one."""
-
-    def sample(self, model: nn.Module, encoding: Any) -> str | None:
-        """Something to read at each evaluation, such as generated text."""
-        return None
-
-    # ---- a registered model: raw input in, readable columns out
-
-    @property
-    def sample_rows(self) -> int:
-        """How many raw training rows `model_input` needs to make an example of a registered model's input."""
-        return 8
+        """How outputs of `predict` are scored beside their examples, one by one."""
 
     @abstractmethod
-    def model_input(self, raw: Arrays) -> Any:
-        """Raw rows as a caller of the registered model would give them (an array or a DataFrame; no labels)."""
+    def serving(self, encoding: Any) -> Serving:
+        """How a registered model takes raw input and answers."""
+
+    def task_settings(self) -> dict[str, Any]:
+        """The settings that can change how rows are encoded: those that the task itself defines."""
+        fields = {name for base in type(self).__mro__[1:] if issubclass(base, Workload) for name in base.model_fields}
+        return self.model_dump(mode="json", include=fields)
+
+
+class Serving(ABC):
+    """A trained workload as a registered model and `raylway predict` use it: raw input in, columns that a person reads out."""
+
+    def __init__(self, workload: Any, encoding: Any) -> None:
+        self.workload, self.encoding = workload, encoding
 
     @abstractmethod
-    def inputs(self, given: Any, encoding: Any) -> dict[str, np.ndarray]:
-        """What a registered model was given, encoded by the code that encodes for training. Raises DataError."""
+    def example(self, raw: Arrays) -> Any:
+        """Raw training rows as a caller of the registered model would give them (an array or a DataFrame; without the target)."""
 
-    def asked(self, available: Sequence[str], encoding: Any) -> tuple[str, ...]:
-        """The columns that an answer is made from, out of those that a source has: those of training, without labels. Raises DataError."""
-        return choose_columns([name for name in self.columns if name != self.label_column], available)
+    @abstractmethod
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
+        """Encode what a registered model was given, by the code that encodes for training. Raises DataError."""
 
-    def ask(self, raw: Arrays, encoding: Any) -> dict[str, np.ndarray]:
-        """Raw rows of these columns as `inputs` encodes what a registered model is given. Raises DataError."""
-        return self.encode(raw, encoding)
+    def columns(self, available: Sequence[str]) -> tuple[str, ...]:
+        """The columns to read of a source of rows to predict. Raises DataError."""
+        return self.workload.read_columns(available, self.encoding, target=False)
+
+    def encode(self, raw: Arrays) -> dict[str, np.ndarray]:
+        """Encode raw rows of these columns, as `inputs` encodes what a registered model is given. Raises DataError."""
+        return self.workload.encode(raw, self.encoding)
 
     @property
     def lookback(self) -> int:
-        """How many rows before its own an answer is made from, where rows follow one another; the first rows have no answer then."""
+        """Rows before its own that a prediction needs, where rows follow one another; the first rows have no prediction then."""
         return 0
 
     def windows(self, encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -207,17 +215,34 @@ class Workload(BaseModel):
         return encoded
 
     def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a registered model computes for `inputs`: `predict`, where a task needs nothing else."""
-        return self.predict(model, batch)
+        """Outputs of a registered model for a batch of `inputs`."""
+        return self.workload.predict(model, batch)
 
     @abstractmethod
-    def decode(self, outputs: Arrays, encoding: Any) -> dict[str, list]:
+    def decode(self, outputs: Arrays) -> dict[str, list]:
         """Outputs of `respond` as columns that a person reads."""
 
-    def task_settings(self) -> dict[str, Any]:
-        """The settings that can change how rows are encoded: those that the task itself defines."""
-        fields = {name for base in type(self).__mro__[1:] if issubclass(base, Workload) for name in base.model_fields}
-        return self.model_dump(mode="json", include=fields)
+    def sample(self, model: nn.Module) -> str | None:
+        """Text to read at each evaluation during training, such as what a language model writes."""
+        return None
+
+
+def count_examples(workload: Workload, rows: int, *, training: bool) -> int | None:
+    """Examples that `rows` raw rows (the context included) will give; None where only encoding can tell. Raises DataError if none."""
+    return len(workload.examples(_Unread(rows), training=training)) if workload.one_to_one else None
+
+
+class _Unread:
+    """Stored rows of which only the number is known."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        raise NotImplementedError
 
 
 def choose_columns(wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     Forward = Callable[[nn.Module, Mapping[str, Tensor]], dict[str, Tensor]]
-    """`Workload.predict` or `Workload.respond`."""
+    """`Workload.predict` or `Serving.respond`."""
 
 
 def tensors(workload: Workload, examples: dict[str, np.ndarray], device: Any = "cpu") -> dict[str, Tensor]:

@@ -81,6 +81,13 @@ class Judging(ABC):
     def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
         """What `Workload.predict` said of examples, beside these."""
 
+    def from_means(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Metrics of the curves, from the means of what `Workload.step` gave over all rows (of a batch, or of a split).
+
+        Here a task derives what is no mean over rows (a root, a ratio) and turns means into the unit of its metrics. `loss` stays.
+        """
+        return dict(means)
+
     def translated(self, judged: Judged, by: Judging) -> Judged:
         """Examples that another judged, in the terms of this one: its units, its order of classes. `columns["truth"]` is then the same.
 

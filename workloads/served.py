@@ -26,18 +26,18 @@ class Served:
     """A trained workload that answers raw rows."""
 
     def __init__(self, workload: Workload, encoding: Encoding, network: nn.Module) -> None:
-        self.workload, self.encoding, self.network = workload, encoding, network.eval()
+        self.workload, self.serving, self.network = workload, workload.serving(encoding), network.eval()
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """One row of readable columns for each raw row, in order. Raises DataError, a ValueError, for input it cannot use."""
         import pandas as pd
 
         try:
-            encoded = self.workload.inputs(model_input, self.encoding)
+            encoded = self.serving.inputs(model_input)
         except DataError as error:
             raise DataError(f"row {error.row}: {error}" if error.row is not None else str(error), error.row) from None
-        outputs = inference.outputs(self.workload, self.workload.respond, self.network, encoded, batch_rows=_BATCH_ROWS)
-        return pd.DataFrame(self.workload.decode(outputs, self.encoding))
+        outputs = inference.outputs(self.workload, self.serving.respond, self.network, encoded, batch_rows=_BATCH_ROWS)
+        return pd.DataFrame(self.serving.decode(outputs))
 
 
 def describe(workload: Workload, encoding: Encoding, weights_sha256: str) -> dict[str, Any]:

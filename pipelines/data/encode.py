@@ -245,7 +245,7 @@ class Encoder:
 
     def _hashes(self, arrays: Arrays) -> np.ndarray:
         """Of what the network is told from; empty where rows follow one another, for there a row alone says nothing."""
-        told_from = {name: column for name, column in arrays.items() if name != self.selection.workload.label_column}
+        told_from = {name: column for name, column in arrays.items() if name != self.selection.workload.target_column}
         return np.empty(0, np.uint64) if self.selection.workload.ordered else row_hashes(told_from)
 
 

@@ -32,7 +32,7 @@ from pipelines.data.store import Store, store_of
 from pipelines.errors import RecipeError
 from pipelines.run_settings import Run
 from pipelines.tracking.provenance import code_sha256, imported
-from workloads.base import Arrays, DataError, Encoding, Workload, choose_columns
+from workloads.base import Arrays, DataError, Encoding, Workload, choose_columns, count_examples
 
 _PIECE_ROWS, _MOST_PIECES = 8192, 512
 _TOLD = 10
@@ -193,9 +193,9 @@ def _selection(run: Run, plan: Plan, splitting: Splitting) -> Selection:
 def _chosen(workload: Workload, there: Sequence[str], splitting: Sequence[str]) -> tuple[str, ...]:
     """The columns that the task is given; those that only say which split a row is of are not, unless it asks for them by name."""
     try:
-        return workload.choose([name for name in there if name not in splitting])
+        return workload.read_columns([name for name in there if name not in splitting])
     except DataError:
-        return workload.choose(there)
+        return workload.read_columns(there)
 
 
 def source_of(run: Run) -> Source:
@@ -212,7 +212,7 @@ def _examples_of_rows(run: Run, splitting: Splitting, rows: int) -> dict[str, in
     found = {}
     for number, split in enumerate(SPLITS):
         with naming(f"{run.data.name}, {split} split"):
-            found[split] = run.model.count(len(splitting.rows_of(number, 0, rows, {})), training=split == "train")
+            found[split] = count_examples(run.model, len(splitting.rows_of(number, 0, rows, {})), training=split == "train")
     return found
 
 
@@ -236,6 +236,7 @@ def _fit(selection: Selection, pieces: Sequence[Piece]) -> tuple[Encoding, Array
     places: Callable[[int], str] = str
     bad: list[str] = []
     unread: list[DataError] = []
+    wanted = selection.workload.context + selection.workload.sample_rows
 
     def readable() -> Iterator[tuple[Batch, np.ndarray, Arrays]]:
         try:
@@ -250,7 +251,7 @@ def _fit(selection: Selection, pieces: Sequence[Piece]) -> tuple[Encoding, Array
             places = functools.partial(_place_of, batch, rows)
             bad.extend(f"{batch.place(row)}: {reason}" for row, reason in batch.bad.items() if len(bad) < _TOLD)
             if len(rows):
-                if (lacking := selection.workload.sample_rows - sum(len(next(iter(part.values()))) for part in sample)) > 0:
+                if (lacking := wanted - sum(len(next(iter(part.values()))) for part in sample)) > 0:
                     sample.append({name: column[:lacking].copy() for name, column in raw.items()})
                 yield raw
 

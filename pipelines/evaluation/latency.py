@@ -30,5 +30,5 @@ def milliseconds(model: Model, dataset: Dataset) -> float:
 def _one(model: Model, dataset: Dataset) -> Any:
     if not dataset.sample:
         raise StorageError(f"{model.called}: its dataset {dataset.manifest.fingerprint} has no raw rows to be timed with")
-    given = model.workload.model_input({name: column.copy() for name, column in dataset.sample.items()})  # mapped ones cannot be written
+    given = model.serving.example({name: column.copy() for name, column in dataset.sample.items()})  # mapped ones cannot be written
     return given.iloc[:1] if hasattr(given, "iloc") else given[:1]

@@ -27,7 +27,7 @@ from pipelines.tracking import registry, runs, versions
 from pipelines.tracking.registry import Registered
 from pipelines.tracking.shipper import tracking_uri
 from pipelines.tracking.versions import Version
-from workloads.base import DataError, Encoding, Workload
+from workloads.base import DataError, Encoding, Serving, Workload
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +59,11 @@ class Model:
     tracking_uri: str
     warnings: tuple[str, ...] = ()
     """What a person should know before trusting it, one sentence each."""
+
+    @property
+    def serving(self) -> Serving:
+        """The model's input and output, as those who ask it see them."""
+        return self.workload.serving(self.encoding)
 
     def network(self) -> nn.Module:
         """The network with its weights, ready to answer. Raises StorageError if they are not those that were registered."""

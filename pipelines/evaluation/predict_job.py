@@ -78,7 +78,7 @@ def job_of(model: Model, asked: Asked, output: Output, say: Callable[[str], None
 def _first_answers(answerer: Answerer, skip: bool) -> dict[str, list[Any]]:
     """The answers of the first rows that can be used."""
     source = answerer.asked.source
-    start, stop, bad = 0, min(_TRIED_ROWS + answerer.model.workload.lookback, source.rows()), dict[int, str]()
+    start, stop, bad = 0, min(_TRIED_ROWS + answerer.model.serving.lookback, source.rows()), dict[int, str]()
     while start < stop:
         for found in answerer.answers(start, stop, bad if skip else None):
             if len(found.rows):
@@ -90,7 +90,7 @@ def _first_answers(answerer: Answerer, skip: bool) -> dict[str, list[Any]]:
 
 def _rate(answerer: Answerer, skip: bool) -> float:
     """Rows a second, now that all is loaded."""
-    look, rows = answerer.model.workload.lookback, answerer.asked.source.rows()
+    look, rows = answerer.model.serving.lookback, answerer.asked.source.rows()
     began = time.perf_counter()
     for _ in answerer.answers(look, min(look + _TRIED_ROWS, rows), {} if skip else None):
         pass

@@ -42,15 +42,15 @@ class Answerer:
 
         Where rows follow one another, those before the first whole window have None for an answer.
         """
-        workload, source = self.model.workload, self.asked.source
-        at = max(0, start - workload.lookback)
+        serving, source = self.model.serving, self.asked.source
+        at = max(0, start - serving.lookback)
         before: dict[str, np.ndarray] = {}
         for given, kept in self.asked.read(at, stop):
             place = _places(source.place, at)
             failed: dict[int, str] | None = None if bad is None else {}
             for good, encoded in tried(self._ask, rows_of(given), {**kept, **given}, label=source.label, place=place, bad=failed):
-                encoded, before = _behind(before, encoded, workload.lookback)
-                answers = self._answers(workload.windows(encoded), len(good))
+                encoded, before = _behind(before, encoded, serving.lookback)
+                answers = self._answers(serving.windows(encoded), len(good))
                 fresh = good + at >= start
                 yield Answered(
                     (good + at)[fresh],
@@ -62,11 +62,11 @@ class Answerer:
             at += len(rows_of(given))
 
     def _ask(self, raw: Arrays) -> dict[str, np.ndarray]:
-        return self.model.workload.ask({name: raw[name] for name in self.asked.columns}, self.model.encoding)
+        return self.model.serving.encode({name: raw[name] for name in self.asked.columns})
 
     def _answers(self, examples: dict[str, np.ndarray], rows: int) -> dict[str, list[Any]]:
         """Readable columns of `rows` rows, of which the last ones have an example each, and those before them have none."""
-        decoded = self.model.workload.decode(self._outputs(examples), self.model.encoding)
+        decoded = self.model.serving.decode(self._outputs(examples))
         return {name: [None] * (rows - len(values)) + values for name, values in decoded.items()}
 
     def _outputs(self, examples: dict[str, np.ndarray]) -> Arrays:
@@ -78,7 +78,7 @@ class Answerer:
         most_bytes = _CPU_BYTES if device == "cpu" else _GPU_BYTES
         batch_rows = int(min(max(most_bytes / max(row_bytes, 1), _LEAST_ROWS), _MOST_ROWS))
         workload = self.model.workload
-        return inference.outputs(workload, workload.respond, network, examples, batch_rows=batch_rows)
+        return inference.outputs(workload, self.model.serving.respond, network, examples, batch_rows=batch_rows)
 
 
 def _behind(before: dict[str, np.ndarray], encoded: dict[str, np.ndarray], lookback: int) -> tuple[dict[str, np.ndarray], ...]:

@@ -64,11 +64,11 @@ def open_input(model: Model, text: str) -> Asked:
         raise DataError(f"{shown(text)}: has no rows")
     renamed = {theirs: ours for ours, theirs in run.data.columns.items() if theirs in there and ours not in there}
     try:
-        columns = model.workload.asked([renamed.get(name, name) for name in there], model.encoding)
+        columns = model.serving.columns([renamed.get(name, name) for name in there])
     except DataError as error:
         raise DataError(f"{shown(text)}: is not what {model.called} can be asked, a model of {model.workload.task}: {error}") from None
-    if plain.rows() <= model.workload.lookback:
-        raise DataError(f"{shown(text)}: {plain.rows():,} rows are fewer than a window of {model.workload.lookback + 1:,}")
+    if plain.rows() <= model.serving.lookback:
+        raise DataError(f"{shown(text)}: {plain.rows():,} rows are fewer than a window of {model.serving.lookback + 1:,}")
     names = {ours: theirs for theirs, ours in renamed.items() if ours in columns}
     source = sources.open_source(text, Reading(scratch, names, model.workload.files, skip=skip, labelled=False))
     kept = {name: names.get(name, name) for name in source.columns() if name != "image" or not _of_pictures(plain)}

@@ -136,9 +136,9 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     from pipelines.training.worker import whole_network
 
     run, folder = task.job.run, task.job.folder
-    rows = run.model.examples(getattr(trained.data, task.split), training=False)
+    rows, judging = run.model.examples(getattr(trained.data, task.split), training=False), run.model.judging(trained.encoding)
     judged = task.split == "test"  # the validation rows were scored at the last look
-    scores = validate(run, trained.group, rows, trained.model) if judged else {}
+    scores = validate(run, trained.group, rows, trained.model, judging) if judged else {}
     outputs = predictions(run, trained.group, rows, trained.model)
     if rank:
         return {}
@@ -146,7 +146,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
     if judged:
         baselines = run.model.baselines(run.model.examples(trained.data.train, training=True), rows, trained.encoding)
         written = {f"test/{name}": value for name, value in scores.items()}
-        write(folder.page / ARTIFACT, row_scores(run.model.judging(trained.encoding), outputs, rows))
+        write(folder.page / ARTIFACT, row_scores(judging, outputs, rows))
     metrics = shown_by.record(run, folder, written, baselines)
     network = whole_network(task.job, trained)
     shown_by.keep(folder, shown_by.figures(run, folder, network, outputs, rows, trained.encoding))

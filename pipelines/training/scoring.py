@@ -14,17 +14,19 @@ from pipelines.training.batches import Batch
 from pipelines.training.parallel import Group
 from workloads import inference
 from workloads.base import Rows
+from workloads.judging import Judging
 
 
-def validate(run: Run, group: Group, rows: Rows, model: nn.Module) -> dict[str, float]:
+def validate(run: Run, group: Group, rows: Rows, model: nn.Module, judging: Judging) -> dict[str, float]:
     """Metrics over the rows of all workers."""
     batches, idle = _strided(run, group, rows)
-    return loop.evaluate(model, run.model.step, batches, group=group, bf16=run.train.precision == "bf16", idle=idle)
+    means = loop.evaluate(model, run.model.step, batches, group=group, bf16=run.train.precision == "bf16", idle=idle)
+    return judging.from_means(means)
 
 
-def score(run: Run, group: Group, rows: Rows, model: nn.Module) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def score(run: Run, group: Group, rows: Rows, model: nn.Module, judging: Judging) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics and predictions of all rows."""
-    return validate(run, group, rows, model), predictions(run, group, rows, model)
+    return validate(run, group, rows, model, judging), predictions(run, group, rows, model)
 
 
 def predictions(run: Run, group: Group, rows: Rows, model: nn.Module) -> dict[str, np.ndarray]:

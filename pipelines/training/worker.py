@@ -36,6 +36,7 @@ from pipelines.training.scoring import score, validate
 from pipelines.training.sharding import group_of
 from pipelines.training.timing import Timing
 from workloads.base import DataError, Encoding, Rows
+from workloads.judging import Judging
 
 R = TypeVar("R")
 _WRITER_WAIT_SECONDS = 60.0
@@ -103,7 +104,9 @@ def work(
     if trained.paused:
         return Paused(trained.steps)
     ended = time.time()
-    metrics, outputs = score(job.run, trained.group, job.run.model.examples(trained.data.test, training=False), trained.model)
+    workload = job.run.model
+    test, judging = workload.examples(trained.data.test, training=False), workload.judging(trained.encoding)
+    metrics, outputs = score(job.run, trained.group, test, trained.model, judging)
     return Outcome(
         steps=trained.steps,
         resumed_from_step=trained.resumed_from_step,
@@ -165,6 +168,7 @@ def training(
             journal,
             look,
             asked,
+            workload.judging(encoding),
             first=start,
             until=until,
             last=steps,
@@ -236,6 +240,7 @@ def _train(
     journal: Journal | None,
     look: Callable[[nn.Module, int], dict[str, float]],
     asked: Callable[[], bool],
+    judging: Judging,
     *,
     first: int,
     until: int,
@@ -266,7 +271,8 @@ def _train(
     ):
         final = step.number == until
         # reading the numbers waits for the device, so on a GPU the clock would stop too early before it
-        scores = {name: mean.value for name, mean in step.means.items()} if final or step.number % settings.log_every == 0 else {}
+        logged = final or step.number % settings.log_every == 0
+        scores = judging.from_means({name: mean.value for name, mean in step.means.items()}) if logged else {}
         timing.add(time.perf_counter() - began, step.data_seconds)
         if scores:
             _log(journal, step, scores, timing)
@@ -323,8 +329,8 @@ def _look(
     step: int,
 ) -> dict[str, float]:
     """Score the validation examples, and let the workload show what it can do; the last uncompiled, for a text grows at every token."""
-    scores = validate(job.run, group, validation, compiled)
-    sample = job.run.model.sample(model, encoding) if journal or group.together else None
+    scores = validate(job.run, group, validation, compiled, job.run.model.judging(encoding))
+    sample = job.run.model.serving(encoding).sample(model) if journal or group.together else None
     if journal:
         journal.write(step, {f"val/{name}": value for name, value in scores.items()}, {"sample": sample} if sample else {})
     return scores

@@ -71,7 +71,7 @@ def test_logits_are_those_of_transformers_with_its_own_tokenizer(folder: Path) -
     theirs = BertForSequenceClassification.from_pretrained(folder).eval()
     theirs.classifier.load_state_dict(network.transformer.classifier.state_dict())
     batch = AutoTokenizer.from_pretrained(folder)(TEXTS[:4].tolist(), padding=True, truncation=True, max_length=16, return_tensors="pt")
-    ours = workload.collate(workload.inputs(TEXTS[:4].tolist(), encoding))
+    ours = workload.collate(workload.serving(encoding).inputs(TEXTS[:4].tolist()))
     with torch.no_grad():
         logits = network(*(torch.from_numpy(ours[name]) for name in ("tokens", "length")))
         torch.testing.assert_close(logits, theirs(**batch).logits, rtol=0, atol=1e-5)
@@ -79,7 +79,7 @@ def test_logits_are_those_of_transformers_with_its_own_tokenizer(folder: Path) -
 
 def test_the_width_of_the_padding_does_not_change_what_is_said(folder: Path) -> None:
     workload, encoding, network = started(folder)
-    encoded = {name: torch.from_numpy(column) for name, column in workload.inputs(TEXTS[:4].tolist(), encoding).items()}
+    encoded = {name: torch.from_numpy(column) for name, column in workload.serving(encoding).inputs(TEXTS[:4].tolist()).items()}
     with torch.no_grad():
         together = network(encoded["tokens"], encoded["length"])
         for row, length in enumerate(encoded["length"].tolist()):

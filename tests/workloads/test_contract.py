@@ -70,11 +70,18 @@ def test_the_first_loss_is_finite_and_every_weight_gets_a_gradient(recipe: str, 
     run, model = network(recipe, storage)
     scores = run.model.step(model, batch(recipe, storage, np.arange(ROWS)))
     assert math.isfinite(float(scores["loss"].total.detach()))
-    assert run.model.headline.metric in scores
     scores["loss"].total.backward()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)
     assert loop.finite(model)
+
+
+def test_the_curves_hold_the_loss_and_the_headline(recipe: str, storage: Path) -> None:
+    run, model = network(recipe, storage)
+    means = {name: float(mean.value) for name, mean in run.model.step(model, batch(recipe, storage, np.arange(ROWS))).items()}
+    curves = run.model.judging(made(recipe, storage)[2]).from_means(means)
+    assert curves["loss"] == means["loss"]
+    assert math.isfinite(curves[run.model.headline.metric])
 
 
 def test_one_batch_can_be_learnt_by_heart(recipe: str, storage: Path) -> None:
@@ -123,12 +130,12 @@ def test_the_settings_survive_json(recipe: str, storage: Path) -> None:
 def test_raw_rows_are_answered_with_one_readable_value_a_row(recipe: str, storage: Path) -> None:
     run, model = network(recipe, storage)
     _, dataset, encoding = made(recipe, storage)
-    given = run.model.model_input(dataset.sample)
+    given = run.model.serving(encoding).example(dataset.sample)
     rows = len(given)
-    encoded = {name: torch.from_numpy(column) for name, column in run.model.collate(run.model.inputs(given, encoding)).items()}
+    encoded = {name: torch.from_numpy(column) for name, column in run.model.collate(run.model.serving(encoding).inputs(given)).items()}
     with torch.no_grad():
-        outputs = {name: output.numpy() for name, output in run.model.respond(model.eval(), encoded).items()}
-    decoded = run.model.decode(outputs, encoding)
+        outputs = {name: output.numpy() for name, output in run.model.serving(encoding).respond(model.eval(), encoded).items()}
+    decoded = run.model.serving(encoding).decode(outputs)
     assert rows > 0
     assert {len(column) for column in [*encoded.values(), *outputs.values(), *decoded.values()]} == {rows}
     json.dumps(decoded)

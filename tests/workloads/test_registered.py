@@ -76,7 +76,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, s
             tags={},
         )
         client.set_registered_model_alias(recipe, "champion", "1")
-        given[recipe] = run.model.model_input(dataset.sample)
+        given[recipe] = run.model.serving(encoding).example(dataset.sample)
         here[recipe] = Served(run.model, encoding, network).predict(given[recipe])
     return Registered(uri, here, given)
 

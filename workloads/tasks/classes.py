@@ -1,17 +1,20 @@
-"""What every classifier does with labels, whatever it classifies: names to indices, scores, readable answers, mistakes."""
+"""The part of a classification task that does not depend on what is classified: labels to indices, scores, readable predictions."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import AfterValidator
 
-from ..base import DataError, Mean, Rows
+from ..base import Arrays, DataError, Headline, Mean, Rows, Serving, Workload
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from ..judging import Judging
 
 # N rows, B rows of a batch, K classes
 
@@ -22,19 +25,72 @@ def _no_class_twice(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
-BETTER: Mapping[str, Literal["max", "min"]] = {
-    "accuracy": "max",
-    "loss": "min",
-    "brier": "min",
-    "precision": "max",
-    "recall": "max",
-    "f1": "max",
-    "roc_auc": "max",
-    "calibration_error": "min",
-}
-"""The metrics of every classifier (judged_classes.py), and which direction is better."""
 Classes = Annotated[tuple[str, ...], AfterValidator(_no_class_twice)]
 """Class names in index order; empty: those found in the training rows."""
+
+
+class Classification(Workload):
+    """One of a fixed set of classes for each row. Raw and stored column: `label` (N,), integers or strings, stored as class indices.
+
+    A task adds what is classified: `fit`, `encode`, `logits`, and a ClassServing for its input.
+    """
+
+    target_column: ClassVar[str | None] = "label"
+    label_column: ClassVar[str | None] = "label"
+    headline: ClassVar[Headline] = Headline("accuracy", "max")
+    better: ClassVar[Mapping[str, Literal["max", "min"]]] = {
+        "accuracy": "max",
+        "loss": "min",
+        "brier": "min",
+        "precision": "max",
+        "recall": "max",
+        "f1": "max",
+        "roc_auc": "max",
+        "calibration_error": "min",
+    }
+
+    classes: Classes = ()
+    """Class names in index order; empty: the labels found in the training rows."""
+
+    @abstractmethod
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) of the classes, or (B, 1) of the second of two."""
+
+    def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
+        logits, label_B = self.logits(model, batch), batch["label"]
+        return sigmoid_scores(logits.squeeze(1), label_B) if logits.shape[1] == 1 else softmax_scores(logits, label_B)
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        import torch
+
+        logits = self.logits(model, batch).float()
+        if logits.shape[1] == 1:
+            return {"probabilities": torch.cat([-logits, logits], 1).sigmoid()}
+        return {"probabilities": logits.softmax(1)}
+
+    def baselines(self, train: Rows, test: Rows, encoding: Any) -> dict[str, dict[str, float]]:
+        """Accuracy of always predicting the commonest class of the training rows."""
+        commonest = np.bincount(labels_of(train)).argmax()
+        return {"majority_class": {"accuracy": float((labels_of(test) == commonest).mean())}}
+
+    def judging(self, encoding: Any) -> Judging:
+        from .judged_classes import ClassJudging
+
+        return ClassJudging(encoding.classes)
+
+
+class ClassServing(Serving):
+    """Predictions of a classifier; a subclass says how its input is given."""
+
+    def decode(self, outputs: Arrays) -> dict[str, list]:
+        """The likeliest class of each row, its probability, and all probabilities in the order of the classes."""
+        p_BK, classes = outputs["probabilities"], self.encoding.classes
+        best_B = p_BK.argmax(1)
+        return {
+            "label": [classes[k] for k in best_B],
+            "probability": p_BK[np.arange(len(p_BK)), best_B].astype(float).tolist(),
+            "probabilities": p_BK.astype(float).tolist(),
+        }
 
 
 def labels_in(labels: np.ndarray) -> set[Any]:
@@ -73,25 +129,18 @@ def softmax_scores(logits_BK: Tensor, label_B: Tensor) -> dict[str, Mean]:
     return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
 
 
-def readable(p_BK: np.ndarray, classes: tuple[str, ...]) -> dict[str, list]:
-    """The likeliest class of each row, its probability, and all probabilities in the order of the classes."""
-    best_B = p_BK.argmax(1)
-    return {
-        "label": [classes[k] for k in best_B],
-        "probability": p_BK[np.arange(len(p_BK)), best_B].astype(float).tolist(),
-        "probabilities": p_BK.astype(float).tolist(),
-    }
+def sigmoid_scores(logit_B: Tensor, label_B: Tensor) -> dict[str, Mean]:
+    """Binary cross-entropy (a sum) and accuracy of the second class's logits."""
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    correct = ((logit_B > 0) == (label_B == 1)).sum()
+    loss = binary_cross_entropy_with_logits(logit_B.float(), label_B.float(), reduction="sum")
+    return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
 
 
 def labels_of(rows: Rows) -> np.ndarray:
     """int64 (N,): the class index of every prepared row."""
     return rows.take(np.arange(len(rows)), ["label"])["label"]
-
-
-def majority_class(train: Rows, test: Rows) -> dict[str, float]:
-    """Scores on `test` of always answering the class that is commonest in `train`."""
-    commonest = np.bincount(labels_of(train)).argmax()
-    return {"accuracy": float((labels_of(test) == commonest).mean())}
 
 
 def worst_mistakes(truth_N: np.ndarray, p_NK: np.ndarray, count: int) -> np.ndarray:

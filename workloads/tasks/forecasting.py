@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
-from . import windows
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Serving, Workload, choose_columns
 from .windows import Windows
 
 if TYPE_CHECKING:
@@ -60,6 +59,7 @@ class Forecasting(Workload):
     columns: ClassVar[tuple[str, ...]] = ()
     ordered: ClassVar[bool] = True
     skippable: ClassVar[bool] = False
+    sample_rows: ClassVar[int] = 7
     headline: ClassVar[Headline] = Headline("mse", "min")
     better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"mse": "min", "mae": "min", "rmse": "min", "loss": "min"}
     encoding_type: ClassVar[type[Encoding]] = SeriesEncoding
@@ -91,12 +91,11 @@ class Forecasting(Workload):
 
     # ---- from raw rows to windows
 
-    def choose(self, available: Sequence[str]) -> tuple[str, ...]:
+    def read_columns(self, available: Sequence[str], encoding: SeriesEncoding | None = None, *, target: bool = True) -> tuple[str, ...]:
+        if encoding:
+            return choose_columns((*encoding.names, *([self.time] if self.time and self.time in available else [])), available)
         stated = choose_columns((*(self.series or self.targets), *([self.time] if self.time else [])), available)
         return stated if self.series else tuple(available)
-
-    def needed(self, available: Sequence[str], encoding: SeriesEncoding) -> tuple[str, ...]:
-        return choose_columns((*encoding.names, *([self.time] if self.time and self.time in available else [])), available)
 
     def fit(self, batches: Iterable[Arrays]) -> SeriesEncoding:
         names: tuple[str, ...] = ()
@@ -122,17 +121,13 @@ class Forecasting(Workload):
         return self.window
 
     def examples(self, stored: Rows, *, training: bool) -> Rows:
-        self.count(len(stored), training=training)
-        return Windows(stored, length=self.window + self.horizon)
-
-    def count(self, rows: int, *, training: bool) -> int:
-        needed = self.window + self.horizon
+        rows, needed = len(stored), self.window + self.horizon
         if rows < needed:
             included = "" if training else f" ({self.window:,} before the split, to look back on, included)"
             raise DataError(
                 f"{rows:,} rows{included} are fewer than a window of {self.window:,} and a horizon of {self.horizon:,} need: {needed:,}"
             )
-        return windows.count(rows, needed)
+        return Windows(stored, length=needed)
 
     def _names(self, raw: Arrays) -> tuple[str, ...]:
         """The series, targets first. A column of which any value is a number is one; `_numbers` will refuse it if another is not."""
@@ -224,32 +219,31 @@ class Forecasting(Workload):
                     total_H += each.mean(axis=2).sum(axis=0)
         return {name: (squared_H / len(test), absolute_H / len(test)) for name, (squared_H, absolute_H) in totals.items()}
 
-    # ---- a registered model
+    def serving(self, encoding: SeriesEncoding) -> ForecastServing:
+        return ForecastServing(self, encoding)
 
-    @property
-    def sample_rows(self) -> int:
-        return self.window + 7
 
-    def model_input(self, raw: Arrays) -> np.ndarray:
+class ForecastServing(Serving):
+    """Windows of raw values in, forecasts in the series' own units out."""
+
+    def example(self, raw: Arrays) -> np.ndarray:
         """Windows of raw values (N, T, S), or (N, T) of a single series."""
-        x_NST = np.lib.stride_tricks.sliding_window_view(_numbers(raw, self._names(raw)), self.window, axis=0)
+        x_NST = np.lib.stride_tricks.sliding_window_view(_numbers(raw, self.encoding.names), self.workload.window, axis=0)
         return np.ascontiguousarray(x_NST[:, 0] if x_NST.shape[1] == 1 else x_NST.transpose(0, 2, 1))
-
-    def asked(self, available: Sequence[str], encoding: SeriesEncoding) -> tuple[str, ...]:
-        return (*choose_columns(encoding.names, available), *([self.time] if self.time and self.time in available else []))
 
     @property
     def lookback(self) -> int:
-        return self.window - 1
+        return self.workload.window - 1
 
     def windows(self, encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values_NS = encoded["values"]
-        if len(values_NS) < self.window:
-            return {"values": np.empty((0, self.window, values_NS.shape[1]), values_NS.dtype)}
-        return {"values": np.lib.stride_tricks.sliding_window_view(values_NS, self.window, axis=0).transpose(0, 2, 1)}
+        values_NS, window = encoded["values"], self.workload.window
+        if len(values_NS) < window:
+            return {"values": np.empty((0, window, values_NS.shape[1]), values_NS.dtype)}
+        return {"values": np.lib.stride_tricks.sliding_window_view(values_NS, window, axis=0).transpose(0, 2, 1)}
 
-    def inputs(self, given: Any, encoding: SeriesEncoding) -> dict[str, np.ndarray]:
-        wanted = f"windows must be numbers (rows, {self.window}, {len(encoding.names)}), the series being {', '.join(encoding.names)}"
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
+        encoding, window = self.encoding, self.workload.window
+        wanted = f"windows must be numbers (rows, {window}, {len(encoding.names)}), the series being {', '.join(encoding.names)}"
         try:
             array = np.asarray(given)
             x_NTS = array.astype(np.float64) if array.dtype.kind in _NUMBERS + "O" else None
@@ -259,13 +253,13 @@ class Forecasting(Workload):
             raise DataError(wanted)
         if x_NTS.ndim == 2 and len(encoding.names) == 1:
             x_NTS = x_NTS[:, :, None]
-        if x_NTS.shape[1:] != (self.window, len(encoding.names)):
+        if x_NTS.shape[1:] != (window, len(encoding.names)):
             raise DataError(f"{wanted}; these are {x_NTS.shape}")
         return {"values": _standardised(x_NTS, encoding)}
 
-    def decode(self, outputs: Arrays, encoding: SeriesEncoding) -> dict[str, list]:
+    def decode(self, outputs: Arrays) -> dict[str, list]:
         """`forecast` in the series' own units: the steps ahead (H,) of a single target, or (H, K)."""
-        forecast_BHK = _original(outputs["forecast"], encoding)
+        forecast_BHK = _original(outputs["forecast"], self.encoding)
         return {"forecast": (forecast_BHK[:, :, 0] if forecast_BHK.shape[2] == 1 else forecast_BHK).tolist()}
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
+from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Serving, Workload, choose_columns
 from . import tokens
 from .texts import text_column, texts_in
 from .windows import Windows
@@ -46,6 +46,8 @@ class LanguageModeling(Workload):
     task: ClassVar[str] = "language modelling"
     columns: ClassVar[tuple[str, ...]] = ("text",)
     ordered: ClassVar[bool] = True
+    one_to_one: ClassVar[bool] = False
+    sample_rows: ClassVar[int] = 4
     headline: ClassVar[Headline] = Headline("loss", "min")
     better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"loss": "min", "accuracy": "max", "perplexity": "min"}
     encoding_type: ClassVar[type[Encoding]] = LanguageEncoding
@@ -100,9 +102,6 @@ class LanguageModeling(Workload):
             raise DataError(f"{len(stored):,} tokens are too few: model.window={self.window} takes {self.window + 1} at least")
         return Windows(stored, length=self.window + 1, stride=self.stride or self.window) if training else EndToEnd(stored, self.window)
 
-    def count(self, rows: int, *, training: bool) -> int | None:
-        return None
-
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
         """Cross-entropy in nats (a sum over tokens) and accuracy of the next token."""
         from torch.nn.functional import cross_entropy
@@ -148,43 +147,48 @@ class LanguageModeling(Workload):
 
         return TokenJudging(encoding.tokenizer)
 
-    def sample(self, model: nn.Module, encoding: LanguageEncoding) -> str:
-        """The prompt and what the network goes on with."""
+    def serving(self, encoding: LanguageEncoding) -> LanguageServing:
+        return LanguageServing(self, encoding)
+
+    def task_settings(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", include={"tokens", "vocabulary"})  # no other changes what is stored
+
+
+class LanguageServing(Serving):
+    """Prompts in, their continuations out."""
+
+    def sample(self, model: nn.Module) -> str:
+        """The prompt of the settings and its continuation."""
         import torch
 
-        begun_BP, length_B = self._begin([self.prompt], encoding)
+        begun_BP, length_B = self._begin([self.workload.prompt])
         device = next(model.parameters()).device
         training = model.training
         model.eval()
         with torch.no_grad():
             written_BN = self._write(model, torch.from_numpy(begun_BP).to(device), torch.from_numpy(length_B).to(device))
         model.train(training)
-        return self.prompt + tokens.text(encoding.tokenizer, written_BN[0].tolist())
+        return self.workload.prompt + tokens.text(self.encoding.tokenizer, written_BN[0].tolist())
 
-    @property
-    def sample_rows(self) -> int:
-        return 4
-
-    def model_input(self, raw: Arrays) -> pd.DataFrame:
+    def example(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd
 
         return pd.DataFrame({"prompt": raw["text"].tolist()})
 
-    def asked(self, available: Sequence[str], encoding: LanguageEncoding) -> tuple[str, ...]:
+    def columns(self, available: Sequence[str]) -> tuple[str, ...]:
         return ("text",) if "text" in available and "prompt" not in available else choose_columns(("prompt",), available)
 
-    def ask(self, raw: Arrays, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
+    def encode(self, raw: Arrays) -> dict[str, np.ndarray]:
         [(name, prompts)] = raw.items()
-        token_BP, length_B = self._begin(texts_in(prompts, name), encoding)
+        token_BP, length_B = self._begin(texts_in(prompts, name))
         return {"token": token_BP, "length": length_B}
 
-    def inputs(self, given: Any, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
         """A DataFrame with a column `prompt`, or what makes one; or a list of strings.
 
         Of a long prompt the last `window` tokens count, an empty one is `model.prompt`, a character never met in training is [UNK].
         """
-        token_BP, length_B = self._begin(texts_in(text_column(given, "prompt"), "prompt"), encoding)
-        return {"token": token_BP, "length": length_B}
+        return self.encode({"prompt": text_column(given, "prompt")})
 
     def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`token` (B, sample_tokens): how each prompt goes on. The same for the same prompt, whatever other prompts stand beside it."""
@@ -193,16 +197,14 @@ class LanguageModeling(Workload):
         parts = zip(batch["token"].split(_WRITTEN_ROWS), batch["length"].split(_WRITTEN_ROWS), strict=True)
         return {"token": torch.cat([self._write(model, *part) for part in parts])}
 
-    def decode(self, outputs: Arrays, encoding: LanguageEncoding) -> dict[str, list]:
-        return {"text": [tokens.text(encoding.tokenizer, row) for row in outputs["token"].tolist()]}
+    def decode(self, outputs: Arrays) -> dict[str, list]:
+        return {"text": [tokens.text(self.encoding.tokenizer, row) for row in outputs["token"].tolist()]}
 
-    def task_settings(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", include={"tokens", "vocabulary"})  # no other changes what is stored
-
-    def _begin(self, prompts: Sequence[str], encoding: LanguageEncoding) -> tuple[np.ndarray, np.ndarray]:
+    def _begin(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """(the last tokens of each prompt, at most the window, int32 (B, P); how many they are, int64 (B,))."""
         # a prompt is cut into tokens line by line, as the training text was
-        begun = [tokens.stream(encoding.tokenizer, re.findall(r".*\n|.+", prompt or self.prompt))[-self.window :] for prompt in prompts]
+        empty, window, tokenizer = self.workload.prompt, self.workload.window, self.encoding.tokenizer
+        begun = [tokens.stream(tokenizer, re.findall(r".*\n|.+", prompt or empty))[-window:] for prompt in prompts]
         length_B = np.array([len(row) for row in begun], np.int64)
         token_BP = np.zeros((len(begun), length_B.max(initial=1)), np.int32)
         for row, its in enumerate(begun):
@@ -216,10 +218,10 @@ class LanguageModeling(Workload):
             model,
             token_BP,
             length_B,
-            tokens=self.sample_tokens,
-            window=self.window,
-            temperature=self.temperature,
-            top_k=self.top_k,
+            tokens=self.workload.sample_tokens,
+            window=self.workload.window,
+            temperature=self.workload.temperature,
+            top_k=self.workload.top_k,
         )
 
 

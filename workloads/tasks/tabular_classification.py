@@ -6,30 +6,17 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import AfterValidator
 
-from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload, choose_columns
-from .classes import (
-    BETTER,
-    Classes,
-    class_index,
-    class_names,
-    labels_in,
-    labels_of,
-    majority_class,
-    readable,
-    softmax_scores,
-)
+from ..base import Arrays, DataError, Encoding, choose_columns
+from .classes import Classification, ClassServing, class_index, class_names, labels_in
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
     from torch import Tensor, nn
-
-    from ..judging import Judging
 
 # N rows, B rows of a batch, F features, K classes
 
@@ -52,29 +39,21 @@ class TableEncoding(Encoding):
     deviation: tuple[float, ...]
 
 
-class TabularClassification(Workload):
+class TabularClassification(Classification):
     """Raw rows: `label` (N,), integers or strings; each feature (N,), numbers. A missing number (NaN, None) counts as the training mean."""
 
     task: ClassVar[str] = "tabular classification"
     columns: ClassVar[tuple[str, ...]] = ("label",)
-    label_column: ClassVar[str | None] = "label"
-    headline: ClassVar[Headline] = Headline("accuracy", "max")
-    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = TableEncoding
 
-    classes: Classes = ()
-    """Class names in index order; empty: the labels found in the training rows."""
     features: Annotated[tuple[str, ...], AfterValidator(_usable)] = ()
     """Columns that the label is told from, in order; empty: every column but the label."""
 
-    def choose(self, available: Sequence[str]) -> tuple[str, ...]:
-        features = self.features or tuple(name for name in available if name != "label")
+    def read_columns(self, available: Sequence[str], encoding: TableEncoding | None = None, *, target: bool = True) -> tuple[str, ...]:
+        features = encoding.features if encoding else self.features or tuple(name for name in available if name != "label")
         if not features:
             raise DataError("there is no column but label; a classifier needs features")
-        return choose_columns(("label", *features), available)
-
-    def needed(self, available: Sequence[str], encoding: TableEncoding) -> tuple[str, ...]:
-        return choose_columns(("label", *encoding.features), available)
+        return choose_columns((*(["label"] if target else []), *features), available)
 
     def check(self, raw: Arrays) -> None:
         labels_in(raw["label"])
@@ -110,48 +89,23 @@ class TabularClassification(Workload):
         """How many numbers the network says of a row: one for two classes, the logit of the second; else a logit for each class."""
         return 1 if len(encoding.classes) == 2 else len(encoding.classes)
 
-    def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
-        logits, label_B = model(batch["features"]), batch["label"]
-        return sigmoid_scores(logits.squeeze(1), label_B) if logits.shape[1] == 1 else softmax_scores(logits, label_B)
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        return model(batch["features"])
 
-    def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        import torch
+    def serving(self, encoding: TableEncoding) -> TableServing:
+        return TableServing(self, encoding)
 
-        logits = model(batch["features"]).float()
-        if logits.shape[1] == 1:
-            return {"probabilities": torch.cat([-logits, logits], 1).sigmoid()}
-        return {"probabilities": logits.softmax(1)}
 
-    def decode(self, outputs: Arrays, encoding: TableEncoding) -> dict[str, list]:
-        return readable(outputs["probabilities"], encoding.classes)
+class TableServing(ClassServing):
+    """Tables of numbers in, classes out."""
 
-    def baselines(self, train: Rows, test: Rows, encoding: TableEncoding) -> dict[str, dict[str, float]]:
-        return {"majority_class": majority_class(train, test)}
-
-    def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TableEncoding) -> dict[str, Figure]:
-        from .figures import confusion_matrix, roc_curves
-
-        truth_N, p_NK = labels_of(test), outputs["probabilities"]
-        return {
-            "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
-            "roc_curves": roc_curves(truth_N, p_NK, encoding.classes),
-        }
-
-    def judging(self, encoding: TableEncoding) -> Judging:
-        from .judged_classes import ClassJudging
-
-        return ClassJudging(encoding.classes)
-
-    def model_input(self, raw: Arrays) -> pd.DataFrame:
+    def example(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd
 
         # all as floats: whoever calls the registered model may then leave out any number
         return pd.DataFrame({name: _numbers(name, column) for name, column in raw.items() if name != "label"})
 
-    def asked(self, available: Sequence[str], encoding: TableEncoding) -> tuple[str, ...]:
-        return choose_columns(encoding.features, available)
-
-    def inputs(self, given: Any, encoding: TableEncoding) -> dict[str, np.ndarray]:
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
         """A table: a DataFrame, or what makes one (a list of dicts, a dict of lists). Columns that are no features are passed over."""
         import pandas as pd
 
@@ -161,8 +115,9 @@ class TabularClassification(Workload):
             raise DataError(
                 f"a table was expected (a DataFrame, a list of dicts, a dict of lists), not {type(given).__name__}: {error}"
             ) from None
-        _check_columns(encoding.features, list(table.columns))
-        return self.encode({name: _column(table[name]) for name in encoding.features}, encoding)
+        features = self.encoding.features
+        _check_columns(features, list(table.columns))
+        return self.encode({name: _column(table[name]) for name in features})
 
 
 class _Moments(NamedTuple):
@@ -188,15 +143,6 @@ class _Moments(NamedTuple):
         """Zero for a constant feature, which would otherwise seem to vary by rounding."""
         deviation_F = np.sqrt(self.square_F / self.count_F)
         return np.where(deviation_F > np.maximum(_ROUNDING * np.abs(self.mean_F), np.finfo(np.float64).tiny), deviation_F, 0.0)
-
-
-def sigmoid_scores(logit_B: Tensor, label_B: Tensor) -> dict[str, Mean]:
-    """Binary cross-entropy (a sum) and accuracy of the second class's logits."""
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    correct = ((logit_B > 0) == (label_B == 1)).sum()
-    loss = binary_cross_entropy_with_logits(logit_B.float(), label_B.float(), reduction="sum")
-    return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
 
 
 def _matrix(raw: Arrays, features: Sequence[str]) -> np.ndarray:

@@ -8,28 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Workload
+from ..base import Arrays, DataError, Encoding, Rows
 from . import tokens
-from .classes import (
-    BETTER,
-    Classes,
-    class_index,
-    class_names,
-    labels_in,
-    labels_of,
-    majority_class,
-    readable,
-    softmax_scores,
-    worst_mistakes,
-)
+from .classes import Classification, ClassServing, class_index, class_names, labels_in, labels_of, worst_mistakes
 from .texts import text_column, texts_in
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
-
-    from ..judging import Judging
 
 # N rows, B rows of a batch, T tokens of the longest text, K classes
 
@@ -41,7 +28,7 @@ class TextEncoding(Encoding):
     tokenizer: str
 
 
-class TextClassification(Workload):
+class TextClassification(Classification):
     """Raw rows: `text` (N,), strings; `label` (N,), integers or strings.
 
     Networks are called with tokens int32 (B, T), padded behind each text's end, and length int64 (B,), and answer with logits (B, K).
@@ -51,14 +38,9 @@ class TextClassification(Workload):
     task: ClassVar[str] = "text classification"
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     length_column: ClassVar[str | None] = "length"
-    label_column: ClassVar[str | None] = "label"
-    headline: ClassVar[Headline] = Headline("accuracy", "max")
-    better: ClassVar[Mapping[str, Literal["max", "min"]]] = BETTER
     encoding_type: ClassVar[type[Encoding]] = TextEncoding
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
-    classes: Classes = ()
-    """Class names in index order; empty: the labels found in the training rows."""
     tokens: Literal["words", "wordpiece"] = "words"
     """What a text is cut into: whole words, or pieces of them as in BERT."""
     vocabulary: int = Field(20_000, ge=8)
@@ -102,17 +84,8 @@ class TextClassification(Workload):
     def collate(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return tokens.cut(batch)
 
-    def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
-        return softmax_scores(model(batch["tokens"], batch["length"]), batch["label"])
-
-    def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"probabilities": model(batch["tokens"], batch["length"]).float().softmax(1)}
-
-    def decode(self, outputs: Arrays, encoding: TextEncoding) -> dict[str, list]:
-        return readable(outputs["probabilities"], encoding.classes)
-
-    def baselines(self, train: Rows, test: Rows, encoding: TextEncoding) -> dict[str, dict[str, float]]:
-        return {"majority_class": majority_class(train, test)}
+    def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        return model(batch["tokens"], batch["length"])
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TextEncoding) -> dict[str, Figure]:
         from .figures import confusion_matrix, worst_texts
@@ -126,16 +99,18 @@ class TextClassification(Workload):
             "worst_mistakes": worst_texts(texts, truth_N[worst], p_NK[worst], encoding.classes),
         }
 
-    def judging(self, encoding: TextEncoding) -> Judging:
-        from .judged_classes import ClassJudging
+    def serving(self, encoding: TextEncoding) -> TextServing:
+        return TextServing(self, encoding)
 
-        return ClassJudging(encoding.classes)
 
-    def model_input(self, raw: Arrays) -> pd.DataFrame:
+class TextServing(ClassServing):
+    """Texts in, classes out."""
+
+    def example(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd
 
         return pd.DataFrame({"text": texts_in(raw["text"])})
 
-    def inputs(self, given: Any, encoding: TextEncoding) -> dict[str, np.ndarray]:
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
         """A DataFrame with a column `text`, or what makes one (a list of dicts, a dict of lists); or texts alone, in a list or an array."""
-        return self.encode({"text": text_column(given)}, encoding)
+        return self.encode({"text": text_column(given)})

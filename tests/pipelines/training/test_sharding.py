@@ -284,8 +284,10 @@ def scored(rank: int, world_size: int, *, job: Job, rows: int) -> tuple[dict[str
 
     data = dataset.proven(job.store, job.fingerprint)
     torch.manual_seed(0)
-    model = group.place(job.run.model.network(job.run.model.encoding_type.model_validate(data.manifest.encoding)))
-    return score(job.run, group, First(job.run.model.examples(data.test, training=False), rows), model)
+    encoding = job.run.model.encoding_type.model_validate(data.manifest.encoding)
+    model = group.place(job.run.model.network(encoding))
+    chosen = First(job.run.model.examples(data.test, training=False), rows)
+    return score(job.run, group, chosen, model, job.run.model.judging(encoding))
 
 
 @pytest.mark.parametrize("rows", [1, 5])

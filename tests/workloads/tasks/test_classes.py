@@ -10,16 +10,19 @@ import pytest
 import torch
 
 from workloads.base import DataError
+from workloads.mlp import TabularMLP
 from workloads.tasks.classes import (
     class_index,
     class_names,
     labels_in,
     labels_of,
-    majority_class,
-    readable,
     softmax_scores,
     worst_mistakes,
 )
+from workloads.tasks.tabular_classification import TableEncoding
+
+TASK = TabularMLP()
+LEARNT = TableEncoding(classes=("cat", "dog"), features=("age",), mean=(0.0,), deviation=(1.0,))
 
 
 class Labels:
@@ -110,14 +113,14 @@ def test_softmax_scores_are_sums_over_rows() -> None:
 
 
 def test_answers_name_the_likeliest_class_and_the_probability_of_each() -> None:
-    answers = readable(np.array([[0.25, 0.75], [0.5, 0.5]], np.float32), ("cat", "dog"))
+    answers = TASK.serving(LEARNT).decode({"probabilities": np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)})
     assert answers == {"label": ["dog", "cat"], "probability": [0.75, 0.5], "probabilities": [[0.25, 0.75], [0.5, 0.5]]}
 
 
 def test_the_majority_is_that_of_the_training_rows() -> None:
     train, test = Labels(0, 2, 2, 1, 2), Labels(0, 0, 0, 2, 1)
     assert labels_of(train).tolist() == [0, 2, 2, 1, 2]
-    assert majority_class(train, test) == {"accuracy": 0.2}
+    assert TASK.baselines(train, test, LEARNT) == {"majority_class": {"accuracy": 0.2}}
 
 
 def test_the_worst_mistakes_are_wrong_rows_and_the_surest_come_first() -> None:

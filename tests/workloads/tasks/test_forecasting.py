@@ -17,7 +17,7 @@ from torch import nn
 from pipelines.data import preparation
 from pipelines.errors import RecipeError
 from tests import runs
-from workloads.base import DataError
+from workloads.base import DataError, count_examples
 from workloads.rnn import Forecaster
 from workloads.served import Served
 from workloads.tasks.forecasting import SeriesEncoding
@@ -114,11 +114,14 @@ def test_mean_and_deviation_are_those_of_the_training_rows_alone(tmp_path: Path)
 )
 def test_a_split_without_a_window_is_refused_with_the_arithmetic(rows: int, training: bool, sentence: str) -> None:
     task = Forecaster(window=96, horizon=24)
-    for ask in (lambda: task.count(rows, training=training), lambda: task.examples(Stored(values=np.zeros((rows, 1))), training=training)):
+    for ask in (
+        lambda: count_examples(task, rows, training=training),
+        lambda: task.examples(Stored(values=np.zeros((rows, 1))), training=training),
+    ):
         with pytest.raises(DataError) as error:
             ask()
         assert str(error.value) == sentence
-    assert task.count(120, training=training) == 1
+    assert count_examples(task, 120, training=training) == 1
 
 
 def test_a_series_shorter_than_the_window_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -132,13 +135,13 @@ def test_a_series_shorter_than_the_window_is_refused_before_it_is_read(tmp_path:
 def test_every_column_of_numbers_is_a_series_but_the_time() -> None:
     raw = {"hour": np.arange(5), "a": np.arange(5.0), "name": np.array(list("vwxyz"), dtype=object), "b": np.arange(5), "when": HOURS[:5]}
     task = Forecaster(time="hour", targets=("b",))
-    assert task.choose(tuple(raw)) == tuple(raw)
+    assert task.read_columns(tuple(raw)) == tuple(raw)
     assert task.fit([raw]).names == ("b", "a")
     assert Forecaster().fit([raw]).names == ("hour", "a", "b")
 
 
 def test_series_that_were_stated_are_all_that_is_read() -> None:
-    assert Forecaster(series=("a", "b"), time="hour").choose(("hour", "c", "b", "a")) == ("a", "b", "hour")
+    assert Forecaster(series=("a", "b"), time="hour").read_columns(("hour", "c", "b", "a")) == ("a", "b", "hour")
     raw = {"a": np.arange(5.0), "b": np.arange(5.0), "hour": np.arange(5)}
     assert Forecaster(series=("a", "b"), targets=("b",), time="hour").fit([raw]).names == ("b", "a")
 
@@ -146,7 +149,7 @@ def test_series_that_were_stated_are_all_that_is_read() -> None:
 @pytest.mark.parametrize("settings", [{"series": ("demnd",)}, {"targets": ("demnd",)}, {"time": "demnd"}])
 def test_a_column_that_is_not_there_is_named_with_the_nearest(settings: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"no column 'demnd'; did you mean .*demand"):
-        Forecaster(**settings).choose(("hour", "demand"))
+        Forecaster(**settings).read_columns(("hour", "demand"))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def test_decoding_undoes_the_standardising_to_seven_digits_of_the_deviation() ->
     encoding = TASK.fit([raw])
     stored = TASK.encode(raw, encoding)["values"]
     assert stored.dtype == np.float32
-    decoded = np.array(TASK.decode({"forecast": stored[None]}, encoding)["forecast"])
+    decoded = np.array(TASK.serving(encoding).decode({"forecast": stored[None]})["forecast"])
     np.testing.assert_allclose(decoded[0], np.stack(list(raw.values()), axis=1), rtol=0, atol=1e-5)
 
 
@@ -369,7 +372,7 @@ def test_raw_windows_are_answered_in_their_own_units() -> None:
     with torch.no_grad():
         network.head.weight.zero_()
     served = Served(task, encoding, network)
-    windows = task.model_input({name: column[: task.sample_rows] for name, column in raw.items()})
+    windows = task.serving(encoding).example({name: column[: task.context + task.sample_rows] for name, column in raw.items()})
     assert windows.shape == (8, 4, 2)
     np.testing.assert_array_equal(windows[5], np.stack([raw["b"][5:9], raw["a"][5:9]], axis=1))
     answer = served.predict(windows)
@@ -381,20 +384,20 @@ def test_raw_windows_are_answered_in_their_own_units() -> None:
 def test_windows_of_a_single_series_need_no_third_axis() -> None:
     raw = {"a": np.sin(RAMP)}
     encoding = TASK.fit([raw])
-    windows = TASK.model_input({"a": raw["a"][: TASK.sample_rows]})
+    windows = TASK.serving(encoding).example({"a": raw["a"][: TASK.context + TASK.sample_rows]})
     assert windows.shape == (8, 4)
-    flat, deep = TASK.inputs(windows, encoding)["values"], TASK.inputs(windows[:, :, None], encoding)["values"]
+    flat, deep = TASK.serving(encoding).inputs(windows)["values"], TASK.serving(encoding).inputs(windows[:, :, None])["values"]
     np.testing.assert_array_equal(flat, deep)
-    np.testing.assert_array_equal(flat, TASK.inputs(windows.tolist(), encoding)["values"])
-    np.testing.assert_array_equal(flat, TASK.inputs(pd.DataFrame(windows), encoding)["values"])
+    np.testing.assert_array_equal(flat, TASK.serving(encoding).inputs(windows.tolist())["values"])
+    np.testing.assert_array_equal(flat, TASK.serving(encoding).inputs(pd.DataFrame(windows))["values"])
     stored = TASK.examples(Stored(**TASK.encode(raw, encoding)), training=True).take(np.arange(8))["values"]
     np.testing.assert_array_equal(flat, stored[:, :4])
 
 
 def test_several_targets_are_answered_step_by_step() -> None:
     forecast = np.arange(12.0).reshape(2, 3, 2)
-    assert TASK.decode({"forecast": forecast}, plain(2)) == {"forecast": forecast.tolist()}
-    assert TASK.decode({"forecast": forecast[:, :, :1]}, plain(2)) == {"forecast": forecast[:, :, 0].tolist()}
+    assert TASK.serving(plain(2)).decode({"forecast": forecast}) == {"forecast": forecast.tolist()}
+    assert TASK.serving(plain(2)).decode({"forecast": forecast[:, :, :1]}) == {"forecast": forecast[:, :, 0].tolist()}
 
 
 @pytest.mark.parametrize(
@@ -415,7 +418,7 @@ def test_several_targets_are_answered_step_by_step() -> None:
 )
 def test_what_is_no_window_is_refused_with_what_would_be_right(given: Any) -> None:
     with pytest.raises(DataError, match=r"windows must be numbers \(rows, 4, 2\), the series being a, b"):
-        TASK.inputs(given, plain(2))
+        TASK.serving(plain(2)).inputs(given)
 
 
 @pytest.mark.parametrize("value", [None, np.nan, np.inf, 1e300])
@@ -423,7 +426,7 @@ def test_a_window_with_a_hole_is_refused_with_its_row_and_column(value: Any) -> 
     windows: Any = np.zeros((3, 4, 2)).tolist()
     windows[2][1][1] = value
     with pytest.raises(DataError, match="column b, row 1 of the window: ") as error:
-        TASK.inputs(windows, plain(2))
+        TASK.serving(plain(2)).inputs(windows)
     assert error.value.row == 2
 
 

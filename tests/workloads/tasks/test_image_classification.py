@@ -137,7 +137,7 @@ def test_rows_that_nothing_can_be_learnt_from_are_refused(batches: list[dict[str
 def test_images_of_another_size_or_mode_are_refused_when_preparing_and_when_serving(
     given: np.ndarray, learnt: np.ndarray, sentence: str
 ) -> None:
-    for use in (lambda: TASK.encode({"image": given}, fitted(learnt)), lambda: TASK.inputs(given, fitted(learnt))):
+    for use in (lambda: TASK.encode({"image": given}, fitted(learnt)), lambda: TASK.serving(fitted(learnt)).inputs(given)):
         with pytest.raises(DataError) as error:
             use()
         assert str(error.value) == f"{sentence}; model.size and model.channels bring all to one kind"
@@ -147,7 +147,7 @@ def test_images_of_another_size_or_mode_are_refused_when_preparing_and_when_serv
 def test_a_pixel_that_is_no_byte_is_refused_by_value_and_row(pixel: float) -> None:
     images = GREY.astype(float)
     images[3, 2, 1] = pixel
-    for use in (lambda: TASK.fit([{"image": images, "label": LABELS}]), lambda: TASK.inputs(images, fitted())):
+    for use in (lambda: TASK.fit([{"image": images, "label": LABELS}]), lambda: TASK.serving(fitted()).inputs(images)):
         with pytest.raises(DataError, match=f"whole numbers from 0 to 255, but a pixel is {pixel:g}$") as error:
             use()
         assert error.value.row == 3
@@ -155,14 +155,14 @@ def test_a_pixel_that_is_no_byte_is_refused_by_value_and_row(pixel: float) -> No
 
 def test_lists_of_several_sizes_are_refused_by_the_first_row_that_differs() -> None:
     with pytest.raises(DataError, match="images are 5x5 grey, but those trained on are 6x5 grey") as error:
-        TASK.inputs([*GREY[:4], GREY[4, 1:]], fitted())
+        TASK.serving(fitted()).inputs([*GREY[:4], GREY[4, 1:]])
     assert error.value.row == 4
 
 
 def test_an_image_without_the_axis_of_rows_is_told_how_to_get_one() -> None:
     with pytest.raises(DataError, match=r"not \(6, 5\); one image alone is given as image\[None\]"):
-        TASK.inputs(GREY[0], fitted())
-    assert len(TASK.inputs(GREY[0][None], fitted())["image"]) == 1
+        TASK.serving(fitted()).inputs(GREY[0])
+    assert len(TASK.serving(fitted()).inputs(GREY[0][None])["image"]) == 1
 
 
 class Says(nn.Module):
@@ -200,7 +200,7 @@ def test_a_batch_without_rows_adds_nothing() -> None:
 def test_outputs_are_decoded_to_labels_and_probabilities() -> None:
     outputs = {name: output.detach().numpy() for name, output in TASK.predict(Says(ODDS), shown([0, 0, 0])).items()}
     encoding = fitted(labels=["cat", "dog"] * 15)
-    decoded = TASK.decode(outputs, encoding)
+    decoded = TASK.serving(encoding).decode(outputs)
     assert decoded["label"] == ["cat", "cat", "dog"]
     assert decoded["probability"] == pytest.approx([3 / 4, 3 / 4, 7 / 8])
     assert np.asarray(decoded["probabilities"]).ravel().tolist() == pytest.approx([3 / 4, 1 / 4, 3 / 4, 1 / 4, 1 / 8, 7 / 8])
@@ -226,7 +226,7 @@ def test_the_confusion_matrix_counts_true_against_predicted() -> None:
 
 @pytest.mark.parametrize("given", [GREY, GREY.tolist(), GREY.astype(float), GREY.astype(np.int64)])
 def test_whole_numbers_of_any_type_are_images(given: Any) -> None:
-    raw = TASK.inputs(given, fitted())
+    raw = TASK.serving(fitted()).inputs(given)
     assert raw["image"].dtype == np.uint8
     np.testing.assert_array_equal(raw["image"][:, 0], GREY)
 
@@ -249,13 +249,13 @@ def test_whole_numbers_of_any_type_are_images(given: Any) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_is_no_image_is_refused(given: Any) -> None:
     with pytest.raises(DataError):
-        TASK.inputs(given, fitted())
+        TASK.serving(fitted()).inputs(given)
 
 
 def test_a_model_is_given_the_images_without_their_labels() -> None:
     raw = {"image": GREY, "label": LABELS}
-    np.testing.assert_array_equal(TASK.inputs(TASK.model_input(raw), fitted())["image"][:, 0], GREY)
-    assert "label" not in TASK.inputs(TASK.model_input(raw), fitted())
+    np.testing.assert_array_equal(TASK.serving(fitted()).inputs(TASK.serving(fitted()).example(raw))["image"][:, 0], GREY)
+    assert "label" not in TASK.serving(fitted()).inputs(TASK.serving(fitted()).example(raw))
 
 
 def test_only_what_the_task_defines_can_change_how_rows_are_encoded() -> None:
@@ -321,26 +321,26 @@ def test_a_batch_of_which_no_row_is_left_changes_nothing() -> None:
 @pytest.mark.parametrize("task", [CNN(), CNN(size=(7, 9)), CNN(channels=1), CNN(size=(3, 3), channels=3)])
 def test_the_example_of_a_registered_models_input_is_an_array_that_encodes_alike(images: np.ndarray, kind: str, task: CNN) -> None:
     encoding = fitted(images, task=task)
-    example = task.model_input({"image": PNGS[kind][:8], "label": LABELS[:8]})
+    example = task.serving(fitted()).example({"image": PNGS[kind][:8], "label": LABELS[:8]})
     assert example.dtype == np.uint8
     assert example.shape[1:] == (*encoding.shape[1:], *((3,) if encoding.shape[0] == 3 else ()))
-    np.testing.assert_array_equal(task.inputs(example, encoding)["image"], task.encode({"image": images[:8]}, encoding)["image"])
+    np.testing.assert_array_equal(task.serving(encoding).inputs(example)["image"], task.encode({"image": images[:8]}, encoding)["image"])
 
 
 def test_a_caller_may_give_encoded_pictures() -> None:
     pngs = PNGS["grey"]
     for given in (pngs, pngs.tolist(), tuple(pngs), pd.Series(pngs), pd.DataFrame({"image": pngs}), pd.DataFrame({"image": list(GREY)})):
-        np.testing.assert_array_equal(TASK.inputs(given, fitted())["image"][:, 0], GREY)
+        np.testing.assert_array_equal(TASK.serving(fitted()).inputs(given)["image"][:, 0], GREY)
 
 
 def test_a_table_without_images_is_told_its_columns() -> None:
     with pytest.raises(DataError, match=r"there is no column 'image'; did you mean data\.columns\.image=images"):
-        TASK.inputs(pd.DataFrame({"images": PNGS["grey"], 3: 0}), fitted())
+        TASK.serving(fitted()).inputs(pd.DataFrame({"images": PNGS["grey"], 3: 0}))
 
 
 def test_the_path_of_a_picture_is_not_opened_for_a_caller() -> None:
     with pytest.raises(DataError, match="not the text '/etc/passwd'") as error:
-        TASK.inputs([PNGS["grey"][0], "/etc/passwd"], fitted())
+        TASK.serving(fitted()).inputs([PNGS["grey"][0], "/etc/passwd"])
     assert error.value.row == 1
 
 

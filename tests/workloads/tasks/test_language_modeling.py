@@ -291,10 +291,10 @@ def test_tokens_are_drawn_as_often_as_the_network_says() -> None:
 
 
 def answers(task: Task, model: nn.Module, encoding: LanguageEncoding, given: Any) -> list[str]:
-    encoded = {name: torch.from_numpy(array) for name, array in task.inputs(given, encoding).items()}
+    encoded = {name: torch.from_numpy(array) for name, array in task.serving(encoding).inputs(given).items()}
     with torch.no_grad():
-        outputs = {name: output.numpy() for name, output in task.respond(model, encoded).items()}
-    decoded = task.decode(outputs, encoding)
+        outputs = {name: output.numpy() for name, output in task.serving(encoding).respond(model, encoded).items()}
+    decoded = task.serving(encoding).decode(outputs)
     json.dumps(decoded)
     return decoded["text"]
 
@@ -323,7 +323,7 @@ def test_an_empty_prompt_is_answered_as_the_settings_prompt() -> None:
 def test_of_a_long_prompt_the_last_window_counts() -> None:
     task = Task(window=6)
     encoding = learnt(task)
-    encoded = task.inputs(["to be, or not to be"], encoding)
+    encoded = task.serving(encoding).inputs(["to be, or not to be"])
     assert tokens.text(encoding.tokenizer, encoded["token"][0].tolist()) == " to be"
 
 
@@ -331,7 +331,7 @@ def test_a_prompt_of_several_lines_has_the_tokens_that_they_have_in_training() -
     task = Task(tokens="bpe", vocabulary=300)
     encoding = learnt(task, ["a b\n", "   c\n"] * 9)
     lines = ["a b\n", "\n", "   c\n", "a"]
-    assert task.inputs(["".join(lines)], encoding)["token"][0].tolist() == task.encode(column(lines), encoding)["token"].tolist()
+    assert task.serving(encoding).inputs(["".join(lines)])["token"][0].tolist() == task.encode(column(lines), encoding)["token"].tolist()
 
 
 def test_no_prompts_give_no_answers() -> None:
@@ -347,7 +347,7 @@ def test_no_prompts_give_no_answers() -> None:
 def test_a_prompt_that_is_missing_or_no_text_is_refused_by_column_and_row(value: Any, make: Callable[[list[Any]], Any]) -> None:
     task = Task()
     with pytest.raises(DataError, match=r"column prompt: (is missing|7 is not a text); give a string") as refused:
-        task.inputs(make(["a", value]), learnt(task))
+        task.serving(learnt(task)).inputs(make(["a", value]))
     assert refused.value.row == 1
 
 
@@ -361,7 +361,7 @@ def test_a_prompt_that_is_missing_or_no_text_is_refused_by_column_and_row(value:
 def test_what_holds_no_prompts_is_refused(given: Any, sentence: str) -> None:
     task = Task()
     with pytest.raises(DataError, match=sentence):
-        task.inputs(given, learnt(task))
+        task.serving(learnt(task)).inputs(given)
 
 
 # ---- the run page
@@ -373,12 +373,12 @@ def test_a_sample_is_the_prompt_and_its_answer_and_leaves_no_trace() -> None:
     model = small_decoder(window=12, vocabulary=tokens.size(encoding.tokenizer)).train()
     model.dropout.p = 0.5
     before = torch.get_rng_state()
-    said = task.sample(model, encoding)
+    said = task.serving(encoding).sample(model)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert said == "to" + answers(task, model.eval(), encoding, ["to"])[0]
-    task.sample(model, encoding)
+    task.serving(encoding).sample(model)
     assert not model.training
 
 

@@ -65,26 +65,26 @@ LEARNT = TASK.fit([SIZES])
 
 
 def test_every_column_but_the_label_is_a_feature() -> None:
-    assert TASK.choose(["age", "label", "height"]) == ("label", "age", "height")
+    assert TASK.read_columns(["age", "label", "height"]) == ("label", "age", "height")
 
 
 def test_stated_features_are_read_in_their_order_and_no_others() -> None:
-    assert TabularMLP(features=("height", "age")).choose(["age", "label", "name", "height"]) == ("label", "height", "age")
+    assert TabularMLP(features=("height", "age")).read_columns(["age", "label", "name", "height"]) == ("label", "height", "age")
 
 
 def test_a_feature_that_is_not_there_is_refused_with_the_nearest() -> None:
     with pytest.raises(DataError, match=r"no column 'hieght'; .*=height\?; columns: age, label, height"):
-        TabularMLP(features=("hieght",)).choose(["age", "label", "height"])
+        TabularMLP(features=("hieght",)).read_columns(["age", "label", "height"])
 
 
 def test_a_table_without_labels_is_refused() -> None:
     with pytest.raises(DataError, match="no column 'label'"):
-        TASK.choose(["age", "height"])
+        TASK.read_columns(["age", "height"])
 
 
 def test_a_table_of_labels_alone_is_refused() -> None:
     with pytest.raises(DataError, match="no column but label"):
-        TASK.choose(["label"])
+        TASK.read_columns(["label"])
 
 
 @pytest.mark.parametrize("features", ["[a, a]", "[a, label]"])
@@ -301,14 +301,14 @@ def test_what_is_no_table_is_refused(nothing: Any) -> None:
 
 def test_text_in_a_table_is_refused_by_column_and_row() -> None:
     with pytest.raises(DataError, match="column age: 'old' is not a number") as error:
-        TASK.inputs(pd.DataFrame({"age": [1, "old"], "height": [1, 2]}), LEARNT)
+        TASK.serving(LEARNT).inputs(pd.DataFrame({"age": [1, "old"], "height": [1, 2]}))
     assert error.value.row == 1
 
 
 def test_an_example_of_the_input_may_have_gaps_in_any_column() -> None:
-    example = TASK.model_input(SIZES)
+    example = TASK.serving(LEARNT).example(SIZES)
     assert dict(example.dtypes) == {"age": np.float64, "height": np.float64}
-    np.testing.assert_array_equal(TASK.inputs(example, LEARNT)["features"], TASK.encode(SIZES, LEARNT)["features"])
+    np.testing.assert_array_equal(TASK.serving(LEARNT).inputs(example)["features"], TASK.encode(SIZES, LEARNT)["features"])
 
 
 # ---- whole runs on a file

@@ -139,7 +139,7 @@ def test_the_tasks_settings_name_the_dataset_and_the_networks_do_not() -> None:
     ids=["table", "table with more", "list", "array", "one-column array", "series", "dicts", "dict of lists"],
 )
 def test_a_registered_model_takes_texts_in_every_usual_form(given: Any) -> None:
-    encoded = TASK.inputs(given, learnt())
+    encoded = TASK.serving(learnt()).inputs(given)
     assert names(learnt(), encoded) == [["[CLS]", "a", "good", "film"], ["[CLS]"]]
     assert set(encoded) == {"tokens", "length"}
 
@@ -161,17 +161,17 @@ def test_a_registered_model_takes_texts_in_every_usual_form(given: Any) -> None:
 )
 def test_a_registered_model_says_what_is_wrong_with_its_input(given: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        TASK.inputs(given, learnt())
+        TASK.serving(learnt()).inputs(given)
 
 
 def test_no_texts_are_answered_with_no_rows() -> None:
-    encoded = TASK.inputs(pd.DataFrame({"text": []}), learnt())
+    encoded = TASK.serving(learnt()).inputs(pd.DataFrame({"text": []}))
     batch = {name: torch.from_numpy(values) for name, values in TASK.collate(encoded).items()}
     assert TASK.predict(TASK.network(learnt()), batch)["probabilities"].shape == (0, 2)
 
 
 def test_the_example_of_an_input_has_the_texts_and_no_labels() -> None:
-    pd.testing.assert_frame_equal(TASK.model_input(RAW), pd.DataFrame({"text": RAW["text"].tolist()}))
+    pd.testing.assert_frame_equal(TASK.serving(learnt()).example(RAW), pd.DataFrame({"text": RAW["text"].tolist()}))
 
 
 class Stub(nn.Module):
@@ -192,7 +192,7 @@ def test_loss_accuracy_and_probabilities_are_those_of_a_softmax() -> None:
 
 
 def test_answers_are_read_as_labels_with_their_probabilities() -> None:
-    decoded = TASK.decode({"probabilities": np.array([[0.25, 0.75], [0.5, 0.5]])}, learnt())
+    decoded = TASK.serving(learnt()).decode({"probabilities": np.array([[0.25, 0.75], [0.5, 0.5]])})
     assert decoded == {"label": ["yes", "no"], "probability": [0.75, 0.5], "probabilities": [[0.25, 0.75], [0.5, 0.5]]}
 
 
