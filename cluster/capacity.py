@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from cluster import ClusterError
 from cluster.nodes import Node
@@ -27,6 +28,26 @@ class Resources:
     @property
     def each_node(self) -> tuple[tuple[int, int], ...]:
         return self.nodes or ((self.cpus, self.gpus),)
+
+
+class Workers(Protocol):
+    """How many workers a run may have; its text is that of the setting."""
+
+    @property
+    def least(self) -> int: ...
+    @property
+    def most(self) -> int: ...
+
+
+class Scale(Protocol):
+    """What a run asks of a cluster, by its settings `scale.*`."""
+
+    @property
+    def workers(self) -> Workers: ...
+    @property
+    def cpus(self) -> int | None: ...
+    @property
+    def gpus(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -55,19 +76,16 @@ def fits_machine(resources: Resources, *, most: int, cpus: float, gpus: float) -
     return min(most, fits(resources.each_node, cpus=cpus, gpus=gpus))
 
 
-def worker_share(
-    resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, least: int | None = None, spare: int = 0
-) -> tuple[int, float]:
-    """(CPUs, GPUs) of each of `workers`, defaults filled in; `spare` CPUs are left to others. By default a worker has as many CPUs as it
-    can, all of them being on nodes.
+def worker_share(resources: Resources, scale: Scale, *, spare: int = 0) -> tuple[int, float]:
+    """(CPUs, GPUs) of each worker, defaults filled in; `spare` CPUs are left to others. By default a worker has as many CPUs as it can,
+    all of them being on nodes.
 
-    Raises ClusterError with the arithmetic if there can never be so many, or where `least` will do, so many; and where they could not be
-    joined.
+    Raises ClusterError with the arithmetic if not even the least number of workers can ever be there, or they could not be joined.
     """
-    least = workers if least is None else least
-    each_gpus: float = gpus if gpus is not None else min(1, resources.gpus // max(least, 1))
-    check_shared_gpus(workers=workers, gpus=each_gpus)
-    each_cpus = cpus or _most_cpus(resources, max(workers, 1), each_gpus, spare)
+    least, most = scale.workers.least, scale.workers.most
+    each_gpus: float = scale.gpus if scale.gpus is not None else min(1, resources.gpus // max(least, 1))
+    check_shared_gpus(workers=str(scale.workers), most=most, gpus=each_gpus)
+    each_cpus = scale.cpus or _most_cpus(resources, max(most, 1), each_gpus, spare)
     for kind, each, total, left in (("CPU", each_cpus, resources.cpus, spare), ("GPU", each_gpus, resources.gpus, 0)):
         if least * each + left > total:
             wanted = f"scale.workers={least} x {counted(each, kind)}" + (f" + {left} to read data with" if left else "")
@@ -85,7 +103,7 @@ def trial_slots(resources: Resources, *, workers: int, cpus: int | None, gpus: f
     """
     members, cpus = max(workers, 1), cpus or 1
     gpus = (1.0 if resources.gpus else 0.0) if gpus is None else gpus
-    check_shared_gpus(workers=members, gpus=gpus)
+    check_shared_gpus(workers=str(members), most=members, gpus=gpus)
     fit, sums = [], []
     for kind, each, total in (("CPU", float(cpus), resources.cpus), ("GPU", gpus, resources.gpus)):
         if each:
@@ -101,15 +119,15 @@ def trial_slots(resources: Resources, *, workers: int, cpus: int | None, gpus: f
     return TrialSlots(limited, members, cpus, gpus, f"{arithmetic}{limit}: {limited} trial{'s' * (limited > 1)} at once")
 
 
-def check_shared_gpus(*, workers: int, gpus: float) -> None:
-    """Raises ClusterError where two of `workers`, of so many GPUs each, could be on one GPU.
+def check_shared_gpus(*, workers: str, most: int, gpus: float) -> None:
+    """Raises ClusterError where two of at most so many workers (`workers`, as written), of so many GPUs each, could be on one GPU.
 
     Ray Train joins workers that have a GPU by NCCL, whatever their share of one (ray.train.torch.config, 2.60), and NCCL refuses a second
     rank on a device ("Duplicate GPU detected") when the first sum is taken, in the middle of the start. Trials of one worker may share.
     """
-    if workers > 1 and 0 < gpus <= 0.5:
+    if most > 1 and 0 < gpus <= 0.5:
         raise ClusterError(
-            f"scale.workers={workers!r} x scale.gpus={gpus:g}: two workers of a run cannot share a GPU, for NCCL joins one a GPU; "
+            f"scale.workers={workers} x scale.gpus={gpus:g}: two workers of a run cannot share a GPU, for NCCL joins one a GPU; "
             f"write scale.gpus=1, or scale.workers=1 scale.gpus={gpus:g}"
         )
 

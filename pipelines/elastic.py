@@ -16,7 +16,7 @@ from cluster import capacity, nodes
 from cluster.capacity import Resources
 from cluster.nodes import Node
 from pipelines.pausing import Pause, Reason
-from pipelines.worker_range import Workers
+from pipelines.worker_range import WorkerRange
 
 _POLL_SECONDS = 2.0
 _SETTLE_SECONDS = 15.0
@@ -29,7 +29,7 @@ ELASTIC_PATIENCE_SECONDS = 20.0
 class Team:
     """The workers of a run on a cluster of several nodes: how many there may be, and what each of them takes."""
 
-    workers: Workers
+    workers: WorkerRange
     cpus: int
     gpus: float
     here: Resources | None = None
@@ -43,14 +43,14 @@ class Team:
     def size(self) -> int:
         """How many are to be launched now: those that fit, within the bounds. Waits until what former ones held is free again."""
         if not self.workers.elastic:
-            return self.workers
+            return self.workers.most
         if self.here:
-            return capacity.fits_machine(self.here, most=int(self.workers), cpus=self.cpus, gpus=self.gpus)
+            return capacity.fits_machine(self.here, most=self.workers.most, cpus=self.cpus, gpus=self.gpus)
         deadline, before = time.monotonic() + _SETTLE_SECONDS, -1
         while (fit := self._room(nodes.there())) != before and time.monotonic() < deadline:
             before = fit
             time.sleep(1.0)
-        return max(self.workers.least, min(fit, int(self.workers)))
+        return max(self.workers.least, min(fit, self.workers.most))
 
     @contextmanager
     def watched(self, size: int, pause: Pause) -> Iterator[None]:
@@ -82,7 +82,7 @@ class Team:
         """Why `size` workers on the nodes `where` should pause, if they should."""
         if taken := sorted({str(there[node]) for node in where if node in there and there[node].leaving}):
             return Reason(f"{' and '.join(taken)} is about to be taken away", "going on elsewhere", counts=False)
-        more = min(size + self._room(there), int(self.workers))
+        more = min(size + self._room(there), self.workers.most)
         return Reason(f"room for {more} workers", f"going on with {more}") if more > size else None
 
     def _room(self, there: Mapping[str, Node]) -> int:

@@ -46,7 +46,7 @@ def trained(job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile
 
     `meanwhile` is called while the workers start.
     """
-    return (_here if job.run.scale.workers == 0 else _on_ray)(job, plan, attempt, screen, meanwhile)
+    return (_here if not job.run.scale.workers else _on_ray)(job, plan, attempt, screen, meanwhile)
 
 
 def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
@@ -89,7 +89,7 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             session.ready()
             if not session.local:
                 spare = int(run.data.mode == "stream")
-                _room(run, *share(run, session.resources(), spare=spare), spare, storage, screen)
+                _room(run, *capacity.worker_share(session.resources(), run.scale, spare=spare), spare, storage, screen)
             attempt.stage = "prepare"
             made = _timed(make)
         pause, before = Pause(folder.pause), _reached(folder)
@@ -176,7 +176,7 @@ def _supervise(
     run = job.run
     streaming = run.data.mode == "stream"
     spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
-    cpus, gpus = share(run, session.resources(), spare=spare)
+    cpus, gpus = capacity.worker_share(session.resources(), run.scale, spare=spare)
     told = replace(job, threads=run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
     team = Team(run.scale.workers, cpus, gpus, here=session.resources() if session.local else None)
@@ -202,12 +202,6 @@ def _supervise(
             )
 
     return supervised(once, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
-
-
-def share(run: Run, there: capacity.Resources, *, spare: int = 0) -> tuple[int, float]:
-    """(CPUs, GPUs) of each worker. Raises ClusterError with the arithmetic if there can never be so many."""
-    scale = run.scale
-    return capacity.worker_share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus, spare=spare)
 
 
 def _stream(run: Run, plan: Plan, screen: Screen) -> Any:

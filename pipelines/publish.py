@@ -40,7 +40,7 @@ _UNTRACKED = (
 def what(run: Run) -> str:
     """A run in one line: workload, data, length, batch and workers."""
     length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
-    where = f"{run.scale.workers} worker{'s' * (run.scale.workers > 1)}" if run.scale.workers else "this process"
+    where = f"{run.scale.workers} worker{'s' * (run.scale.workers.most > 1)}" if run.scale.workers else "this process"
     return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 

@@ -51,7 +51,7 @@ class Run(Settings):
     @model_validator(mode="after")
     def _everyone_has_work(self) -> Run:
         size = self.micro_batch
-        if self.scale.workers > -(-self.train.batch // size):
+        if self.scale.workers.most > -(-self.train.batch // size):
             raise ValueError(
                 f"train.batch={self.train.batch} in micro-batches of {size} leaves some of scale.workers={self.scale.workers} without rows"
             )
@@ -68,7 +68,7 @@ class Run(Settings):
                 raise ValueError("data.mode=stream reads by Ray Data, so it needs scale.workers=1 or more")
             if self.model.ordered:
                 raise ValueError(f"data.mode=stream: {self.model.task} looks at rows that follow one another; a stream has no order")
-            if self.train.batch % (self.micro_batch * self.scale.workers):
+            if self.train.batch % (self.micro_batch * self.scale.workers.most):
                 raise ValueError(
                     f"data.mode=stream: train.batch={self.train.batch} must be whole micro-batches of {self.micro_batch} for each of "
                     f"{self.scale.workers} workers, so that all come to the end of an epoch together"
@@ -95,7 +95,7 @@ class Run(Settings):
     @property
     def micro_batch(self) -> int:
         """Rows of one forward pass."""
-        return self.train.micro_batch or -(-self.train.batch // max(self.scale.workers, 1))
+        return self.train.micro_batch or -(-self.train.batch // max(self.scale.workers.most, 1))
 
     @property
     def experiment(self) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipelines.errors import shown
-from pipelines.worker_range import Span, Workers
+from pipelines.worker_range import WorkerRange, Workers
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -176,7 +176,7 @@ class Train(Settings):
 
 
 class Scale(Settings):
-    workers: Span = Workers(1)
+    workers: Workers = WorkerRange(1, 1)
     """Training processes; 0 trains in this process, without Ray; 1..4 takes as many as the cluster has room for, and follows it."""
     cpus: int | None = Field(None, gt=0)
     """CPUs of one worker; default: an equal share of a node's."""

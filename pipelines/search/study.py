@@ -74,7 +74,7 @@ class Design:
             one = "scale.workers=0: one trial at once, in this process"
             return TrialSlots(1, 1, scale.cpus or resources.cpus, float(scale.gpus or 0), one)
         limits = [limit for limit in (sweep.concurrent, sweep.trials) if limit]
-        return trial_slots(resources, workers=scale.workers, cpus=scale.cpus, gpus=scale.gpus, most=min(limits) if limits else None)
+        return trial_slots(resources, workers=scale.workers.most, cpus=scale.cpus, gpus=scale.gpus, most=min(limits) if limits else None)
 
     def train_command(self, params: Mapping[str, Any]) -> list[str]:
         """The words that train a trial's settings alone."""
@@ -101,7 +101,7 @@ def _problems(run: Run, found: Space) -> list[str]:
     if run.sweep.scheduler == "pbt":
         if strange := [key for key in found if not key.startswith("optim.")]:
             problems.append(f"sweep.scheduler=pbt: {strange[0]} cannot change while a trial trains; it searches settings of optim.*")
-        if run.scale.workers != 1:
+        if run.scale.workers.most != 1:
             problems.append(f"sweep.scheduler=pbt: trials of a population have one worker, not scale.workers={run.scale.workers}")
     if run.scale.workers.elastic:
         problems.append(f"scale.workers={run.scale.workers}: trials have a number of workers, such as {run.scale.workers.least}")

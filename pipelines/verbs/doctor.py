@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import ClusterError, examination
+from cluster import ClusterError, capacity, examination
 from cluster import doctor as judging
 from cluster import session as cluster_session
 from cluster.doctor import FAIL, PASS, Check
 from cluster.session import Session
-from pipelines import config, launch
+from pipelines import config
 from pipelines.errors import RecipeError, StorageError
 from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
@@ -87,7 +87,7 @@ def _told(name: str, check: Callable[[], None], found: str) -> Check:
 def _workers(run: Run, session: Session) -> Check:
     """Whether the workers that scale.* asks for can ever be there."""
     try:
-        cpus, gpus = launch.share(run, session.resources())
+        cpus, gpus = capacity.worker_share(session.resources(), run.scale)
     except ClusterError as error:
         return _refused("workers", "", error)
     return Check("workers", "", PASS, f"room for scale.workers={run.scale.workers} with {cpus:g} of the CPUs and {gpus:g} of the GPUs each")

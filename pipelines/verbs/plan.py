@@ -33,7 +33,7 @@ def plan(loaded: Loaded, screen: Screen) -> dict[str, Any]:
 
 
 def _batch(run: Run) -> dict[str, int | str]:
-    world = max(run.scale.workers, 1)
+    world = max(run.scale.workers.most, 1)
     share = micro_batches(run.train.batch, run.micro_batch, rank=world - 1, world_size=world)
     return {"global": run.train.batch, "micro": run.micro_batch, "accumulation": len(share), "workers": run.scale.workers.written}
 
@@ -42,8 +42,8 @@ def _resources(run: Run) -> dict[str, Any]:
     if session.address():
         return {"resources": {"cluster": session.address(), "workers": run.scale.workers.written}}
     there, scale = session.local_resources(), run.scale
-    cpus, gpus = capacity.worker_share(there, workers=scale.workers, least=scale.workers.least, cpus=scale.cpus, gpus=scale.gpus)
-    size = capacity.fits_machine(there, most=scale.workers, cpus=cpus, gpus=gpus)
+    cpus, gpus = capacity.worker_share(there, scale)
+    size = capacity.fits_machine(there, most=scale.workers.most, cpus=cpus, gpus=gpus)
     return {
         "resources": {
             "cluster": "this machine",

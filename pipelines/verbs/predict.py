@@ -29,7 +29,7 @@ from pipelines.evaluation.writer import Output, check_apart, output_of
 from pipelines.run_record import check_writable
 from pipelines.screen import Screen
 from pipelines.tracking import registry
-from pipelines.worker_range import workers
+from pipelines.worker_range import WorkerRange
 from workloads import served
 from workloads.base import DataError
 
@@ -87,7 +87,7 @@ def predict(
         if before is None:
             before = identity | {"pieces": asked.pieces(_piece_rows(rate, asked.source.rows()))}
             output.begin(before)
-        stated = [workers(text.removeprefix(_WORKERS)) for text in overrides if text.startswith(_WORKERS)]
+        stated = [WorkerRange.read(text.removeprefix(_WORKERS)).most for text in overrides if text.startswith(_WORKERS)]
         work = Work(job, [Piece(*piece) for piece in before["pieces"]], rate, stated[-1] if stated else None)
         parts = f"{len(work.pieces):,} part{'s' * (len(work.pieces) > 1)}"
         screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {asked.source.rows():,} rows in {parts}")

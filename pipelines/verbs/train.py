@@ -6,6 +6,7 @@ import functools
 import time
 from typing import Any
 
+from cluster import capacity
 from cluster import session as cluster_session
 from pipelines import launch, publish, score
 from pipelines.config import Loaded
@@ -34,7 +35,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     uri = shipper.tracking_uri(run.root, run.track.uri)
     shipper.check(uri)
     if not cluster_session.address():  # what this machine has is known, so what it can never do is said before anything starts
-        attempt.hold(run.scale.workers, *launch.share(run, cluster_session.local_resources()))
+        attempt.hold(run.scale.workers.most, *capacity.worker_share(cluster_session.local_resources(), run.scale))
     plan = preparing.plan(run)
     folder = _folder(run, plan, again=again)
     if folder.result.exists():

@@ -34,13 +34,13 @@ def verify(what: What, loaded: Loaded, *, steps: int, screen: Screen) -> dict[st
     began, run = time.time(), loaded.run
     if run.data.mode == "stream":
         raise RecipeError("data.mode=stream gives rows in no promised order, so there is nothing to verify")
-    if what == "parity" and run.scale.workers < 2:
+    if what == "parity" and run.scale.workers.most < 2:
         raise RecipeError(f"scale.workers={run.scale.workers}: parity compares several workers with one; write scale.workers=2")
     check_writable(run.root)
     plan = preparing.plan(run)
     with _connected(run):
         found = (_resumed if what == "resume" else _shared)(loaded, plan, steps, screen)
-    result = {"what": what, "recipe": run.recipe, "steps": steps, "workers": int(run.scale.workers), **found}
+    result = {"what": what, "recipe": run.recipe, "steps": steps, "workers": run.scale.workers.most, **found}
     return result | {"seconds": time.time() - began}
 
 
@@ -70,7 +70,7 @@ def _shared(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str,
     one = _logged(loaded, "scale.workers=1", f"train.micro_batch={several.micro_batch}")
     curves = []
     for run in (one, several):
-        screen.say(f"{run.scale.workers} worker{'s' * (run.scale.workers > 1)}: steps 1 to {steps:,}")
+        screen.say(f"{run.scale.workers} worker{'s' * (run.scale.workers.most > 1)}: steps 1 to {steps:,}")
         curves.append(_trained(run, plan, [steps], screen)[1])
     pairs = rerun.pairs(*curves)
     worst = max(pairs, key=lambda pair: pair.size)

@@ -7,6 +7,7 @@ import pytest
 from cluster import ClusterError
 from cluster.capacity import Resources, check_shared_gpus, fits, fits_free, trial_slots, worker_share
 from cluster.nodes import Node
+from pipelines.settings import Scale
 
 BOX = Resources(cpus=8, gpus=2, node_cpus=8)
 LAPTOP = Resources(cpus=2, gpus=0, node_cpus=2)
@@ -65,20 +66,20 @@ def test_a_trial_that_no_node_can_hold_is_refused():
 
 @pytest.mark.parametrize(("workers", "gpus"), [(1, 0.25), (0, 0.5), (4, 0), (2, 1), (2, 2), (2, 0.6)])
 def test_who_has_a_gpu_of_its_own_or_is_alone_may_be(workers, gpus):
-    check_shared_gpus(workers=workers, gpus=gpus)
+    check_shared_gpus(workers=str(workers), most=workers, gpus=gpus)
 
 
 @pytest.mark.parametrize(("workers", "gpus"), [(2, 0.5), (2, 0.1), (8, 0.25)])
 def test_two_that_could_be_on_one_gpu_are_refused_with_what_would_do(workers, gpus):
     with pytest.raises(ClusterError) as refused:
-        check_shared_gpus(workers=workers, gpus=gpus)
+        check_shared_gpus(workers=str(workers), most=workers, gpus=gpus)
     assert f"scale.workers={workers} x scale.gpus={gpus}: two workers of a run cannot share a GPU" in str(refused.value)
     assert "write scale.gpus=1, or scale.workers=1" in str(refused.value)
 
 
 def test_a_run_and_a_trial_are_refused_before_they_start():
     with pytest.raises(ClusterError, match="cannot share a GPU"):
-        worker_share(BOX, workers=2, cpus=1, gpus=0.5)
+        worker_share(BOX, Scale(workers=2, cpus=1, gpus=0.5))
     with pytest.raises(ClusterError, match="cannot share a GPU"):
         trial_slots(BOX, workers=2, cpus=1, gpus=0.5)
     assert trial_slots(BOX, workers=1, cpus=1, gpus=0.5).at_once == 4
@@ -97,21 +98,21 @@ def test_a_run_and_a_trial_are_refused_before_they_start():
         (Resources(cpus=2, gpus=0, node_cpus=2), {"workers": 0}, (2, 0)),
     ],
 )
-def test_a_worker_gets_an_equal_worker_share(there, asked, given):
-    assert worker_share(there, **({"cpus": None, "gpus": None} | asked)) == given
+def test_a_worker_gets_an_equal_share(there, asked, given):
+    assert worker_share(there, Scale(**asked)) == given
 
 
 def test_a_group_that_can_never_be_is_refused_with_the_arithmetic():
     with pytest.raises(ClusterError, match=r"scale.workers=4 x 1 CPU = 4, but the cluster has 2 CPUs"):
-        worker_share(Resources(cpus=2, gpus=0, node_cpus=2), workers=4, cpus=None, gpus=None)
+        worker_share(Resources(cpus=2, gpus=0, node_cpus=2), Scale(workers=4))
     with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 GPU = 2, but the cluster has 1 GPU$"):
-        worker_share(Resources(cpus=8, gpus=1, node_cpus=8), workers=2, cpus=None, gpus=1)
+        worker_share(Resources(cpus=8, gpus=1, node_cpus=8), Scale(workers=2, gpus=1))
 
 
 def test_cpus_to_read_with_are_left_where_data_are_streamed():
-    assert worker_share(Resources(cpus=8, gpus=0, node_cpus=8), workers=2, cpus=None, gpus=None, spare=1) == (3, 0)
+    assert worker_share(Resources(cpus=8, gpus=0, node_cpus=8), Scale(workers=2), spare=1) == (3, 0)
     with pytest.raises(ClusterError, match=r"scale.workers=2 x 1 CPU \+ 1 to read data with = 3, but the cluster has 2 CPUs"):
-        worker_share(Resources(cpus=2, gpus=0, node_cpus=2), workers=2, cpus=None, gpus=None, spare=1)
+        worker_share(Resources(cpus=2, gpus=0, node_cpus=2), Scale(workers=2), spare=1)
 
 
 # ---- a worker is on one node, and a share of a GPU on one GPU

@@ -7,7 +7,7 @@ import pytest
 from cluster.capacity import Resources
 from cluster.nodes import Node
 from pipelines.elastic import ELASTIC_PATIENCE_SECONDS, PATIENCE_SECONDS, Team
-from pipelines.worker_range import workers
+from pipelines.worker_range import WorkerRange
 
 LAPTOP = Resources(cpus=4, gpus=0, node_cpus=4)
 
@@ -21,7 +21,7 @@ def there(*nodes: Node) -> dict[str, Node]:
 
 
 def team(span: int | str, *, cpus: int = 1, gpus: float = 0, here: Resources | None = None) -> Team:
-    return Team(workers(span), cpus, gpus, here)
+    return Team(WorkerRange.read(span), cpus, gpus, here)
 
 
 FULL_A, FULL_B = node("a"), node("b")

@@ -76,7 +76,7 @@ def test_a_name_alone_is_the_alias_that_the_verb_wants(storage, first, second):
 
 def test_settings_are_those_of_the_run_with_the_overrides_over_them(storage, second):
     found = find("second", storage, "data.source=breast_cancer", "scale.workers=2")
-    assert (found.run.data.source, found.run.scale.workers) == ("breast_cancer", 2)
+    assert (found.run.data.source, found.run.scale.workers.most) == ("breast_cancer", 2)
     assert (found.run.train.seed, found.run.recipe, found.run.model.filters) == (1, "cnn", 32)
     assert found.run.root == storage
 
