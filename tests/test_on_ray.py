@@ -273,7 +273,7 @@ def swept(storage, name, *settings):
 def facts(storage, name):
     """Of each trial: its settings, the bits it ended with, the step it was resumed from."""
     trials = Ledger(storage / "cnn" / name / "ledger.jsonl").trials.values()
-    return [(trial.params, trial.told["weights_sha256"]) for trial in trials], [trial.told["resumed_from_step"] for trial in trials]
+    return [(trial.params, trial.outcome["weights_sha256"]) for trial in trials], [trial.outcome["resumed_from_step"] for trial in trials]
 
 
 def test_trials_on_ray_are_those_of_one_process_bit_for_bit_and_their_processes_are_used_again(tracked):

@@ -29,6 +29,10 @@ def ledger(storage, name):
     return Ledger(storage / "cnn" / name / "ledger.jsonl")
 
 
+def bits(trials):
+    return [trial.outcome["weights_sha256"] for trial in trials.values()]
+
+
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory, empty_database):
     """A storage of this file's own."""
@@ -68,7 +72,7 @@ def test_a_trial_is_the_run_that_train_makes_of_its_settings(found, tracked):
         ),
         screen=Screen(),
     )
-    assert ledger(tracked, "five").trials[1].told["weights_sha256"] == alone["weights_sha256"]
+    assert ledger(tracked, "five").trials[1].outcome["weights_sha256"] == alone["weights_sha256"]
     assert trial["metrics"]["val/accuracy"] == alone["metrics"]["val/accuracy"]
 
 
@@ -139,7 +143,7 @@ def test_a_space_that_is_used_up_ends_the_sweep_before_its_trials(tracked):
     assert [trial["params"] for trial in result["trials"]] == [{"model.filters": 4}, {"model.filters": 8}]
 
 
-def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracked, empty_database):
+def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracked, found, empty_database):
     shutil.copytree(tracked / "datasets", tmp_path / "runs" / "datasets")
     shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
     long = ["sweep", "cnn", *QUICK, "train.epochs=30", "train.checkpoint_every=20", "name=killed", "--json", "--trials", "3"]
@@ -155,11 +159,13 @@ def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracke
     assert code == 0, err
     assert "2 of 3 trials are known, 1 of them go on" in err
     after = Ledger(path / "ledger.jsonl").trials
-    assert after[1].told["resumed_from_step"] > 0
+    assert after[1].outcome["resumed_from_step"] > 0
     whole = swept(tracked, "undisturbed", *SPACE, "train.epochs=30", "sweep.trials=3")
     undisturbed = ledger(tracked, "undisturbed").trials
     assert [trial.params for trial in after.values()] == [trial.params for trial in undisturbed.values()]
-    assert [trial.told["weights_sha256"] for trial in after.values()] == [trial.told["weights_sha256"] for trial in undisturbed.values()]
+    assert [trial.outcome["weights_sha256"] for trial in after.values()] == [
+        trial.outcome["weights_sha256"] for trial in undisturbed.values()
+    ]
     assert [trial["metrics"]["val/loss"] for trial in result["trials"]] == [trial["metrics"]["val/loss"] for trial in whole["trials"]]
     assert statuses(tmp_path) == ["FINISHED"] * 4
 
@@ -271,13 +277,9 @@ def test_the_winner_of_the_median_seed_is_registered_as_candidate(confirmed, cli
     assert version.run_id == confirmed["confirmed"]["median_run_id"]
     trials = ledger(tracked, "confirmed").trials.values()
     rate = next(trial.params["optim.lr"] for trial in trials if trial.run_id == version.run_id)
-    mine = sorted(
-        trial.looks[max(trial.looks)]["val/accuracy"]
-        for trial in trials
-        if trial.role == "confirm" and trial.params.get("optim.lr") == rate
-    )
+    mine = sorted(trial.last_scores["val/accuracy"] for trial in trials if trial.role == "confirm" and trial.params.get("optim.lr") == rate)
     median = next(trial for trial in trials if trial.run_id == version.run_id)
-    assert median.looks[max(median.looks)]["val/accuracy"] == mine[1]
+    assert median.last_scores["val/accuracy"] == mine[1]
     kept = {path.parents[1].name for path in (tracked / "cnn" / "confirmed").glob("*/checkpoints/step-*")}
     assert {f"{trial.number:04}" for trial in trials if trial.role == "confirm"} & kept == {f"{median.number:04}"}
 

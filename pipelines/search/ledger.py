@@ -2,6 +2,10 @@
 
 Ray Tune's own state is pickled and written in place, so it is never read. A trial that is begun and not ended was interrupted: it goes
 on from its checkpoint. One that ended is a fact, and is not run again.
+
+Optuna's JournalStorage cannot take this file's place (5.0): a finished trial takes no more facts (a lost trial that starts again, the run
+id once all of it is in MLflow), a study refuses a categorical whose choices change (a changed space), and a line torn by a crash is
+neither cut off nor ended, so that the next one is lost with it.
 """
 
 from __future__ import annotations
@@ -20,31 +24,36 @@ Role = Literal["search", "confirm"]
 
 @dataclass
 class Trial:
-    """What is known of one trial. `looks`: number of the look -> metrics of the validation rows."""
+    """The facts of one trial. `validations`: number of the validation -> its metrics."""
 
     number: int
     params: dict[str, Any]
-    """What it has now; a population's change."""
-    first: dict[str, Any]
-    """What it began with."""
+    """Its settings now; a population changes them."""
+    initial: dict[str, Any]
+    """Its settings at the beginning."""
     role: Role = "search"
     status: Status = "running"
-    looks: dict[int, dict[str, float]] = field(default_factory=dict)
+    validations: dict[int, dict[str, float]] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     cause: str = ""
     code: int = 0
     run_id: str = ""
-    told: dict[str, Any] = field(default_factory=dict)
-    """What its process said at the end: weights_sha256, checkpoint, steps …"""
+    outcome: dict[str, Any] = field(default_factory=dict)
+    """The rest of its process's final report: weights_sha256, checkpoint, steps …"""
 
     @property
     def ended(self) -> bool:
         return self.status != "running"
 
+    @property
+    def last_scores(self) -> dict[str, float]:
+        """The metrics of the last validation, which are those of the trial's last weights."""
+        return dict(self.validations[max(self.validations)]) if self.validations else {}
+
     def value(self, metric: str) -> float | None:
-        """The metric at the last look, which is what the trial's last weights are worth."""
-        return self.looks[max(self.looks)].get(metric) if self.looks and self.status != "failed" else None
+        """The metric at the last validation; None for a trial that failed or has not got so far."""
+        return self.last_scores.get(metric) if self.status != "failed" else None
 
 
 class Ledger:
@@ -53,13 +62,13 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
-        whole = path.read_bytes()
-        self._file.truncate(whole.rfind(b"\n") + 1)
+        complete = path.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(complete)
         self.trials: dict[int, Trial] = {}
         self.target = 0
-        """Trials that were asked for in all, the last time it was said."""
+        """Number of trials that the last command asked for in all."""
         for line in path.read_bytes().splitlines():
-            self._learn(json.loads(line))
+            self._apply(json.loads(line))
 
     def aim(self, trials: int) -> None:
         self._write({"event": "target", "trials": trials})
@@ -71,21 +80,21 @@ class Ledger:
         return self.trials[number]
 
     def reopen(self, number: int) -> None:
-        """A trial whose process was lost is begun again."""
+        """A trial whose process was lost starts again."""
         self._write({"event": "reopened", "trial": number})
 
-    def look(self, number: int, look: int, scores: Mapping[str, float]) -> None:
-        self._write({"event": "look", "trial": number, "look": look, "scores": _plain(scores)}, sync=False)
+    def validated(self, number: int, validation: int, scores: Mapping[str, float]) -> None:
+        self._write({"event": "look", "trial": number, "look": validation, "scores": _plain(scores)}, sync=False)
 
     def change(self, number: int, params: Mapping[str, Any], donor: int) -> None:
-        """The trial goes on with other settings and the weights of `donor`."""
+        """The trial continues with other settings and the weights of `donor`."""
         self._write({"event": "changed", "trial": number, "params": dict(params), "donor": donor})
 
-    def end(self, number: int, status: Status, *, seconds: float, told: Mapping[str, Any], cause: str = "", code: int = 0) -> None:
-        told = dict(told)
-        metrics = _plain(told.pop("metrics", {}))
+    def end(self, number: int, status: Status, *, seconds: float, outcome: Mapping[str, Any], cause: str = "", code: int = 0) -> None:
+        outcome = dict(outcome)
+        metrics = _plain(outcome.pop("metrics", {}))
         fact = {"event": "ended", "trial": number, "status": status, "seconds": round(seconds, 3), "metrics": metrics}
-        self._write(fact | {"told": told, "cause": cause, "code": code})
+        self._write(fact | {"told": outcome, "cause": cause, "code": code})
 
     def tracked(self, number: int, run_id: str) -> None:
         """All of the trial is in MLflow."""
@@ -95,13 +104,13 @@ class Ledger:
         self._file.close()
 
     def _write(self, fact: dict[str, Any], *, sync: bool = True) -> None:
-        self._learn(fact)
+        self._apply(fact)
         self._file.write((json.dumps(fact | {"time": round(time.time(), 3)}) + "\n").encode())
         self._file.flush()
         if sync:
             os.fsync(self._file.fileno())
 
-    def _learn(self, fact: Mapping[str, Any]) -> None:
+    def _apply(self, fact: Mapping[str, Any]) -> None:
         if fact["event"] == "target":
             self.target = fact["trials"]
             return
@@ -110,7 +119,7 @@ class Ledger:
             return
         trial = self.trials[fact["trial"]]
         if fact["event"] == "look":
-            trial.looks[fact["look"]] = {name: float(value) for name, value in fact["scores"].items()}
+            trial.validations[fact["look"]] = {name: float(value) for name, value in fact["scores"].items()}
         elif fact["event"] == "changed":
             trial.params = dict(fact["params"])
         elif fact["event"] == "reopened":
@@ -120,9 +129,9 @@ class Ledger:
         elif fact["event"] == "ended":
             trial.status, trial.seconds, trial.cause, trial.code = fact["status"], fact["seconds"], fact["cause"], fact["code"]
             trial.metrics = {name: float(value) for name, value in fact["metrics"].items()}
-            trial.told, trial.run_id = dict(fact["told"]), ""  # what was sent of it before is not all
+            trial.outcome, trial.run_id = dict(fact["told"]), ""  # what was sent of it before is not all
 
 
 def _plain(scores: Mapping[str, float]) -> dict[str, float | str]:
-    """Numbers as JSON has them: it knows neither NaN nor infinity."""
+    """Numbers as JSON can hold them: NaN and infinity as text."""
     return {name: float(value) if abs(value) < float("inf") else str(float(value)) for name, value in scores.items()}

@@ -1,4 +1,4 @@
-"""What is searched, and how trials are compared: checked whole before anything is started."""
+"""A study: the recipe, the space that is searched, and the metric that ranks trials; checked as a whole before anything is started."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from pipelines import config
 from pipelines.config import Loaded
 from pipelines.errors import RecipeError
 from pipelines.run_settings import Run
-from pipelines.search import space
+from pipelines.search import space as spaces
 from pipelines.search.ledger import Trial
 from pipelines.search.space import Params, Space
 
 _TRIALS = 16
+_ORDER = {"finished": 0, "running": 1, "stopped": 2, "failed": 3}
 
 
 @dataclass(frozen=True)
-class Design:
-    """A recipe with its overrides, the space that is searched, and the metric that trials are ranked by."""
+class Study:
+    """A recipe with its overrides, the space that is searched, and the metric that trials are ranked by (`mode`: max or min)."""
 
     recipe: str
     overrides: tuple[str, ...]
@@ -42,24 +43,24 @@ class Design:
 
     @property
     def populated(self) -> bool:
-        """Whether trials take over the weights of others, so that their settings change."""
+        """True for Population Based Training: trials take over the weights of others, and their settings change."""
         return self.run.sweep.scheduler == "pbt"
 
     @cached_property
     def base(self) -> dict[str, Any]:
-        """Every setting as it is where it is not searched: dotted key -> value."""
+        """The recipe's own value of every setting: dotted key -> value."""
         return {key: row["value"] for key, row in self.loaded.settings().items()}
 
-    def trial(self, params: Mapping[str, Any]) -> Loaded:
+    def with_params(self, params: Mapping[str, Any]) -> Loaded:
         """The run of a trial. Raises RecipeError where settings do not go together."""
-        return config.load(self.recipe, [*self.overrides, *space.overrides(params)])
+        return config.load(self.recipe, [*self.overrides, *spaces.overrides(params)])
 
     def point(self, trial: Trial) -> Params | None:
-        """Where a trial of the search lies in the space; None for one of another space, or of the confirmation."""
-        return self.space.fitted(trial.first if self.populated else trial.params, self.base) if trial.role == "search" else None
+        """The point of the space at which a trial of the search lies; None for a trial outside it, or of the confirmation."""
+        return self.space.fitted(trial.initial if self.populated else trial.params, self.base) if trial.role == "search" else None
 
     def total(self, *, more: int | None, known: int, target: int) -> int:
-        """How many trials there are to be. `more` than are known, unless a `target` that was set before is not reached yet."""
+        """The number of trials to reach: `more` than are known, unless an earlier `target` is not reached yet."""
         size = self.space.size()
         if more is not None:
             total = target if target > known else known + more
@@ -67,7 +68,7 @@ class Design:
             total = self.run.sweep.trials or (size if size is not None and self.method == "grid" else _TRIALS)
         return total if size is None else min(total, size)
 
-    def room(self, resources: Resources) -> TrialSlots:
+    def slots(self, resources: Resources) -> TrialSlots:
         """How many trials fit at once. Raises ClusterError with the arithmetic if not one does."""
         scale, sweep = self.run.scale, self.run.sweep
         if not scale.workers:
@@ -76,38 +77,54 @@ class Design:
         limits = [limit for limit in (sweep.concurrent, sweep.trials) if limit]
         return trial_slots(resources, workers=scale.workers.most, cpus=scale.cpus, gpus=scale.gpus, most=min(limits) if limits else None)
 
+    def ranked(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best first; finished trials before running, stopped and failed ones."""
+
+        def place(trial: Trial) -> tuple[int, float, int]:
+            value = trial.value(self.metric)
+            if value is None or value != value:
+                return _ORDER[trial.status], float("inf"), trial.number
+            return _ORDER[trial.status], -value if self.mode == "max" else value, trial.number
+
+        return sorted(trials, key=place)
+
+    def best(self, trials: Sequence[Trial]) -> Trial | None:
+        """The best finished trial."""
+        first = next(iter(self.ranked(trials)), None)
+        return first if first and first.status == "finished" and first.value(self.metric) is not None else None
+
     def train_command(self, params: Mapping[str, Any]) -> list[str]:
         """The words that train a trial's settings alone."""
         own = [override for override in self.overrides if not override.startswith(("sweep.", "name="))]
-        last = {override.partition("=")[0]: override for override in [*own, *space.overrides(params)]}
+        last = {override.partition("=")[0]: override for override in [*own, *spaces.overrides(params)]}
         return ["raylway", "train", self.recipe, *last.values()]
 
 
-def design(recipe: str, overrides: Sequence[str]) -> Design:
-    """The design that a recipe and its overrides make. Raises RecipeError with every problem."""
+def study_of(recipe: str, overrides: Sequence[str]) -> Study:
+    """The study that a recipe and its overrides describe. Raises RecipeError with every problem."""
     loaded = config.load(recipe, overrides)
-    found = space.read(loaded.run.sweep.space)
-    space.check(found, lambda more: config.load(recipe, [*overrides, *more]))
-    if problems := _problems(loaded.run, found):
+    space = spaces.read(loaded.run.sweep.space)
+    spaces.check(space, lambda more: config.load(recipe, [*overrides, *more]))
+    if problems := _problems(loaded.run, space):
         raise RecipeError(*problems)
     metric, mode = _ranking(loaded.run)
-    return Design(recipe, tuple(overrides), loaded, found, metric, mode)
+    return Study(recipe, tuple(overrides), loaded, space, metric, mode)
 
 
-def _problems(run: Run, found: Space) -> list[str]:
+def _problems(run: Run, space: Space) -> list[str]:
     problems = []
-    if run.sweep.search == "grid" and (endless := [key for key, domain in found.items() if domain.values() is None]):
+    if run.sweep.search == "grid" and (endless := [key for key, domain in space.items() if domain.values() is None]):
         problems.append(f"sweep.search=grid: {endless[0]} has no end of values; give grid(…), choice(…), randint or quniform")
     if run.sweep.scheduler == "pbt":
-        if strange := [key for key in found if not key.startswith("optim.")]:
-            problems.append(f"sweep.scheduler=pbt: {strange[0]} cannot change while a trial trains; it searches settings of optim.*")
+        if others := [key for key in space if not key.startswith("optim.")]:
+            problems.append(f"sweep.scheduler=pbt: {others[0]} cannot change while a trial trains; it searches settings of optim.*")
         if run.scale.workers.most != 1:
             problems.append(f"sweep.scheduler=pbt: trials of a population have one worker, not scale.workers={run.scale.workers}")
     if run.scale.workers.elastic:
-        problems.append(f"scale.workers={run.scale.workers}: trials have a number of workers, such as {run.scale.workers.least}")
+        problems.append(f"scale.workers={run.scale.workers}: trials have a fixed number of workers, such as {run.scale.workers.least}")
     if run.data.mode == "stream":
         problems.append("data.mode=stream: trials share prepared data; leave it out")
-    if run.sweep.confirm and "train.seed" in found:
+    if run.sweep.confirm and "train.seed" in space:
         problems.append("sweep.confirm: tries other seeds, so train.seed cannot be searched as well")
     return problems
 

@@ -1,7 +1,7 @@
-"""What to try next, and what to end early: Optuna's samplers and pruners, told all facts. The home of Optuna.
+"""Suggest the settings of trials and decide which end early, by Optuna's samplers and pruners; or go through a list of settings.
 
-A suggestion is a function of (seed, number of the trial, facts): the sampler is made anew for each, so a sweep that was killed goes on
-with what it would have suggested. Early stopping is Optuna's too, because Ray Tune's schedulers keep what they know in memory only.
+A suggestion is a function of (seed, number of the trial, facts): the sampler is made anew for each, so a sweep that was killed continues
+with the suggestions it would have made. Early stopping is Optuna's too, because Ray Tune's schedulers keep their state in memory only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -26,7 +26,7 @@ warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning
 
 
 class Search:
-    """Suggests points of a space and learns what came of them. `mode`: max or min."""
+    """Suggests points of a space and learns from their results. `mode`: max or min."""
 
     def __init__(self, space: Space, *, mode: str, method: str, scheduler: str, grace: int, seed: int) -> None:
         self._space, self._method, self._seed = space, method, seed
@@ -42,18 +42,18 @@ class Search:
         self._trials: dict[int, optuna.Trial] = {}
         self._prunes = scheduler in pruners
 
-    def know(self, facts: Iterable[tuple[Trial, Params]], metric: str) -> None:
-        """Take in trials with the points at which they lie, in their order; those still running too."""
-        for trial, point in facts:
+    def replay(self, known: Iterable[tuple[Trial, Params]], metric: str) -> None:
+        """Take in known trials, ended or running, in their order, each with its point of the space."""
+        for trial, point in known:
             self._begin(trial.number, point)
-            for look, scores in sorted(trial.looks.items()):
+            for validation, scores in sorted(trial.validations.items()):
                 if metric in scores:
-                    self.report(trial.number, look, scores[metric])
+                    self.report(trial.number, validation, scores[metric])
             if trial.ended:
                 self.end(trial.number, trial.value(metric), stopped=trial.status == "stopped")
 
     def suggest(self, number: int) -> Params | None:
-        """The point of trial `number`, none that was tried before; None where there is none left."""
+        """The point of trial `number`, untried so far; None where there is none left."""
         if self._method == "grid":
             point = next((each for each in self._space.points(list(self._space)) if key_of(each) not in self._seen), None)
             if point is not None:
@@ -71,16 +71,17 @@ class Search:
                 return None
         return None
 
-    def report(self, number: int, look: int, value: float) -> bool:
-        """Take in a value; whether the trial is to end now."""
+    def report(self, number: int, validation: int, value: float) -> bool:
+        """Take in a value; True ends the trial now."""
         if math.isnan(value):
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._trials[number].report(value, look)
+            self._trials[number].report(value, validation)
         return self._prunes and self._trials[number].should_prune()
 
     def end(self, number: int, value: float | None, *, stopped: bool) -> None:
+        """Take in the value that a trial ended with, if it has one."""
         if value is None or math.isnan(value):
             self._study.tell(self._trials[number], state=optuna.trial.TrialState.FAIL)
         elif stopped:
@@ -89,11 +90,11 @@ class Search:
             self._study.tell(self._trials[number], value)
 
     def preload(self) -> None:
-        """Import what `importance` needs: a second, for Optuna brings scikit-learn with it."""
+        """Import the modules of `importance`: a second, for Optuna brings scikit-learn with it."""
         import optuna.importance  # noqa: F401
 
     def importance(self) -> dict[str, float]:
-        """How much of the differences each setting explains so far, the greatest first; empty while that cannot be told."""
+        """Share of the differences that each setting explains so far, the greatest first; empty while it cannot be computed."""
         complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         if len(complete) < 4 or len({trial.value for trial in complete}) < 2:
             return {}
@@ -109,7 +110,7 @@ class Search:
 
     def _sampled(self, number: int, attempt: int, fixed: Params) -> tuple[optuna.Trial, Params]:
         seed = (self._seed * 1_000_003 + number * 1009 + attempt) % 2**32
-        random = self._method == "random" or attempt > _ATTEMPTS // 2  # a sampler that is sure of itself suggests what it knows
+        random = self._method == "random" or attempt > _ATTEMPTS // 2  # a sampler that is sure of itself suggests known points
         self._study.sampler = (
             optuna.samplers.RandomSampler(seed=seed) if random else optuna.samplers.TPESampler(seed=seed, constant_liar=True)
         )
@@ -119,8 +120,32 @@ class Search:
         return trial, {key: _decoded(self._space[key], trial.params[key]) for key in self._space}
 
 
+class Listed:
+    """Goes through a list of settings; `known` are the trials that have some of them already."""
+
+    def __init__(self, wanted: Sequence[Params], trials: Sequence[Trial]) -> None:
+        tried = {key_of(trial.params): trial for trial in trials}
+        self.known = [tried[key_of(params)] for params in wanted if key_of(params) in tried]
+        self._untried = [params for params in wanted if key_of(params) not in tried]
+
+    def suggest(self, number: int) -> Params | None:
+        return self._untried.pop(0) if self._untried else None
+
+    def report(self, number: int, validation: int, value: float) -> bool:
+        return False
+
+    def end(self, number: int, value: float | None, *, stopped: bool) -> None:
+        pass
+
+    def preload(self) -> None:
+        pass
+
+    def importance(self) -> dict[str, float]:
+        return {}
+
+
 def _distribution(domain: Domain) -> BaseDistribution:
-    if domain.listed:  # by their numbers, for Optuna thinks 1, 1.0 and True the same
+    if domain.listed:  # by their numbers, because Optuna takes 1, 1.0 and True for the same
         return CategoricalDistribution(range(len(domain.options)))
     if domain.kind == "randint":
         return IntDistribution(int(domain.low), int(domain.high) - 1)

@@ -1,4 +1,4 @@
-"""What a sweep found: as JSON, on the screen, while it goes on, and as the description of its run in MLflow."""
+"""The report of a sweep: its JSON, the leaderboard on the screen and in MLflow, and a line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -13,49 +13,51 @@ from rich.console import Group, RenderableType
 
 from cluster.capacity import TrialSlots
 from pipelines.screen import Screen, table
-from pipelines.search import ranking
 from pipelines.search.confirm import Confirmed
 from pipelines.search.ledger import Trial
-from pipelines.search.study import Design
+from pipelines.search.space import name_of
+from pipelines.search.study import Study
 from pipelines.tracking.provenance import redact
 from pipelines.tracking.shipper import Tracker
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
 
+_SHOWN, _DESCRIBED = 10, 25
+
 
 @dataclass(frozen=True)
-class Findings:
-    """The trials of a sweep that lie in its space, and what was made of them."""
+class Report:
+    """The trials of a sweep that lie in its space, the importance of its settings, and its confirmation."""
 
-    design: Design
+    study: Study
     trials: Sequence[Trial]
-    importance: Mapping[str, float]
-    confirmed: Confirmed | None
     tracker: Tracker
+    importance: Mapping[str, float]
+    confirmed: Confirmed | None = None
 
     @property
-    def best(self) -> Trial | None:
-        """The best of those that were trained to their end."""
-        return ranking.best(self.trials, self.design.metric, self.design.mode)
+    def notes(self) -> list[str]:
+        return [*importances(self.importance), *(self.confirmed.sentences if self.confirmed else ())]
 
     @cached_property
     def comparison(self) -> str:
-        """The page of all trials, the best first."""
-        metric = f"metrics.`{self.design.metric}`"
-        columns = [metric, *(f"params.`{key}`" for key in self.design.space)]
-        return self.tracker.comparison(metric, ascending=self.design.mode == "min", columns=columns)
+        """The URL of MLflow's page of all trials, the best first."""
+        metric = f"metrics.`{self.study.metric}`"
+        columns = [metric, *(f"params.`{key}`" for key in self.study.space)]
+        return self.tracker.comparison(metric, ascending=self.study.mode == "min", columns=columns)
 
     def as_json(self, model: Registered | None) -> dict[str, Any]:
         """The JSON of `raylway sweep`, but for the seconds."""
+        best = self.study.best(self.trials)
         return {
             "sweep_id": self.tracker.folder.path.name,
             "run_id": self.tracker.run_id,
             "status": "finished",
-            "metric": self.design.metric,
-            "mode": self.design.mode,
-            "trials": [_row(trial) for trial in self.trials],
-            "best": _row(self.best) if self.best else None,
+            "metric": self.study.metric,
+            "mode": self.study.mode,
+            "trials": [_as_json(trial) for trial in self.trials],
+            "best": _as_json(best) if best else None,
             "importance": dict(self.importance),
             "confirmed": self.confirmed.as_json() if self.confirmed else None,
             "model": vars(model) if model else None,
@@ -66,22 +68,25 @@ class Findings:
 
     def markdown(self, run_ids: Mapping[int, str], *, linked: bool = True) -> str:
         """The description of the sweep's run: the leaderboard, with links to the trials' pages, and at the end to all of them."""
-        links = {number: self.tracker.url_of(run_id) for number, run_id in run_ids.items() if run_id}
-        notes = [ranking.importances(self.importance), *(self.confirmed.sentences if self.confirmed else ())]
-        notes += [f"[compare the trials]({self.comparison})"] if linked else []
-        title = f"sweep of {self.design.recipe} on {self.design.run.data.name}"
-        return ranking.markdown(title, self.trials, self.design.metric, self.design.mode, links=links, notes=notes)
+        head = _columns(self.study, self.trials)
+        lines = [f"**sweep of {self.study.recipe} on {self.study.run.data.name}**", ""]
+        lines += [f"| trial | {' | '.join(head[1:])} |", "|" + "---|" * len(head)]
+        for row in _rows(self.study, self.trials, most=_DESCRIBED):
+            run_id = run_ids.get(int(row[0]))
+            cells = [f"[{row[0]}]({self.tracker.url_of(run_id)})" if run_id else row[0], *row[1:]]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        link = [f"[compare the trials]({self.comparison})"] if linked else []
+        return "\n".join([*lines, *(f"\n{note}" for note in [*self.notes, *link])])
 
     def show(self, screen: Screen, root: Path, model: Registered | None) -> None:
-        """The leaderboard, what it means, and what to type next."""
-        design = self.design
-        screen.table("", ranking.columns(self.trials, design.metric), ranking.rows(self.trials, design.metric, design.mode))
-        for told in (ranking.importances(self.importance), *(self.confirmed.sentences if self.confirmed else ())):
-            if told:
-                screen.say(told)
-        winner = self.confirmed.scores[0].entrant.params if self.confirmed else self.best.params if self.best else None
+        """The leaderboard, its notes, and the commands to type next."""
+        screen.table("", _columns(self.study, self.trials), _rows(self.study, self.trials))
+        for note in self.notes:
+            screen.say(note)
+        best = self.study.best(self.trials)
+        winner = self.confirmed.scores[0].entrant.params if self.confirmed else best.params if best else None
         if winner is not None:
-            screen.say(f"best     {shlex.join(design.train_command(winner))}")
+            screen.say(f"best     {shlex.join(self.study.train_command(winner))}")
         if not self.confirmed:
             screen.say(
                 "confirm  the same command with sweep.confirm=3x5 trains the best three with five seeds and judges them on the test rows"
@@ -92,19 +97,64 @@ class Findings:
         screen.say(f"look     raylway ui --storage {root}   then {self.tracker.run_url}")
 
 
-def live(design: Design, trials: Sequence[Trial], room: TrialSlots, *, total: int, importance: Mapping[str, float]) -> RenderableType:
+def live(study: Study, trials: Sequence[Trial], slots: TrialSlots, *, total: int, importance: Mapping[str, float]) -> RenderableType:
     """The best, the running and the ended trials, with the time that is left."""
     spent = [trial.seconds for trial in trials if trial.ended and trial.seconds]
     left = total - sum(trial.ended for trial in trials)
-    eta = f"  ETA {left * sum(spent) / len(spent) / room.at_once:,.0f} s" if spent else ""
-    counts = ", ".join(
-        f"{sum(each.status == status for each in trials)} {status}" for status in ("running", "finished", "stopped", "failed")
-    )
-    drawn = table("", ranking.columns(trials, design.metric), ranking.rows(trials, design.metric, design.mode))
-    return Group(f"{total} trials: {counts}{eta}", drawn, ranking.importances(importance))
+    eta = f"  ETA {left * sum(spent) / len(spent) / slots.at_once:,.0f} s" if spent else ""
+    statuses = ("running", "finished", "stopped", "failed")
+    counts = ", ".join(f"{sum(each.status == status for each in trials)} {status}" for status in statuses)
+    board = table("", _columns(study, trials), _rows(study, trials))
+    return Group(f"{total} trials: {counts}{eta}", board, *importances(importance))
 
 
-def _row(trial: Trial) -> dict[str, Any]:
+def ended(study: Study, trial: Trial, leader: Trial | None, *, count: int, total: int) -> str:
+    """The line that reports the end of a trial, the `count`th of `total`."""
+    value = trial.value(study.metric)
+    score = f"  {study.metric} {value:.4f}" if value is not None else ""
+    lead = f"  best {leader.value(study.metric):.4f} (trial {leader.number})" if leader else ""
+    lead = "  the best so far" if leader is trial else lead
+    cause = f": {trial.cause}" if trial.cause else ""
+    return f"{count}/{total}  trial {trial.number} {trial.status}{cause}  {name_of(trial.params)}{score}  {trial.seconds:.1f} s{lead}"
+
+
+def importances(shares: Mapping[str, float]) -> list[str]:
+    """A line with the share of the differences that each setting explains; nothing while it is not known."""
+    return ["importance so far: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items())] if shares else []
+
+
+def _keys(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(key for trial in trials for key in trial.params))
+
+
+def _columns(study: Study, trials: Sequence[Trial]) -> list[str]:
+    return ["", *_keys(trials), study.metric, "validations", "seconds", "status"]
+
+
+def _rows(study: Study, trials: Sequence[Trial], *, most: int = _SHOWN) -> list[list[str]]:
+    """The best trials, `most` of them, and all that are running."""
+    order = study.ranked(trials)
+    shown = order[:most] + [trial for trial in order[most:] if trial.status == "running"]
+    return [
+        [
+            str(trial.number),
+            *(_cell(trial.params.get(key)) for key in _keys(trials)),
+            _cell(trial.value(study.metric)),
+            str(max(trial.validations, default=0)),
+            f"{trial.seconds:.1f}" if trial.ended else "",
+            trial.status if not trial.cause else f"{trial.status}: {trial.cause[:60]}",
+        ]
+        for trial in shown
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _as_json(trial: Trial) -> dict[str, Any]:
     row = {
         "trial": trial.number,
         "run_id": trial.run_id,

@@ -1,7 +1,7 @@
-"""Trial: what the process of one trial does. It trains as any run does, and reports each look at the validation rows.
+"""Train one trial, in the process of the trial: as any run, but with a report after each validation, which may end it.
 
-A trial of one worker trains in this very process, which is warm: another one would cost ten seconds to start. One of several workers has
-them launched by Ray Train, and follows their journal. Only a confirmation sees the test rows.
+A trial of one worker trains in this very process, which is warm: another would cost ten seconds to start. The workers of a larger trial are
+launched by Ray Train, and this process follows their journal. Only a confirmation scores the test rows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,21 +21,21 @@ from pipelines.training import checkpoint
 from pipelines.training.job import Job
 
 if TYPE_CHECKING:
-    from pipelines.training.worker import Look, Trained
+    from pipelines.training.worker import Trained
 
 _POLL_SECONDS = 0.2
 Report = dict[str, Any]
 Launch = Callable[[Callable[..., Any], "Task", Callable[[str], None]], Any]
-"""`launch(member, task, say)` runs `member(task, rank=…, world_size=…, device=…)` on each worker, and gives what the first returned."""
+"""`launch(worker, task, say)` runs `worker(task, rank=…, world_size=…, device=…)` on each worker; returns the first worker's result."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that a trial is told."""
+    """The order for a trial's process: plain picklable values."""
 
     job: Job
     metric: str
-    """What it is ranked by: val/accuracy."""
+    """The metric that ranks trials: val/accuracy."""
     sign: int
     """1 where more is better, -1 where less is."""
     split: Literal["validation", "test"]
@@ -45,12 +44,12 @@ class Task:
 
     @property
     def stop(self) -> Path:
-        """Stands where the workers of this trial are to end at their next look."""
+        """Exists once the workers of this trial should end at their next validation."""
         return self.job.folder.path / ".stop"
 
 
-def alone(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
-    """The trial in this process. `weights`: a checkpoint of another trial to go on from."""
+def train_here(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
+    """The trial in this process. `weights`: a checkpoint of another trial to continue from."""
     process.collect_rarely()
     try:
         import torch
@@ -60,38 +59,50 @@ def alone(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
         device = "cuda" if task.gpus and torch.cuda.is_available() else "cpu"
         if weights:
             checkpoint.adopt(weights, task.job.folder.checkpoints, task.job.identity)
-        trained = yield from _told(task, training(task.job, rank=0, world_size=1, device=device))
-        return _conclude(task, trained, rank=0)
+        with contextlib.closing(training(task.job, rank=0, world_size=1, device=device)) as steps:
+            while True:
+                try:
+                    look = next(steps)
+                except StopIteration as end:
+                    return _final(task, end.value, rank=0)
+                scores = {f"val/{name}": value for name, value in look.scores.items()}
+                yield _report(task, look.number, look.step, scores) | {"last": look.last}
     except Exception as error:
         return _failed(describe(error, 0, time.time()))
 
 
-def together(launch: Launch, task: Task, weights: Path | None) -> Generator[Report, None, Report]:
-    """The trial on workers of its own, which are `launch`ed; a lost one is replaced there."""
+def train_on_workers(launch: Launch, task: Task, weights: Path | None) -> Generator[Report, None, Report]:
+    """The trial on workers of its own, started by `launch`, which replaces those that are lost."""
     task.stop.unlink(missing_ok=True)
-    seen = [point for point in journal.read(task.job.folder.journal) if task.metric in point.metrics]
-    number, offset = len(seen), task.job.folder.journal.stat().st_size if seen else 0
-    done = in_background(lambda: launch(member, task, print))
+    before = [point for point in journal.read(task.job.folder.journal) if task.metric in point.metrics]
+    number, offset = len(before), task.job.folder.journal.stat().st_size if before else 0
+    working = in_background(lambda: launch(work, task, print))
     try:
         while True:
-            ended = done.done()  # before the journal is read: what was written last must be seen
+            done = working.done()  # before the journal is read, so that what was written last is read too
             for point, end in journal.read_from(task.job.folder.journal, offset):
                 offset = end
                 if task.metric in point.metrics:
                     number += 1
                     yield _report(task, number, point.step, dict(point.metrics))
-            if ended:
-                return _result(done)
+            if done:
+                break
             time.sleep(_POLL_SECONDS)
     except GeneratorExit:
         task.stop.touch()
         with contextlib.suppress(Exception):
-            done.result()
+            working.result()
         raise
+    try:
+        return working.result() or {"stopped": True}
+    except WorkerFailed as error:
+        return _failed(error.failure)
+    except Exception as error:
+        return _failed(Failure(CLUSTER, 0, time.time(), str(error), "", ""))
 
 
-def member(task: Task, *, rank: int, world_size: int, device: str) -> Report | None:
-    """What each worker of a trial does; all end together when the trial is stopped."""
+def work(task: Task, *, rank: int, world_size: int, device: str) -> Report | None:
+    """The part of one worker of a trial; all workers end together when the trial is stopped, and return None."""
     from pipelines.training.worker import training
 
     try:
@@ -100,7 +111,7 @@ def member(task: Task, *, rank: int, world_size: int, device: str) -> Report | N
             try:
                 look = next(steps)
             except StopIteration as end:
-                return _conclude(task, end.value, rank=rank)
+                return _final(task, end.value, rank=rank)
             if look.group.from_first(int(task.stop.exists())):
                 steps.close()
                 return None
@@ -108,28 +119,16 @@ def member(task: Task, *, rank: int, world_size: int, device: str) -> Report | N
         raise WorkerFailed(describe(error, rank, time.time())) from None
 
 
-def _told(task: Task, steps: Generator[Look, None, Trained]) -> Generator[Report, None, Trained]:
-    with contextlib.closing(steps):
-        while True:
-            try:
-                look = next(steps)
-            except StopIteration as end:
-                trained: Trained = end.value
-                return trained
-            scores = {f"val/{name}": value for name, value in look.scores.items()}
-            yield _report(task, look.number, look.step, scores) | {"last": look.last}
-
-
 def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Report:
     # a trial without a number must not look good to a population
     value = scores[task.metric]
     ranked = task.sign * value if value == value else float("-inf")
     path = str(checkpoint.path_of(task.job.folder.checkpoints, step))
-    return {"value": ranked, "look": number, "step": step, "scores": scores, "checkpoint": path}
+    return {"value": ranked, "validation": number, "step": step, "scores": scores, "checkpoint": path}
 
 
-def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
-    """Score the rows that this trial may see, draw its figures into its folder, and say what came of it. All workers take part."""
+def _final(task: Task, trained: Trained, *, rank: int) -> Report:
+    """Score the rows that this trial may see, draw its figures into its folder, and make the final report. All workers take part."""
     from pipelines import shown_by
     from pipelines.evaluation.row_scores import ARTIFACT, row_scores, write
     from pipelines.training.scoring import predictions, validate
@@ -137,7 +136,7 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
 
     run, folder = task.job.run, task.job.folder
     rows, judging = run.model.examples(getattr(trained.data, task.split), training=False), run.model.judging(trained.encoding)
-    judged = task.split == "test"  # the validation rows were scored at the last look
+    judged = task.split == "test"  # the validation rows were scored at the last validation
     scores = validate(run, trained.group, rows, trained.model, judging) if judged else {}
     outputs = predictions(run, trained.group, rows, trained.model)
     if rank:
@@ -158,15 +157,6 @@ def _conclude(task: Task, trained: Trained, *, rank: int) -> Report:
         "checkpoint": trained.checkpoint,
         "weights_sha256": checkpoint.weights_sha256(network),
     }
-
-
-def _result(done: Future[Any]) -> Report:
-    try:
-        return done.result() or {"stopped": True}
-    except WorkerFailed as error:
-        return _failed(error.failure)
-    except Exception as error:
-        return _failed(Failure(CLUSTER, 0, time.time(), str(error), "", ""))
 
 
 def _failed(failure: Failure) -> Report:

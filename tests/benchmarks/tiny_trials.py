@@ -24,12 +24,12 @@ _FIRST = 5
 def ten_milliseconds(task: Any, weights: Path | None) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """A trial that trains nothing."""
     time.sleep(_SECONDS)
-    yield {"value": 0.5, "look": 1, "step": 1, "scores": {task.metric: 0.5}, "checkpoint": "", "last": True}
+    yield {"value": 0.5, "validation": 1, "step": 1, "scores": {task.metric: 0.5}, "checkpoint": "", "last": True}
     return {"metrics": {task.metric: 0.5}}
 
 
 def main(storage: str, trials: int) -> None:
-    sweeping.alone = ten_milliseconds  # in the place of training; all else is what `raylway sweep` does
+    sweeping.train_here = ten_milliseconds  # in the place of training; all else is what `raylway sweep` does
     name = f"tiny-{trials}"
     settings = [
         f"storage={storage}",

@@ -18,9 +18,9 @@ def written(path):
     ledger = Ledger(path)
     ledger.aim(4)
     first = ledger.begin({"optim.lr": 0.1})
-    ledger.look(first.number, 1, {"val/accuracy": 0.5, "val/loss": math.inf})
-    ledger.look(first.number, 2, {"val/accuracy": 0.75, "val/loss": math.nan})
-    ledger.end(first.number, "finished", seconds=1.5, told={"metrics": {"loss": 0.25}, "weights_sha256": "ab"})
+    ledger.validated(first.number, 1, {"val/accuracy": 0.5, "val/loss": math.inf})
+    ledger.validated(first.number, 2, {"val/accuracy": 0.75, "val/loss": math.nan})
+    ledger.end(first.number, "finished", seconds=1.5, outcome={"metrics": {"loss": 0.25}, "weights_sha256": "ab"})
     ledger.tracked(first.number, "run-0")
     second = ledger.begin({"optim.lr": 0.2}, "confirm")
     ledger.change(second.number, {"optim.lr": 0.3}, first.number)
@@ -34,7 +34,7 @@ def test_what_is_read_again_is_what_was_written(path):
     assert again.target == 4
     assert repr(again.trials) == repr(before.trials)
     first, second = again.trials.values()
-    assert (first.status, first.seconds, first.metrics, first.run_id, first.told) == (
+    assert (first.status, first.seconds, first.metrics, first.run_id, first.outcome) == (
         "finished",
         1.5,
         {"loss": 0.25},
@@ -42,9 +42,9 @@ def test_what_is_read_again_is_what_was_written(path):
         {"weights_sha256": "ab"},
     )
     assert first.value("val/accuracy") == 0.75
-    assert math.isinf(first.looks[1]["val/loss"])
-    assert math.isnan(first.looks[2]["val/loss"])
-    assert (second.status, second.role, second.first, second.params) == ("running", "confirm", {"optim.lr": 0.2}, {"optim.lr": 0.3})
+    assert math.isinf(first.validations[1]["val/loss"])
+    assert math.isnan(first.validations[2]["val/loss"])
+    assert (second.status, second.role, second.initial, second.params) == ("running", "confirm", {"optim.lr": 0.2}, {"optim.lr": 0.3})
 
 
 def test_a_line_torn_by_a_crash_is_cut_off_and_the_next_is_whole(path):
@@ -53,7 +53,7 @@ def test_a_line_torn_by_a_crash_is_cut_off_and_the_next_is_whole(path):
     for cut in (len(whole) - 1, len(whole) - 20):
         path.write_bytes(whole[:cut])
         ledger = Ledger(path)
-        ledger.end(1, "failed", seconds=0, told={}, cause="torn", code=14)
+        ledger.end(1, "failed", seconds=0, outcome={}, cause="torn", code=14)
         ledger.close()
         assert Ledger(path).trials[1].cause == "torn"
 
@@ -61,8 +61,8 @@ def test_a_line_torn_by_a_crash_is_cut_off_and_the_next_is_whole(path):
 def test_a_trial_that_failed_has_no_value_and_one_that_is_begun_again_is_running(path):
     ledger = Ledger(path)
     trial = ledger.begin({})
-    ledger.look(0, 1, {"val/accuracy": 0.5})
-    ledger.end(0, "failed", seconds=1, told={}, cause="its process died", code=12)
+    ledger.validated(0, 1, {"val/accuracy": 0.5})
+    ledger.end(0, "failed", seconds=1, outcome={}, cause="its process died", code=12)
     assert trial.value("val/accuracy") is None
     ledger.reopen(0)
     assert (trial.status, trial.cause, trial.value("val/accuracy")) == ("running", "", 0.5)
@@ -72,5 +72,5 @@ def test_what_was_sent_of_a_trial_before_it_ended_is_not_all(path):
     ledger = Ledger(path)
     ledger.begin({})
     ledger.tracked(0, "interrupted")
-    ledger.end(0, "finished", seconds=1, told={})
+    ledger.end(0, "finished", seconds=1, outcome={})
     assert ledger.trials[0].run_id == ""

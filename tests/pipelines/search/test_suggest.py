@@ -25,12 +25,12 @@ def worth(point):
 def searched(made, count, facts=()):
     """Points that are suggested one after another, each told before the next; with those of `facts` before."""
     trials = list(facts)
-    made.know([(trial, trial.params) for trial in trials], "val/accuracy")
+    made.replay([(trial, trial.params) for trial in trials], "val/accuracy")
     for number in range(len(trials), count):
         point = made.suggest(number)
         made.report(number, 1, worth(point))
         made.end(number, worth(point), stopped=False)
-        trials.append(Trial(number, point, point, status="finished", looks={1: {"val/accuracy": worth(point)}}))
+        trials.append(Trial(number, point, point, status="finished", validations={1: {"val/accuracy": worth(point)}}))
     return trials
 
 
@@ -119,11 +119,11 @@ def test_what_ended_early_is_ended_the_same_after_a_restart():
     made = search(scheduler="asha", method="random")
     points = [made.suggest(number) for number in range(3)]
     facts = [
-        (Trial(number, point, point, status="finished", looks={look: {"m": v} for look, v in enumerate(curves[number], 1)}), point)
+        (Trial(number, point, point, status="finished", validations={look: {"m": v} for look, v in enumerate(curves[number], 1)}), point)
         for number, point in enumerate(points[:2])
     ]
     again = search(scheduler="asha", method="random")
-    again.know(facts, "m")
+    again.replay(facts, "m")
     assert again.suggest(2) == points[2]
     assert again.report(2, 1, 0.1)
 
