@@ -9,6 +9,7 @@ from pipelines.config import Loaded, load
 from pipelines.errors import StorageError
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from pipelines.run_states import UNPROMOTED
 from pipelines.tracking.client import tracking_uri
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def _promote_first(run: Run, name: str, screen: Screen) -> None:
 
 def _promote_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
     """Promote the model that the run in `folder` has registered, once, if it is the first of its name."""
-    if folder.unpromoted.exists():  # what promotes is imported only then
+    if folder.read(UNPROMOTED):  # what promotes is imported only then
         from pipelines.verbs.promote import crown_registered
 
         crown_registered(folder, storage=storage, uri=uri, patience_seconds=patience_seconds, screen=screen)

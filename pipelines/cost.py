@@ -5,32 +5,11 @@ A run that was stopped and taken up again cost both times. What a driver that wa
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
-from pipelines.run_record import RunFolder, write_atomically
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of the command, and hours of the CPUs and GPUs that its workers held meanwhile, used or not."""
-
-    seconds: float = 0.0
-    cpu_hours: float = 0.0
-    gpu_hours: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.seconds + other.seconds, self.cpu_hours + other.cpu_hours, self.gpu_hours + other.gpu_hours)
-
-    @staticmethod
-    def kept(folder: RunFolder) -> Cost:
-        """What all attempts at the run have cost that were settled."""
-        return Cost(**json.loads(folder.cost.read_text())) if folder.cost.exists() else Cost()
-
-    def metrics(self) -> dict[str, float]:
-        """As MLflow has them."""
-        return {f"cost/{name}": value for name, value in asdict(self).items()}
+from pipelines.run_record import RunFolder
+from pipelines.run_states import COST, Cost
 
 
 @dataclass
@@ -42,7 +21,7 @@ class Attempt:
     cpus: float = 0.0
     gpus: float = 0.0
     _before: Cost | None = None
-    _held: Cost = Cost()
+    _held: Cost = field(default_factory=Cost)
     _since: float | None = None
 
     def hold(self, workers: int, cpus: float, gpus: float, *, from_now: bool = False) -> None:
@@ -59,7 +38,7 @@ class Attempt:
     def settle(self, folder: RunFolder) -> Cost:
         """Add this attempt's cost to what is kept in the run's folder; the sum. Settled again later, it counts to then, and once."""
         if self._before is None:
-            self._before = Cost.kept(folder)
+            self._before = folder.read(COST) or Cost()
         total = self._before + self.cost()
-        write_atomically(folder.cost, json.dumps(asdict(total)))
+        folder.write(COST, total)
         return total

@@ -29,6 +29,7 @@ from pipelines.pausing import STOP, Pause, Paused
 from pipelines.process import in_background
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
 from pipelines.supervision import supervised
 from pipelines.training import checkpoint
@@ -52,7 +53,7 @@ def trained(job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile
 def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
     """The job that the workers of a run get, with as many threads as this process would have."""
     threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus
-    return Job(run, folder, plan.store, plan.fingerprint, folder.identity.read_text(), threads, stop_after)
+    return Job(run, folder, plan.store, plan.fingerprint, folder.read(IDENTITY) or "", threads, stop_after)
 
 
 def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
@@ -196,7 +197,7 @@ def _supervise(
                 workers=sizes[-1],
                 cpus=cpus,
                 gpus=gpus,
-                scratch=job.folder.path / ".ray",
+                scratch=job.folder.scratch,
                 stream=stream,
                 patience_seconds=team.patience_seconds,
             )

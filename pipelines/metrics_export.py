@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from cluster.metrics import Metric, Sample
-from pipelines.run_record import RunFolder
+from pipelines.run_record import RunFolder, backlog
 from pipelines.run_settings import Run
 from pipelines.tracking import journal
-from pipelines.tracking.backlog import backlog
 from pipelines.training import checkpoint
 
 STEP = Metric("raylway_step", "Finished optimizer steps, as last journalled.")
@@ -70,9 +69,9 @@ class Gauges:
         newest = checkpoint.latest(self._folder.checkpoints)
         sealed_at = (newest / checkpoint.MANIFEST).stat().st_mtime if newest else 0
         yield Sample(CHECKPOINT_AGE, max(time.time() - max(sealed_at, self._began), 0))
-        waiting = backlog(self._folder)
-        yield Sample(BACKLOG_BYTES, waiting.bytes)
-        yield Sample(BACKLOG_SECONDS, waiting.seconds)
+        unsent_bytes, seconds = backlog(self._folder)
+        yield Sample(BACKLOG_BYTES, unsent_bytes)
+        yield Sample(BACKLOG_SECONDS, seconds)
         for cause in list(self._restarts):
             yield Sample(RESTARTS, self._restarts.pop(cause), {"cause": cause})
 
@@ -83,6 +82,6 @@ def of_sweep(folder: RunFolder, statuses: Callable[[], Iterable[str]]) -> Callab
     def read() -> Iterator[Sample]:
         counts = Counter(statuses())
         yield from (Sample(TRIALS, counts[status], {"status": status}) for status in _STATUSES)
-        yield Sample(BACKLOG_BYTES, backlog(folder).bytes)
+        yield Sample(BACKLOG_BYTES, backlog(folder)[0])
 
     return read

@@ -6,24 +6,20 @@ and, where MLflow was away then, what `raylway track --sync` does.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Loaded
-from pipelines.cost import Cost
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Plan
-from pipelines.errors import StorageError
-from pipelines.run_record import RunFolder, keep_unpromoted, write_atomically
+from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from pipelines.run_states import CONCLUDED, ENDING, IDENTITY, RESULT, UNPROMOTED, About, Concluded, Cost, Ending
 from pipelines.screen import Screen
-from pipelines.tracking import outbox, pages, provenance
+from pipelines.tracking import pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
-from pipelines.tracking.outbox import About, Ending
 from pipelines.tracking.shipper import Tracker
 
 if TYPE_CHECKING:
@@ -71,40 +67,8 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
 def resume_command(loaded: Loaded, folder: RunFolder) -> list[str]:
     """The command that goes on with the run in `folder`; a run made by --again is named in it, for its settings alone give another name."""
     words = loaded.words or (loaded.run.recipe,)
-    found = folder.path.name == loaded.run.name or folder.path.name.endswith(folder.identity.read_text()[:8])
+    found = folder.path.name == loaded.run.name or folder.path.name.endswith((folder.read(IDENTITY) or "")[:8])
     return ["raylway", "train", *words, *([] if found else [f"name={folder.path.name}"])]
-
-
-@dataclass(frozen=True)
-class Concluded:
-    """What came of a training, in plain values."""
-
-    what: str
-    """The run in one line."""
-    metrics: Mapping[str, float]
-    steps: int
-    resumed_from_step: int
-    checkpoint: str
-    weights_sha256: str
-    samples_per_second: float | None
-    workers: int
-    """How many there were at the end; 0: the process of the command."""
-    tags: Mapping[str, str]
-    facts: list[str]
-    """Lines of its page."""
-    seconds: Mapping[str, float]
-    """Of each stage, and `total` until now."""
-
-    def keep(self, folder: RunFolder) -> None:
-        write_atomically(folder.concluded, json.dumps(asdict(self)))
-
-
-def concluded(folder: RunFolder) -> Concluded:
-    """What `Concluded.keep` kept. Raises StorageError where it is damaged."""
-    try:
-        return Concluded(**json.loads(folder.concluded.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise StorageError(f"{folder.concluded}: damaged: {error}") from None
 
 
 def deliver(
@@ -130,21 +94,21 @@ def deliver(
     insist(lambda: tracker.log_folder(folder.page))
     model = insist(lambda: _register(run, tracker, done, dataset())) if run.model_name else None
     if model:
-        keep_unpromoted(folder, model)
+        folder.write(UNPROMOTED, vars(model))
     seconds = dict(done.seconds) | {"register": time.time() - began}
     result = _result(run, tracker, done, model)
-    before = outbox.ending(folder)
+    before = folder.read(ENDING)
     if before is None or before.status != _FINISHED:  # one that was sent in part is sent again as it was: its points are there once
         spent = cost()
         tags = {"stage": "finished", "weights_sha256": done.weights_sha256} | dict(done.tags)
         tags[NOTE] = _note(run, folder, done, model, spent)
         seconds["total"] += time.time() - began
         told = spent.metrics() | {f"seconds/{stage}": value for stage, value in seconds.items()}
-        outbox.keep_ending(folder, Ending(_FINISHED, tags, told))
+        folder.write(ENDING, Ending(_FINISHED, tags, told))
     insist(tracker.send_ending)
     result["seconds"] = seconds | {"total": done.seconds["total"] + time.time() - began}
-    write_atomically(folder.result, json.dumps(result, indent=1))
-    folder.concluded.unlink(missing_ok=True)
+    folder.write(RESULT, result)
+    folder.remove(CONCLUDED)
     show(screen, folder, result)
     return result
 

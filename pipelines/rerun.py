@@ -15,8 +15,9 @@ from pipelines import launch
 from pipelines.cost import Attempt
 from pipelines.data.preparation import Plan
 from pipelines.errors import DIVERGED, Diverged, WorkerFailed, code_of
-from pipelines.run_record import RunFolder, write_atomically
+from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
 from pipelines.tracking import journal
 
@@ -58,7 +59,7 @@ def scratch(root: Path, name: str, run: Run, plan: Plan) -> Iterator[RunFolder]:
     folder = RunFolder(root / ".reproduce" / f"{name}-{uuid.uuid4().hex[:8]}")
     folder.path.mkdir(parents=True)
     try:
-        write_atomically(folder.identity, run.identity(plan.fingerprint))
+        folder.write(IDENTITY, run.identity(plan.fingerprint))
         yield folder
     finally:
         shutil.rmtree(folder.path, ignore_errors=True)

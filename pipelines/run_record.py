@@ -1,47 +1,39 @@
-"""A run's folder: what lies where, and who may write in it."""
+"""The record of a run: its folder, `<storage>/<experiment>/<run name>/`, is read and written here alone.
+
+Every write is synced and replaces the file in one step. `run_states.RECORD` says of each thing in the folder from what it can be made
+anew. A damaged state file that heals counts as missing, so the command makes it again; damage of any other is refused in one sentence.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from pipelines import sealed
 from pipelines.errors import StorageError
-from pipelines.sealed import write_atomically as write_atomically
-from pipelines.tracking import provenance
+from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, ENDING, IDENTITY, MADE_WITH, SENT, About, Part, Sent, State
+from pipelines.tracking import journal, provenance
 
 if TYPE_CHECKING:
     from pipelines.run_settings import Run
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`<storage>/<experiment>/<run name>/`."""
+    """The folder of a run, a sweep or a trial: where its parts lie, its states, and its locks."""
 
     path: Path
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def identity(self) -> Path:
-        """Hash of the settings and data that decide the weights; a name cannot be used for two of them."""
-        return self.path / "identity"
-
-    @property
-    def fingerprint(self) -> Path:
-        """Name of the prepared dataset that it is trained on."""
-        return self.path / "fingerprint"
 
     @property
     def journal(self) -> Path:
@@ -52,23 +44,13 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def ledger(self) -> Path:
+        """The facts of a sweep."""
+        return self.path / "ledger.jsonl"
+
+    @property
     def log(self) -> Path:
         return self.path / "run.log"
-
-    @property
-    def result(self) -> Path:
-        """The JSON of `raylway train`, written when all is done."""
-        return self.path / "result.json"
-
-    @property
-    def about(self) -> Path:
-        """What MLflow is told of the run before it begins."""
-        return self.path / "about.json"
-
-    @property
-    def made_with(self) -> Path:
-        """Commit, diff and packages of the code that made the run."""
-        return self.path / "made_with.json"
 
     @property
     def page(self) -> Path:
@@ -76,39 +58,56 @@ class RunFolder:
         return self.path / "page"
 
     @property
-    def concluded(self) -> Path:
-        """Stands from when all is computed until MLflow has all of it."""
-        return self.path / "concluded.json"
-
-    @property
-    def ending(self) -> Path:
-        """How the last go at the run ended."""
-        return self.path / "ending.json"
-
-    @property
-    def sent(self) -> Path:
-        """How far MLflow has been told of the run."""
-        return self.path / "mlflow.json"
-
-    @property
-    def cost(self) -> Path:
-        """What all attempts at the run have cost so far."""
-        return self.path / "cost.json"
-
-    @property
-    def unpromoted(self) -> Path:
-        """The model that the run registered, until the command has asked for its promotion."""
-        return self.path / "unpromoted.json"
+    def scratch(self) -> Path:
+        """Ray's own files of the run's workers."""
+        return self.path / ".ray"
 
     @property
     def abandoned(self) -> Path:
-        """Stands while workers that wait for the data should wait no longer: preparing it failed."""
+        """A mark for workers that wait for the data: preparing it failed."""
         return self.path / ".abandoned"
 
     @property
     def pause(self) -> Path:
-        """Says whether workers are asked to pause: pipelines.pausing."""
+        """The request to workers to pause (pipelines.pausing)."""
         return self.path / ".pause"
+
+    @property
+    def stop(self) -> Path:
+        """A mark for the workers of a trial: end at the next validation."""
+        return self.path / ".stop"
+
+    def path_of(self, part: Part) -> Path:
+        return self.path / part.name
+
+    def read(self, state: State[T]) -> T | None:
+        """A state; None where it is missing, or damaged and can be made anew. StorageError where it is damaged and cannot."""
+        path = self.path_of(state)
+        try:
+            return state.decode(path.read_text())
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # not damage: the storage cannot be read now
+            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (ValueError, TypeError) as error:
+            if state.heals:
+                return None
+            raise StorageError(f"{path}: damaged: {error}") from None
+
+    def write(self, state: State[T], value: T) -> None:
+        """Replace a state in one step, synced: readers and a power cut see the old one or the new, never a part."""
+        path = self.path_of(state)
+        unfinished = sealed.partial(path)
+        try:
+            unfinished.write_text(state.encode(value))
+            sealed.sync(unfinished)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        sealed.sync(self.path)
+
+    def remove(self, part: Part) -> None:
+        self.path_of(part).unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, role: str, *, wait_seconds: float) -> Iterator[None]:
@@ -125,33 +124,89 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def busy(self) -> bool:
+        """Whether a command is at it."""
+        try:
+            with self.locked("driver", wait_seconds=0):
+                return False
+        except StorageError:
+            return True
+
 
 def claim(run: Run, name: str, identity: str) -> RunFolder:
     """Create or reopen the run folder of that name; StorageError if the name belongs to a run with other settings or data."""
     folder = RunFolder(run.root / run.experiment / name)
     folder.path.mkdir(parents=True, exist_ok=True)
-    if folder.identity.exists() and folder.identity.read_text() != identity:
-        raise StorageError(f"name={run.name} is taken by a run with other settings or data: {folder.config}; choose another name")
-    write_atomically(folder.identity, identity)
+    try:
+        owner = folder.read(IDENTITY)
+    except StorageError:
+        if not name.endswith(identity[:8]):
+            raise
+        owner = None  # the folder's name says whose it is
+    if owner not in (None, identity):
+        taken = folder.path_of(CONFIG)
+        raise StorageError(f"name={run.name} is taken by a run with other settings or data: {taken}; choose another name")
+    folder.write(IDENTITY, identity)
     return folder
 
 
 def write_config(run: Run, folder: RunFolder) -> str:
     """Keep all settings of a run in its folder; returns their text."""
     config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
-    write_atomically(folder.config, config)
+    folder.write(CONFIG, config)
     return config
+
+
+def begin(folder: RunFolder, about: About) -> None:
+    """Keep what is known of a run at the start of each attempt; the end of the last one no longer counts, unless all was computed."""
+    folder.write(ABOUT, about)
+    if folder.read(CONCLUDED) is None:
+        folder.remove(ENDING)
+
+
+def about(folder: RunFolder) -> About:
+    """What is known of the run in `folder`, its settings included. StorageError where that is missing or damaged."""
+    known = folder.read(ABOUT)
+    if known is None:
+        raise StorageError(f"{folder.path_of(ABOUT)}: missing, so it is not known what run this is")
+    return replace(known, config=folder.read(CONFIG) or "")
+
+
+def sent(folder: RunFolder) -> Sent:
+    """What MLflow has of the run; of one that it has nothing of, a new key."""
+    return folder.read(SENT) or Sent(os.urandom(16).hex())
+
+
+def made_with(folder: RunFolder) -> dict[str, Any]:
+    """{"commit", "versions", "diff"} of the code that made the run: of the code that is here, if that was not kept before."""
+    kept = folder.read(MADE_WITH)
+    if kept is None:
+        kept = {"commit": provenance.git_commit() or "", "versions": provenance.versions(), "diff": provenance.git_diff() or ""}
+        folder.write(MADE_WITH, kept)
+    return kept
+
+
+def unsent(folder: RunFolder) -> tuple[int, int]:
+    """(values in the journal, values of those that MLflow does not have)."""
+    offset = sent(folder).offset
+    ends = [(len(point.metrics), end) for point, end in journal.read_from(folder.journal, 0)]
+    return sum(values for values, _ in ends), sum(values for values, end in ends if end > offset)
+
+
+def backlog(folder: RunFolder, now: float | None = None) -> tuple[int, float]:
+    """(bytes of the journal that MLflow does not have, seconds for which the first of them has waited)."""
+    known = folder.read(SENT)
+    offset = known.offset if known else 0
+    first = next(journal.read(folder.journal, offset), None)
+    if first is None:
+        return 0, 0.0
+    return folder.journal.stat().st_size - offset, max((now or time.time()) - first.time / 1000, 0.0)
 
 
 def slug(label: str) -> str:
     """A few letters of a label, fit for a name."""
     kept = "".join(letter if letter.isalnum() else "-" for letter in label.lower().encode("ascii", "ignore").decode())
     return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
-
-
-def keep_unpromoted(folder: RunFolder, model: Any) -> None:
-    """Note a newly registered model (name, version, uri): its promotion is asked for once the run is closed, also after a kill."""
-    write_atomically(folder.unpromoted, json.dumps(vars(model)))
 
 
 def check_writable(root: Path) -> None:

@@ -5,7 +5,6 @@ Each part can be done again after a kill without being there twice: points are j
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,10 @@ from pipelines.cost import Attempt
 from pipelines.data import stats
 from pipelines.data.dataset import Dataset
 from pipelines.evaluation import row_scores
-from pipelines.publish import Concluded, deliver, show, what
+from pipelines.publish import deliver, show, what
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from pipelines.run_states import CONCLUDED, Concluded
 from pipelines.screen import Screen
 from pipelines.tracking import provenance, shipper
 
@@ -58,7 +58,7 @@ def conclude(
         "evaluate": outcome.evaluated - outcome.trained + ended - evaluating,
     }
     done = _concluded(run, attempt, outcome, dataset, metrics, seconds)
-    done.keep(folder)
+    folder.write(CONCLUDED, done)
     attempt.settle(folder)
     for refused in outcome.refused_checkpoints:
         screen.say(f"refused checkpoint {refused}")
@@ -66,9 +66,8 @@ def conclude(
     return deliver(run, tracker, done, screen, dataset=lambda: dataset, cost=lambda: attempt.settle(folder))
 
 
-def finished_before(folder: RunFolder, screen: Screen) -> dict[str, Any]:
-    """The kept result of a run that is finished."""
-    result = json.loads(folder.result.read_text())
+def finished_before(folder: RunFolder, result: dict[str, Any], screen: Screen) -> dict[str, Any]:
+    """The kept result of a run that is finished, shown."""
     screen.say(f"{folder.path.name} is finished already; this is its result. --again trains it anew.")
     show(screen, folder, result)
     return result

@@ -10,6 +10,7 @@ import pytest
 from pipelines import config
 from pipelines.errors import RecipeError, WorkerFailed
 from pipelines.run_record import RunFolder
+from pipelines.run_states import CONFIG
 from pipelines.screen import Screen
 from pipelines.search.ledger import Ledger
 from pipelines.verbs.sweep import sweep
@@ -339,7 +340,7 @@ def test_the_whole_settings_of_a_trial_are_in_its_folder(found, tracked):
     import yaml
 
     folder = RunFolder(tracked / "cnn" / "five" / "0000")
-    assert yaml.safe_load(folder.config.read_text())["optim"]["lr"] == found["trials"][0]["params"]["optim.lr"]
+    assert yaml.safe_load(folder.read(CONFIG))["optim"]["lr"] == found["trials"][0]["params"]["optim.lr"]
     assert json.loads((tracked / "cnn" / "five" / "result.json").read_text())["sweep_id"] == "five"
 
 

@@ -23,6 +23,7 @@ from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluation.model_names import URI, folder_of, parted, root_of, version_of
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from pipelines.run_states import CONFIG, FINGERPRINT, IDENTITY, RESULT
 from pipelines.tracking import registry, runs, versions
 from pipelines.tracking.registry import Registered
 from pipelines.tracking.shipper import tracking_uri
@@ -116,7 +117,7 @@ def _of_version(
     if kept is None:
         raise StorageError(f"{called}: its run {version.run_id or '(none)'} is not in MLflow any more, so its settings are not known")
     folder = kept.folder(root)
-    text = folder.config.read_text() if folder else runs.text(client, kept.run_id, "config.yaml")
+    text = folder.read(CONFIG) if folder else runs.text(client, kept.run_id, "config.yaml")
     run = _settings(called, text, others, _home(where, folder, root), uri)
     stale = f"{called}: was registered with other code of workloads/ than is here; it is judged by the code that is here"
     return Model(
@@ -143,18 +144,19 @@ def _of_run(
         return _of_version(client, called, version, root, uri, where, others)
     if folder is None:
         raise StorageError(f"{called}: registered no model, and its folder {kept.tags.get('raylway.folder', '(unknown)')} is not reachable")
-    run = _settings(called, folder.config.read_text(), others, _home(where, folder, root), uri)
+    run = _settings(called, folder.read(CONFIG), others, _home(where, folder, root), uri)
     return _of_checkpoint(called, run, kept.run_id, folder, kept.fingerprint, uri)
 
 
 def _of_folder(called: str, folder: RunFolder, where: dict[str, str], others: Sequence[str]) -> Model:
     home = _home(where, folder, folder.path.parent.parent)
-    run = _settings(called, folder.config.read_text(), others, home, where.get("track.uri"))
+    run = _settings(called, folder.read(CONFIG), others, home, where.get("track.uri"))
     uri = tracking_uri(run.root, run.track.uri)
-    if not folder.fingerprint.is_file():
-        raise StorageError(f"{folder.fingerprint}: missing, so it cannot be told what the run was trained on; name it by its MLflow run")
-    result = json.loads(folder.result.read_text()) if folder.result.is_file() else {}
-    found = _of_checkpoint(called, run, result.get("run_id", ""), folder, folder.fingerprint.read_text(), uri)
+    fingerprint, result = folder.read(FINGERPRINT), folder.read(RESULT) or {}
+    if fingerprint is None:
+        missing = folder.path_of(FINGERPRINT)
+        raise StorageError(f"{missing}: missing, so the data of the run are not known; name it by its MLflow run")
+    found = _of_checkpoint(called, run, result.get("run_id", ""), folder, fingerprint, uri)
     return replace(found, version=Registered(**result["model"]) if result.get("model") else None)
 
 
@@ -162,7 +164,7 @@ def _of_checkpoint(called: str, run: Run, run_id: str, folder: RunFolder, finger
     """The newest checkpoint of a run's folder that verifies, with the encoding of the dataset that it was trained on."""
     from pipelines.training import checkpoint
 
-    path, refused = checkpoint.newest(folder.checkpoints, folder.identity.read_text() if folder.identity.is_file() else "")
+    path, refused = checkpoint.newest(folder.checkpoints, folder.read(IDENTITY) or "")
     if path is None:
         raise StorageError(f"{called}: has no checkpoint that can be trusted" + "".join(f"\n{reason}" for reason in refused))
     store = store_of(run)
@@ -174,7 +176,7 @@ def _of_checkpoint(called: str, run: Run, run_id: str, folder: RunFolder, finger
     if manifest is None:
         raise StorageError(f"{called}: the data it was trained on, {fingerprint}, are not in {store.place} any more; prepare them anew")
     warnings = [f"refused checkpoint {reason}" for reason in refused]
-    if not folder.result.is_file():
+    if folder.read(RESULT) is None:
         warnings.append(f"{called}: its training is not finished; this is its checkpoint {path.name}")
     return Model(
         called=called,

@@ -24,7 +24,8 @@ from pipelines.data.store import Store
 from pipelines.errors import RecipeError, StorageError, shown
 from pipelines.evaluation import formats
 from pipelines.evaluation.formats import ENDINGS, Format
-from pipelines.run_record import RunFolder, write_atomically
+from pipelines.run_record import RunFolder
+from pipelines.sealed import write_atomically
 
 _JOB, _DONE = "_job.json", "_done.json"
 

@@ -20,14 +20,15 @@ from pipelines.data import preparation as preparing
 from pipelines.data.preparation import Plan
 from pipelines.errors import CLUSTER, DATA, RECIPE, WORKLOAD, Failure, RecipeError, code_of
 from pipelines.process import in_background
-from pipelines.run_record import RunFolder, write_atomically, write_config
+from pipelines.run_record import RunFolder, begin, write_config
 from pipelines.run_settings import Run
+from pipelines.run_states import FINGERPRINT, IDENTITY
 from pipelines.search import sweep_report
 from pipelines.search.ledger import Ledger, Role, Status, Trial
 from pipelines.search.space import Params, name_of
 from pipelines.search.study import Study
 from pipelines.search.trial import Task
-from pipelines.tracking import outbox, shipper
+from pipelines.tracking import shipper
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
@@ -184,8 +185,8 @@ class Controller:
         lock = self._locks[trial.number] = ExitStack()
         lock.enter_context(folder.locked("driver", wait_seconds=5))
         identity = self._identity(trial.number, run, plan.fingerprint)
-        write_atomically(folder.identity, identity)
-        write_atomically(folder.fingerprint, plan.fingerprint)
+        folder.write(IDENTITY, identity)
+        folder.write(FINGERPRINT, plan.fingerprint)
         folder.abandoned.unlink(missing_ok=True)
         self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
         self._started[trial.number] = time.monotonic()
@@ -202,15 +203,16 @@ class Controller:
             loaded, plan = self._study.loaded, self._plan
         folder = folder_of(self._folder, trial.number)
         folder.path.mkdir(exist_ok=True)
-        if not folder.identity.exists():
-            write_atomically(folder.identity, self._identity(trial.number, loaded.run, plan.fingerprint))
+        if folder.read(IDENTITY) is None:
+            folder.write(IDENTITY, self._identity(trial.number, loaded.run, plan.fingerprint))
         self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
 
     def _identity(self, number: int, run: Run, fingerprint: str) -> str:
         if not self._study.populated or self._phase.role == "confirm":
             return run.identity(fingerprint)
+        sweep: str | None = self._folder.read(IDENTITY)
         # the settings of a member of a population change, and its weights come from others: its number identifies it
-        return hashlib.sha256(f"{self._folder.identity.read_text()} {number}".encode()).hexdigest()
+        return hashlib.sha256(f"{sweep} {number}".encode()).hexdigest()
 
     def _plan_of(self, run: Run) -> Plan:
         """The data of a trial: the sweep's, or where a setting of the task is searched its own, prepared here."""
@@ -232,7 +234,7 @@ class Controller:
         }
         params = dict(about.params) | trial.initial
         about = replace(about, name=name_of(trial.initial) or "defaults", params=params, tags={**about.tags, **tags})
-        outbox.keep_about(folder, about)
+        begin(folder, about)
         return shipper.Tracker(parent.uri, folder, loaded.run.root, about, parent=parent)
 
     # ---- the end of a trial

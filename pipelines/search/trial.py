@@ -42,11 +42,6 @@ class Task:
     gpus: float
     """GPUs of one worker."""
 
-    @property
-    def stop(self) -> Path:
-        """Exists once the workers of this trial should end at their next validation."""
-        return self.job.folder.path / ".stop"
-
 
 def train_here(task: Task, weights: Path | None) -> Generator[Report, None, Report]:
     """The trial in this process. `weights`: a checkpoint of another trial to continue from."""
@@ -73,7 +68,7 @@ def train_here(task: Task, weights: Path | None) -> Generator[Report, None, Repo
 
 def train_on_workers(launch: Launch, task: Task, weights: Path | None) -> Generator[Report, None, Report]:
     """The trial on workers of its own, started by `launch`, which replaces those that are lost."""
-    task.stop.unlink(missing_ok=True)
+    task.job.folder.stop.unlink(missing_ok=True)
     before = [point for point in journal.read(task.job.folder.journal) if task.metric in point.metrics]
     number, offset = len(before), task.job.folder.journal.stat().st_size if before else 0
     working = in_background(lambda: launch(work, task, print))
@@ -89,7 +84,7 @@ def train_on_workers(launch: Launch, task: Task, weights: Path | None) -> Genera
                 break
             time.sleep(_POLL_SECONDS)
     except GeneratorExit:
-        task.stop.touch()
+        task.job.folder.stop.touch()
         with contextlib.suppress(Exception):
             working.result()
         raise
@@ -112,7 +107,7 @@ def work(task: Task, *, rank: int, world_size: int, device: str) -> Report | Non
                 look = next(steps)
             except StopIteration as end:
                 return _final(task, end.value, rank=rank)
-            if look.group.from_first(int(task.stop.exists())):
+            if look.group.from_first(int(task.job.folder.stop.exists())):
                 steps.close()
                 return None
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from pipelines.cost import Cost
+from pipelines.run_states import Cost
 
 BEST_OF = 5
 BOARD = "## The five best"

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
+from pipelines import run_record
 from pipelines.errors import StorageError, TrackingError
 from pipelines.process import in_background
 from pipelines.run_record import RunFolder
-from pipelines.tracking import journal, leaderboard, outbox, provenance, trouble
+from pipelines.run_states import CONCLUDED, ENDING, SENT, About, Ending, Sent
+from pipelines.tracking import journal, leaderboard, provenance, trouble
 from pipelines.tracking.client import check, connect, tracking_uri
-from pipelines.tracking.outbox import About, Ending
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,9 +58,9 @@ class Tracker:
 
     def __init__(self, uri: str, folder: RunFolder, root: Path, about: About, parent: Tracker | None = None) -> None:
         self.uri, self.folder, self.about, self._root, self._parent = uri, folder, about, root, parent
-        self._sent = outbox.sent(folder)
+        self._sent = run_record.sent(folder)
         if self._sent.uri != provenance.redact(uri):
-            self._sent = outbox.Sent(self._sent.key, provenance.redact(uri))
+            self._sent = Sent(self._sent.key, provenance.redact(uri))
         self._client: MlflowClient | None = None
         self._run_id = self._experiment_id = ""
         self.trouble, self._well = "", True
@@ -165,7 +166,7 @@ class Tracker:
 
     def end(self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float] = _NOTHING) -> None:
         """Write down how the run ended, to be sent now or at any time."""
-        outbox.keep_ending(self.folder, Ending(status, tags, metrics))
+        self.folder.write(ENDING, Ending(status, tags, metrics))
 
     def close(
         self, status: str, tags: Mapping[str, str], metrics: Mapping[str, float] = _NOTHING, *, patience_seconds: float | None = None
@@ -184,7 +185,7 @@ class Tracker:
 
     def send_ending(self) -> None:
         """Tell MLflow how the run ended, as it is written down. To be done again, it adds nothing."""
-        ending = outbox.ending(self.folder)
+        ending = self.folder.read(ENDING)
         assert self._client
         assert ending
         from mlflow.entities import Metric, RunTag
@@ -252,7 +253,7 @@ class Tracker:
         return batch
 
     def _open(self) -> MlflowClient:
-        outbox.made_with(self._origin)  # of the code that trains, not of who sends it later
+        run_record.made_with(self._origin)  # of the code that trains, not of who sends it later
         client = self._parent._client if self._parent else connect(self.uri)
         assert client
         if self._parent:
@@ -271,9 +272,9 @@ class Tracker:
         """Where it is written down what made the run: the trials of a sweep are made with what that is made with."""
         return self._parent.folder if self._parent else self.folder
 
-    def _remember(self, sent: outbox.Sent) -> None:
+    def _remember(self, sent: Sent) -> None:
         self._sent = sent
-        outbox.keep_sent(self.folder, sent)
+        self.folder.write(SENT, sent)
 
     def _find_or_create(self, client: MlflowClient) -> str:
         self._remember(replace(self._sent, closed=""))  # before it is created, so a create whose answer is lost is found the next time
@@ -291,7 +292,7 @@ class Tracker:
     def _describe(self, client: MlflowClient) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
-        about, made_with = self.about, outbox.made_with(self._origin)
+        about, made_with = self.about, run_record.made_with(self._origin)
         tags = {"mlflow.user": user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
         tags |= {"mlflow.source.git.commit": made_with["commit"]} if made_with["commit"] else {}
         tags |= {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
@@ -332,7 +333,7 @@ def _end_abandoned(client: MlflowClient, experiment_id: str, own: RunFolder) -> 
             continue
         try:
             with folder.locked("driver", wait_seconds=0):
-                if not folder.concluded.exists() and not folder.ending.exists():  # how those ended is known, and will be sent
+                if folder.read(CONCLUDED) is None and folder.read(ENDING) is None:  # how those ended is known, and will be sent
                     client.set_tag(run.info.run_id, "cause", OUTRIGHT)
                     client.set_terminated(run.info.run_id, "KILLED")
         except (StorageError, OSError):

@@ -24,6 +24,7 @@ from pipelines.evaluation.rules import Rule
 from pipelines.executor import hands
 from pipelines.rival import SPLIT
 from pipelines.run_record import RunFolder
+from pipelines.run_states import UNPROMOTED
 from pipelines.screen import Screen
 from pipelines.tracking import promotions, provenance, runs, versions
 from pipelines.tracking.promotions import Conflict, Seen
@@ -139,20 +140,20 @@ def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seco
 
     Raises TrackingError if MLflow cannot be reached for so long; the same command then asks again.
     """
-    if not folder.unpromoted.exists():
+    model = folder.read(UNPROMOTED)
+    if model is None:
         return
-    registered = Registered(**json.loads(folder.unpromoted.read_text()))
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            crown_first(registered, storage=storage, uri=uri, screen=screen)
+            crown_first(Registered(**model), storage=storage, uri=uri, screen=screen)
             break
         except TrackingError as error:
             if time.monotonic() > deadline:
                 mark_resumable(error)
                 raise
             time.sleep(_AGAIN_SECONDS)
-    folder.unpromoted.unlink(missing_ok=True)
+    folder.remove(UNPROMOTED)
 
 
 def judge(model: Model, now: Seen) -> Verdict:

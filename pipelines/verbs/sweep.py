@@ -7,7 +7,6 @@ takes over the trials that lie in it.
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,8 @@ from pipelines.data.dataset import Dataset
 from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_resumable
 from pipelines.pausing import Pause
 from pipelines.process import in_background
-from pipelines.run_record import check_writable, claim, keep_unpromoted, slug, write_atomically, write_config
+from pipelines.run_record import begin, check_writable, claim, slug, write_config
+from pipelines.run_states import IDENTITY, RESULT, UNPROMOTED
 from pipelines.screen import Screen
 from pipelines.search import confirm
 from pipelines.search.confirm import Confirmed
@@ -39,7 +39,7 @@ from pipelines.search.study import Study, study_of
 from pipelines.search.sweep_report import Report, live
 from pipelines.search.trial import Task, train_here, train_on_workers
 from pipelines.supervision import supervised
-from pipelines.tracking import outbox, shipper
+from pipelines.tracking import shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
 from pipelines.verbs import plan
@@ -73,7 +73,7 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
         space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may
         tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}", NOTE: f"sweep of {recipe}"} | space
         about = replace(about, tags={**about.tags, **tags}, command=("raylway", "sweep", recipe, *overrides))
-        outbox.keep_about(folder, about)
+        begin(folder, about)
         return _Sweep(study, data, shipper.Tracker(uri, folder, run.root, about), screen).run(more)
 
 
@@ -97,7 +97,7 @@ class _Sweep:
     def __init__(self, study: Study, plan: preparing.Plan, tracker: shipper.Tracker, screen: Screen) -> None:
         self._study, self._plan, self._tracker, self._screen = study, plan, tracker, screen
         self._folder = tracker.folder
-        self._ledger = Ledger(self._folder.path / "ledger.jsonl")
+        self._ledger = Ledger(self._folder.ledger)
         self._fleet = Fleet(tracker, self._ledger.tracked)
         self._controller: Controller | None = None
         self._startup_seconds: float | None = None
@@ -215,7 +215,7 @@ class _Sweep:
         population = list(iter(controller.next, None)) if phase.checkpoint_every else ()
         launch = functools.partial(_launch, slots, run.scale.retries)
         start = train_here if slots.workers == 1 else functools.partial(train_on_workers, launch)
-        tune = functools.partial(ray_tune.run, start, controller, slots, retries=run.scale.retries, scratch=self._folder.path / ".ray")
+        tune = functools.partial(ray_tune.run, start, controller, slots, retries=run.scale.retries, scratch=self._folder.scratch)
         running = in_background(functools.partial(tune, population=population, every=run.sweep.grace))
 
         def board() -> Any:
@@ -265,11 +265,11 @@ class _Sweep:
         insist(lambda: self._tracker.describe(report.markdown(self._run_ids)))
         model = insist(lambda: self._register(dataset, confirmed)) if confirmed else None
         if model:
-            keep_unpromoted(self._folder, model)
+            self._folder.write(UNPROMOTED, vars(model))
         self._tracker.close("FINISHED", {"stage": "finished"}, patience_seconds=patience)
         seconds = {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._tracker.about.began}
         result = report.as_json(model) | seconds
-        write_atomically(self._folder.result, json.dumps(result, indent=1))
+        self._folder.write(RESULT, result)
         report.show(self._screen, self._study.run.root, model)
         return result
 
@@ -292,7 +292,7 @@ class _Sweep:
             plan = preparing.plan(run)
             dataset = prepared.proven(plan.store, plan.fingerprint)
         folder = folder_of(self._folder, trial.number)
-        path, _ = checkpoint.newest(folder.checkpoints, folder.identity.read_text())
+        path, _ = checkpoint.newest(folder.checkpoints, folder.read(IDENTITY) or "")
         assert path, folder
         return registry.register(
             self._tracker.uri,
@@ -321,7 +321,7 @@ class _Sweep:
 def _launch(slots: TrialSlots, retries: int, worker: Any, task: Task, say: Any) -> Any:
     """Launch the workers of one trial, and again where one is lost."""
     folder = task.job.folder
-    scratch = folder.path / ".ray"
+    scratch = folder.scratch
     return supervised(
         lambda: ray_train.launch(worker, task, workers=slots.workers, cpus=slots.cpus, gpus=slots.gpus, scratch=scratch),
         folder,

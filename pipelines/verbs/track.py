@@ -1,6 +1,6 @@
 """Track: what MLflow has not been told yet of the runs of a storage, and send it.
 
-Every run's folder says who it is, how it ended and how far MLflow was told (tracking/outbox.py). So nothing here trains, and whatever is
+Every run's folder says who it is, how it ended and how far MLflow was told (run_record.py). So nothing here trains, and whatever is
 sent twice is there once.
 """
 
@@ -13,16 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines import run_record
 from pipelines.config import trained_with
-from pipelines.cost import Cost
 from pipelines.data import dataset as prepared
 from pipelines.data.dataset import Dataset
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError
-from pipelines.publish import concluded, deliver
+from pipelines.publish import deliver
 from pipelines.run_record import RunFolder
+from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, COST, ENDING, FINGERPRINT, UNPROMOTED, Concluded, Cost
 from pipelines.screen import Screen
-from pipelines.tracking import lookup, outbox, provenance
+from pipelines.tracking import lookup, provenance
 from pipelines.tracking.shipper import OUTRIGHT, Tracker, check
 from pipelines.tracking.trial_shipper import send_all
 from workloads.base import DataError
@@ -74,7 +75,7 @@ def unpromoted(called: str | None, settings: Sequence[str]) -> Iterator[tuple[Ru
     uri, root, _ = lookup.place(settings)
     given = uri if any(each.startswith("track.uri=") for each in settings) else None
     for folder in _called(root, called):
-        if folder.unpromoted.exists() and not _busy(folder):
+        if folder.read(UNPROMOTED) and not folder.busy():
             yield folder, root, _address(folder, uri, given)
 
 
@@ -94,15 +95,15 @@ def _called(root: Path, called: str | None) -> list[RunFolder]:
 
 
 def _state(folder: RunFolder, root: Path) -> State:
-    ending, sent = outbox.ending(folder), outbox.sent(folder)
-    values, unsent = outbox.points(folder)
-    if _busy(folder):
+    ending, sent = folder.read(ENDING), run_record.sent(folder)
+    values, unsent = run_record.unsent(folder)
+    if folder.busy():
         status, told = "running", True
-    elif folder.concluded.exists():
+    elif folder.read(CONCLUDED):
         status, told = "trained", False
     else:
         status, told = (ending.status.lower(), sent.closed == ending.status) if ending else ("stopped", sent.closed == "KILLED")
-    resume = "" if status in ("finished", "running") else shlex.join(outbox.about(folder).command)
+    resume = "" if status in ("finished", "running") else shlex.join(run_record.about(folder).command)
     return State(_name(folder, root), status, values, unsent, told and not unsent, resume)
 
 
@@ -134,14 +135,14 @@ def _missing(folders: Sequence[RunFolder], root: Path) -> Iterator[tuple[RunFold
         state = _state(folder, root)
         if not state.sent and state.status != "running":
             above = RunFolder(folder.path.parent)
-            trial = above.about.exists()
+            trial = above.path_of(ABOUT).exists()
             found.setdefault(above if trial else folder, []).extend([folder] if trial else [])
     yield from found.items()
 
 
 def _address(folder: RunFolder, uri: str, given: str | None) -> str:
     """Where a run is tracked: what is given, else where it was sent before."""
-    before = outbox.sent(folder).uri
+    before = run_record.sent(folder).uri
     if given or not before or before == provenance.redact(uri):
         return given or uri
     if "***" in before:
@@ -151,45 +152,36 @@ def _address(folder: RunFolder, uri: str, given: str | None) -> str:
 
 def _send(top: RunFolder, trials: Sequence[RunFolder], root: Path, uri: str, screen: Screen) -> None:
     with top.locked("driver", wait_seconds=0):
-        tracker = Tracker(uri, top, root, outbox.about(top))
+        tracker = Tracker(uri, top, root, run_record.about(top))
         tracker.flush(patience_seconds=_PATIENCE_SECONDS)
         for trial in trials:
-            _end(Tracker(uri, trial, root, outbox.about(trial), parent=tracker))
-        if top.concluded.exists():
-            _deliver(tracker, root, screen)
-        elif top.ending.exists() or not (top.path / "ledger.jsonl").exists():
+            _end(Tracker(uri, trial, root, run_record.about(trial), parent=tracker))
+        if done := top.read(CONCLUDED):
+            _deliver(tracker, root, done, screen)
+        elif top.read(ENDING) or not top.ledger.exists():
             _end(tracker)
         else:
             raise StorageError("all is sent; the sweep was stopped in the middle, and the command that began it goes on")
 
 
 def _end(tracker: Tracker) -> None:
-    if not tracker.folder.ending.exists():
+    if tracker.folder.read(ENDING) is None:
         tracker.end("KILLED", {"cause": OUTRIGHT})
     tracker.insist(functools.partial(send_all, tracker), patience_seconds=_PATIENCE_SECONDS)
 
 
-def _deliver(tracker: Tracker, root: Path, screen: Screen) -> None:
+def _deliver(tracker: Tracker, root: Path, done: Concluded, screen: Screen) -> None:
     """Send, register and close a run that is trained."""
     folder = tracker.folder
-    run = trained_with(folder.config.read_text())
+    run = trained_with(folder.read(CONFIG) or "")
     if run.root != root:  # it was moved, or its storage is named from another folder
         run = run.model_copy(update={"storage": str(root)})
-    cost = Cost.kept(folder)
+    cost = folder.read(COST) or Cost()
 
     def dataset() -> Dataset:
-        return prepared.proven(store_of(run), folder.fingerprint.read_text())
+        return prepared.proven(store_of(run), folder.read(FINGERPRINT) or "")
 
-    deliver(run, tracker, concluded(folder), screen, dataset=dataset, cost=lambda: cost, patience_seconds=_PATIENCE_SECONDS)
-
-
-def _busy(folder: RunFolder) -> bool:
-    """Whether a process is at it."""
-    try:
-        with folder.locked("driver", wait_seconds=0):
-            return False
-    except StorageError:
-        return True
+    deliver(run, tracker, done, screen, dataset=dataset, cost=lambda: cost, patience_seconds=_PATIENCE_SECONDS)
 
 
 def _name(folder: RunFolder, root: Path) -> str:

@@ -14,10 +14,11 @@ from pipelines.cost import Attempt
 from pipelines.data import preparation as preparing
 from pipelines.data.preparation import Plan
 from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, TrackingError, cause_of, code_of, mark_resumable
-from pipelines.run_record import RunFolder, check_writable, claim, slug, write_atomically, write_config
+from pipelines.run_record import RunFolder, begin, check_writable, claim, slug, write_config
 from pipelines.run_settings import Run
+from pipelines.run_states import CONCLUDED, FINGERPRINT, RESULT
 from pipelines.screen import Screen
-from pipelines.tracking import outbox, pages, shipper
+from pipelines.tracking import pages, shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.training import checkpoint
 
@@ -38,20 +39,20 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         attempt.hold(run.scale.workers.most, *capacity.worker_share(cluster_session.local_resources(), run.scale))
     plan = preparing.plan(run)
     folder = _folder(run, plan, again=again)
-    if folder.result.exists():
-        return score.finished_before(folder, screen)
+    if result := folder.read(RESULT):
+        return score.finished_before(folder, result, screen)
     with folder.locked("driver", wait_seconds=5):
         folder.abandoned.unlink(missing_ok=True)
         folder.pause.unlink(missing_ok=True)
         config = write_config(run, folder)
-        write_atomically(folder.fingerprint, plan.fingerprint)
+        folder.write(FINGERPRINT, plan.fingerprint)
         screen.say(f"{folder.path.name}: {publish.what(run)}; log: {folder.log}")
         told = publish.about(loaded, plan, folder, config, attempt.began)
-        outbox.keep_about(folder, told)
+        begin(folder, told)
         tracker = shipper.Tracker(uri, folder, run.root, told)
-        if folder.concluded.exists():  # trained and judged before; MLflow was away then
+        if done := folder.read(CONCLUDED):  # trained and judged before; MLflow was away then
             made = functools.partial(preparing.prepare, run, plan, preparing.in_process)
-            return publish.deliver(run, tracker, publish.concluded(folder), screen, dataset=made, cost=lambda: attempt.settle(folder))
+            return publish.deliver(run, tracker, done, screen, dataset=made, cost=lambda: attempt.settle(folder))
         try:
             job = launch.job_of(run, plan, folder)
             dataset, outcome, prepare_seconds = launch.trained(job, plan, attempt, screen, meanwhile=lambda: tracker.start(screen.say))
@@ -60,7 +61,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         except (Exception, KeyboardInterrupt) as error:
             if attempt.stage != "startup" or checkpoint.latest(folder.checkpoints):
                 mark_resumable(error)
-            if isinstance(error, TrackingError) and folder.concluded.exists():
+            if isinstance(error, TrackingError) and folder.read(CONCLUDED) is not None:
                 raise  # trained and judged; only MLflow has not all of it yet
             _close(tracker, attempt, loaded, error, screen)
             raise
@@ -73,9 +74,7 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
     parent, number = run.root / run.experiment, 1
     while again and (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    folder = claim(run, stem if number == 1 else f"{stem}-{number}", identity)
-    write_atomically(folder.fingerprint, plan.fingerprint)
-    return folder
+    return claim(run, stem if number == 1 else f"{stem}-{number}", identity)
 
 
 def _close(tracker: shipper.Tracker, attempt: Attempt, loaded: Loaded, error: BaseException, screen: Screen) -> None:

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from pipelines.cost import Attempt, Cost
+from pipelines.cost import Attempt
 from pipelines.run_record import RunFolder
+from pipelines.run_states import Cost
 
 
 def test_cpu_hours_are_seconds_times_what_all_workers_hold(tmp_path):

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import config
 from pipelines.errors import CLUSTER, StorageError, code_of
-from pipelines.run_record import RunFolder, check_writable, write_atomically
+from pipelines.run_record import RunFolder, check_writable, claim
+from pipelines.run_states import CONFIG, COST, ENDING, IDENTITY, RECORD, SENT, STATES, Cost, State
+from tests.trained import storage_with, trained
 
 HOLD = """
 import sys, time
@@ -91,11 +94,55 @@ def test_looking_whether_storage_can_be_written_leaves_nothing_in_it(tmp_path: P
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    write_atomically(path, "long " * 1000)
-    with path.open() as reader:
-        write_atomically(path, "short")
-        assert reader.read() == "long " * 1000
-    assert path.read_text() == "short"
+def test_a_state_is_replaced_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.write(CONFIG, "long " * 1000)
+    with folder.path_of(CONFIG).open() as reader:
+        folder.write(CONFIG, "short")
+        assert len(reader.read()) == 5000, "who reads the old one goes on reading it"
+    assert folder.read(CONFIG) == "short"
     assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_the_record_names_everything_that_a_finished_run_leaves(tmp_path: Path, empty_database: Path) -> None:
+    storage = storage_with(tmp_path, empty_database)
+    result = trained(storage, "track.register=false", recipe="mlp_binary")
+    [folder] = [RunFolder(path.parent) for path in storage.glob(f"*/{result['run_name']}/identity")]
+    assert {path.name for path in folder.path.iterdir()} <= {part.name for part in RECORD}
+    for state in STATES:
+        if text := (folder.path_of(state).read_text() if folder.path_of(state).exists() else ""):
+            folder.write(state, folder.read(state))
+            assert folder.path_of(state).read_text() == text, state.name
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"no": "field"}'])
+def test_a_damaged_state_that_can_be_made_anew_counts_as_missing(tmp_path: Path, text: str) -> None:
+    for state in (COST, ENDING):
+        tmp_path.joinpath(state.name).write_text(text)
+        assert RunFolder(tmp_path).read(state) is None
+
+
+@pytest.mark.parametrize("state", [SENT, IDENTITY])
+def test_a_damaged_state_that_cannot_be_made_anew_is_refused_in_one_sentence(tmp_path: Path, state: State) -> None:
+    tmp_path.joinpath(state.name).write_text("")
+    with pytest.raises(StorageError, match=f"{tmp_path}/{state.name}: damaged: [^\n]+$"):
+        RunFolder(tmp_path).read(state)
+
+
+def test_a_folder_named_by_its_settings_gets_its_identity_again(tmp_path: Path) -> None:
+    run = config.load("mlp_binary", [f"storage={tmp_path}"]).run
+    identity = run.identity("fingerprint")
+    for name in (f"mlp-{identity[:8]}", "of-another"):
+        claim(run, name, identity).path_of(IDENTITY).write_text("")
+    assert claim(run, f"mlp-{identity[:8]}", identity).read(IDENTITY) == identity
+    with pytest.raises(StorageError, match="of-another/identity: damaged"):
+        claim(run, "of-another", identity)
+
+
+def test_a_state_is_kept_and_read_as_it_was(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read(COST) is None
+    folder.write(COST, Cost(1.5, 2.5))
+    assert folder.read(COST) == Cost(1.5, 2.5)
+    folder.remove(COST)
+    assert os.listdir(tmp_path) == []

@@ -8,12 +8,12 @@ import shutil
 import pytest
 
 from pipelines.errors import RecipeError
-from pipelines.run_record import RunFolder
+from pipelines.run_record import RunFolder, begin, sent
+from pipelines.run_states import ABOUT, CONFIG, ENDING, SENT, About, Ending, Sent
 from pipelines.screen import Screen
-from pipelines.tracking import outbox
+from pipelines.tracking.client import connect
 from pipelines.tracking.journal import Journal
-from pipelines.tracking.outbox import Ending
-from pipelines.tracking.shipper import OUTRIGHT, About, connect
+from pipelines.tracking.shipper import OUTRIGHT
 from pipelines.verbs.track import track
 from tests.cli import raylway
 
@@ -28,16 +28,14 @@ def a_run(storage, name, *, points=5, ending=None, below=None):
     """The folder of a run as its process left it, of which MLflow was never told."""
     folder = RunFolder((below.path if below else storage / "cnn") / name)
     folder.path.mkdir(parents=True)
-    folder.config.write_text("workload: cnn\n")
-    outbox.keep_about(
-        folder, About(name, "cnn", {"optim.lr": 0.1}, {"stage": "train"}, "digits", "f" * 16, "", 1.7e9, ("raylway", "train", "cnn"))
-    )
+    folder.write(CONFIG, "workload: cnn\n")
+    begin(folder, About(name, "cnn", {"optim.lr": 0.1}, {"stage": "train"}, "digits", "f" * 16, "", 1.7e9, ("raylway", "train", "cnn")))
     journal = Journal(folder.journal)
     for step in range(1, points + 1):
         journal.write(step, {"loss": 1 / step})
     journal.close()
     if ending:
-        outbox.keep_ending(folder, Ending(ending, {"cause": "a cause"}, {"cost/seconds": 2.0}, time=1_700_000_009_000))
+        folder.write(ENDING, Ending(ending, {"cause": "a cause"}, {"cost/seconds": 2.0}, time=1_700_000_009_000))
     return folder
 
 
@@ -114,7 +112,7 @@ def test_trials_are_told_below_their_sweep_which_only_its_command_can_end(storag
 
 def test_one_that_cannot_be_sent_does_not_keep_the_others_back(storage):
     elsewhere = a_run(storage, "elsewhere", ending="FAILED")
-    outbox.keep_sent(elsewhere, outbox.Sent("k" * 32, "http://me:***@127.0.0.1:9"))
+    elsewhere.write(SENT, Sent("k" * 32, "http://me:***@127.0.0.1:9"))
     a_run(storage, "here", ending="FAILED")
     told = seen(storage, sync=True)
     assert {run["run"]: run["sent"] for run in told["runs"]} == {"cnn/elsewhere": False, "cnn/here": True}
@@ -134,11 +132,11 @@ def test_no_secret_is_kept_for_later(storage):
         1.7e9,
         ("a=s3://me:hunter2@b",),
     )
-    outbox.keep_about(folder, about)
-    outbox.keep_ending(folder, Ending("FAILED", {"cause": "https://me:hunter2@host: refused"}))
-    outbox.keep_sent(folder, outbox.Sent("k"))
+    begin(folder, about)
+    folder.write(ENDING, Ending("FAILED", {"cause": "https://me:hunter2@host: refused"}))
+    folder.write(SENT, Sent("k"))
     assert not [path for path in folder.path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
-    assert json.loads(folder.about.read_text())["params"] == {"data.source": "s3://me:***@b/x"}
+    assert json.loads(folder.path_of(ABOUT).read_text())["params"] == {"data.source": "s3://me:***@b/x"}
 
 
 def test_track_is_a_command_whose_exit_code_says_whether_all_is_sent(storage):
@@ -149,4 +147,4 @@ def test_track_is_a_command_whose_exit_code_says_whether_all_is_sent(storage):
     assert (code, told["unsent"]) == (12, 1), err
     assert "no MLflow server answers" in told["runs"][0]["error"]
     assert raylway("track", "one", "two", cwd=storage)[0] == 2
-    assert not outbox.sent(elsewhere).closed
+    assert not sent(elsewhere).closed
