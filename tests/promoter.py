@@ -15,14 +15,14 @@ from pipelines.tracking.shipper import connect
 
 
 def promote_at_the_gate(uri: str, version: int, gate: str) -> str:
-    """Look who is champion, wait until all have, and promote: "won", or why not."""
+    """Read the champion, wait until all have, and promote in the storage `gate`: "won", or why not."""
     client = connect(uri)
-    seen = promotions.seen(client, "race")
+    standing = promotions.standing(client, "race")
     (Path(gate) / f"ready-{version}").touch()
     while not (Path(gate) / "go").exists():
         time.sleep(0.001)
     try:
-        promotions.promote(client, "race", version, judged_against=seen)
+        promotions.promote(client, "race", version, judged_against=standing, storage=Path(gate))
     except promotions.Conflict as conflict:
         return str(conflict)
     return "won"

@@ -20,20 +20,19 @@ from pipelines.data import dataset
 from pipelines.data.dataset import MANIFEST, Dataset
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError
-from pipelines.evaluation.model_names import URI, folder_of, parted, root_of, version_of
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONFIG, FINGERPRINT, IDENTITY, RESULT
-from pipelines.tracking import registry, runs, versions
+from pipelines.tracking import facts, lookup, registry
+from pipelines.tracking.lookup import URI, Place, TrackedRun, Version
 from pipelines.tracking.registry import Registered
 from pipelines.tracking.shipper import tracking_uri
-from pipelines.tracking.versions import Version
 from workloads.base import DataError, Encoding, Serving, Workload
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipelines.tracking.runs import MlflowClient
+    from pipelines.tracking.lookup import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -87,19 +86,20 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
     `storage=` and `track.uri=` among the overrides say where to look, as in a recipe; the others are laid over the run's settings.
     Raises RecipeError for what is unknown, saying what there is, and StorageError for what cannot be reached or is not what was written.
     """
-    where, others = parted(overrides)
-    if path := folder_of(called):
-        return _of_folder(called, RunFolder(path), where, others)
-    root = root_of(where)
-    uri = tracking_uri(root, where.get("track.uri"))
-    with runs.asked(uri) as client:
+    place = lookup.place(overrides)
+    for override in place.others:
+        if override.partition(".")[0].partition("=")[0] in ("model", "workload"):
+            key = override.partition("=")[0]
+            raise RecipeError(f"{key}: a trained model keeps the settings of its network; train another to change them")
+    if folder := _folder_of(called):
+        return _of_folder(called, folder, place)
+    with lookup.opened(place.uri) as client:
         if called.startswith(URI):
-            name, which = version_of(called, alias)
-            return _of_version(client, called, versions.find(client, name, which), root, uri, where, others)
-        if kept := runs.find(client, called):
-            return _of_run(client, called, kept, root, uri, where, others)
-        if called in versions.names(client):
-            return _of_version(client, called, versions.find(client, called, alias), root, uri, where, others)
+            return _of_version(client, called, lookup.version(client, *lookup.name_and_version(called, alias)), place)
+        if run := lookup.find(client, called):
+            return _of_run(client, called, run, place)
+        if called in lookup.models(client):
+            return _of_version(client, called, lookup.version(client, called, alias), place)
         raise RecipeError(_unknown(client, called))
 
 
@@ -108,17 +108,15 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
 
 
-def _of_version(
-    client: MlflowClient, called: str, version: Version, root: Path, uri: str, where: dict[str, str], others: Sequence[str]
-) -> Model:
-    fetched = versions.fetch(client, version, cache())
+def _of_version(client: MlflowClient, called: str, version: Version, place: Place) -> Model:
+    fetched = registry.fetch(client, version.registered.uri, version.model_id, cache())
     workload, encoding = _described(called, fetched.model)
-    kept = runs.find(client, version.run_id) if version.run_id else None
+    kept = lookup.find(client, version.run_id) if version.run_id else None
     if kept is None:
         raise StorageError(f"{called}: its run {version.run_id or '(none)'} is not in MLflow any more, so its settings are not known")
-    folder = kept.folder(root)
-    text = folder.read(CONFIG) if folder else runs.text(client, kept.run_id, "config.yaml")
-    run = _settings(called, text, others, _home(where, folder, root), uri)
+    folder = kept.folder(place.root)
+    text = folder.read(CONFIG) if folder else facts.text(client, kept.run_id, "config.yaml")
+    run = _settings(called, text, place.others, _home(place, folder), place.uri)
     stale = f"{called}: was registered with other code of workloads/ than is here; it is judged by the code that is here"
     return Model(
         called=called,
@@ -131,26 +129,23 @@ def _of_version(
         weights=fetched.weights,
         weights_sha256=version.weights_sha256,
         fingerprint=version.fingerprint or kept.fingerprint,
-        tracking_uri=uri,
+        tracking_uri=place.uri,
         warnings=() if fetched.code == registry.code_version() else (stale,),
     )
 
 
-def _of_run(
-    client: MlflowClient, called: str, kept: runs.Kept, root: Path, uri: str, where: dict[str, str], others: Sequence[str]
-) -> Model:
-    version, folder = versions.of_run(client, kept.run_id), kept.folder(root)
+def _of_run(client: MlflowClient, called: str, kept: TrackedRun, place: Place) -> Model:
+    version, folder = lookup.version_of_run(client, kept.run_id), kept.folder(place.root)
     if version:
-        return _of_version(client, called, version, root, uri, where, others)
+        return _of_version(client, called, version, place)
     if folder is None:
         raise StorageError(f"{called}: registered no model, and its folder {kept.tags.get('raylway.folder', '(unknown)')} is not reachable")
-    run = _settings(called, folder.read(CONFIG), others, _home(where, folder, root), uri)
-    return _of_checkpoint(called, run, kept.run_id, folder, kept.fingerprint, uri)
+    run = _settings(called, folder.read(CONFIG), place.others, _home(place, folder), place.uri)
+    return _of_checkpoint(called, run, kept.run_id, folder, kept.fingerprint, place.uri)
 
 
-def _of_folder(called: str, folder: RunFolder, where: dict[str, str], others: Sequence[str]) -> Model:
-    home = _home(where, folder, folder.path.parent.parent)
-    run = _settings(called, folder.read(CONFIG), others, home, where.get("track.uri"))
+def _of_folder(called: str, folder: RunFolder, place: Place) -> Model:
+    run = _settings(called, folder.read(CONFIG), place.others, _home(place, folder), place.stated.get("track.uri"))
     uri = tracking_uri(run.root, run.track.uri)
     fingerprint, result = folder.read(FINGERPRINT), folder.read(RESULT) or {}
     if fingerprint is None:
@@ -215,15 +210,26 @@ def _settings(called: str, text: str | None, others: Sequence[str], home: Path, 
     return run.model_copy(update={"storage": str(home), "track": track})
 
 
-def _home(where: dict[str, str], folder: RunFolder | None, root: Path) -> Path:
+def _folder_of(called: str) -> RunFolder | None:
+    """The run's folder that `called` is, if it is one."""
+    if called.startswith(URI):
+        return None
+    try:
+        path = Path(called).expanduser()
+        return RunFolder(path.resolve()) if (path / "config.yaml").is_file() else None
+    except (RuntimeError, ValueError, OSError):  # what can be no path may be a name
+        return None
+
+
+def _home(place: Place, folder: RunFolder | None) -> Path:
     """The storage: what was asked for, else that of the run's folder (of a trial it lies deeper), else where it was looked for."""
-    if "storage" in where or folder is None:
-        return root_of(where) if "storage" in where else root
+    if "storage" in place.stated or folder is None:
+        return place.root
     above = folder.path.parents[1:3]
     return next((place for place in above if (place / "mlflow.db").is_file() or (place / "datasets").is_dir()), above[0])
 
 
 def _unknown(client: MlflowClient, called: str) -> str:
-    there = ", ".join(f"{URI}{name}" for name in versions.names(client)) or "none"
-    newest = ", ".join(runs.names(client)) or "none"
+    there = ", ".join(f"{URI}{name}" for name in lookup.models(client)) or "none"
+    newest = ", ".join(lookup.newest_names(client)) or "none"
     return f"{called}: no such run, folder or registered model; registered models: {there}; newest runs: {newest}"

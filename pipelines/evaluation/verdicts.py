@@ -12,7 +12,7 @@ from pipelines.evaluation import statistics
 from pipelines.evaluation.row_scores import RowScores
 from pipelines.evaluation.statistics import Difference
 from pipelines.tracking import lookup
-from pipelines.tracking.runs import Kept
+from pipelines.tracking.lookup import TrackedRun
 from workloads.judging import Score
 
 LEVEL = 0.05
@@ -58,7 +58,7 @@ class Verdict:
         return f"{self.best} against {self.other}: {by}; {said} (p = {self.p:.2g}, {self.difference.test}, {on})"
 
 
-def verdicts(sides: Sequence[tuple[Kept, RowScores | None]]) -> tuple[str | None, list[Verdict]]:
+def verdicts(sides: Sequence[tuple[TrackedRun, RowScores | None]]) -> tuple[str | None, list[Verdict]]:
     """The metric (test/accuracy) by which runs are compared, and the best run against each other one that has test scores by row.
 
     None and nothing where runs are judged by different metrics.
@@ -74,7 +74,7 @@ def verdicts(sides: Sequence[tuple[Kept, RowScores | None]]) -> tuple[str | None
     return f"test/{metric}", _corrected(found)
 
 
-def _verdict(best: tuple[Kept, RowScores], other: tuple[Kept, RowScores], metric: str) -> Verdict:
+def _verdict(best: tuple[TrackedRun, RowScores], other: tuple[TrackedRun, RowScores], metric: str) -> Verdict:
     (ahead, ours), (behind, theirs) = best, other
     mine, yours = ours.scores[metric], theirs.scores[metric]
     same = bool(ahead.fingerprint) and ahead.fingerprint == behind.fingerprint and np.array_equal(mine.count, yours.count)

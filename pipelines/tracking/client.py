@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pipelines.errors import StorageError, TrackingError
 from pipelines.tracking import provenance
@@ -68,6 +70,22 @@ def connect(uri: str) -> MlflowClient:
     else:
         os.environ["MLFLOW_TRACKING_URI"] = theirs
     return mlflow.MlflowClient(uri)
+
+
+def server(uri: str) -> str:
+    """Where the pages of MLflow are; for a database, where `raylway ui` shows them."""
+    return provenance.redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+
+
+def run_page(uri: str, experiment_id: str, run_id: str) -> str:
+    """Address of a run's page."""
+    return f"{server(uri)}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+
+def compare_page(uri: str, run_ids: Sequence[str], experiment_ids: Iterable[str]) -> str:
+    """Address of the page that lays runs side by side."""
+    runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps(sorted(set(experiment_ids))))
+    return f"{server(uri)}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
 
 
 def _make(database: Path) -> None:

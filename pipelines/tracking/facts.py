@@ -1,14 +1,21 @@
-"""What a run was made of, as far as it was written down: settings, code, data, packages, environment; and in what several runs differ."""
+"""What MLflow keeps of a run, read and added to: files, settings, code, data, packages, environment; and in what several runs differ."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.tracking import lookup, provenance, runs
-from pipelines.tracking.runs import Kept
+import yaml
+
+from pipelines.errors import StorageError
+from pipelines.tracking import provenance
+from pipelines.tracking.lookup import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,13 +38,66 @@ class Difference:
     values: tuple[str | None, ...]
 
 
-def facts(client: MlflowClient, run: Kept) -> dict[str, dict[str, str]]:
+def facts(client: MlflowClient, run: TrackedRun) -> dict[str, dict[str, str]]:
     """What MLflow keeps of how a run was made. Raises StorageError where its settings are missing."""
-    settings = {name: str(value) for name, value in flat(lookup.config(client, run)).items()}
+    settings = {name: str(value) for name, value in flat(config(client, run)).items()}
     told = {group: {name: run.tags[tag][:12] if name == "commit" else run.tags[tag] for name, tag in tags.items() if run.tags.get(tag)}
             for group, tags in _TAGS.items()}  # fmt: skip
-    told["code"]["diff"] = digest(runs.text(client, run.run_id, "git.diff"))
-    return {"settings": settings} | told | {"packages": lookup.versions(client, run)}
+    told["code"]["diff"] = digest(text(client, run.run_id, "git.diff"))
+    return {"settings": settings} | told | {"packages": packages(client, run)}
+
+
+def text(client: MlflowClient, run_id: str, name: str) -> str | None:
+    """The content of a text artifact, or None if the run has none of that name."""
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
+        file = artifact(client, run_id, name, Path(scratch))
+        return file.read_text(encoding="utf-8", errors="replace") if file else None
+
+
+def artifact(client: MlflowClient, run_id: str, name: str, into: Path) -> Path | None:
+    """An artifact as a file in the folder `into`, or None if the run has none of that name."""
+    if not any(file.path == name for file in client.list_artifacts(run_id, str(Path(name).parent) if "/" in name else None)):
+        return None
+    return Path(client.download_artifacts(run_id, name, str(into)))
+
+
+def write(
+    client: MlflowClient,
+    run_id: str,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, str] | None = None,
+    files: Mapping[str, Path] | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """Add scores (at step 0), tags, files (artifact path -> local file) and figures (artifact path -> matplotlib) to a run that is over."""
+    from mlflow.entities import Metric, RunTag
+
+    now = int(1000 * time.time())
+    points = [Metric(name, float(value), now, 0) for name, value in (metrics or {}).items()]
+    client.log_batch(run_id, metrics=points, tags=[RunTag(name, provenance.redact(value)) for name, value in (tags or {}).items()])
+    for name, figure in (figures or {}).items():
+        client.log_figure(run_id, figure, name)
+    for name, file in (files or {}).items():
+        client.log_artifact(run_id, str(file), str(Path(name).parent))
+
+
+def config(client: MlflowClient, run: TrackedRun) -> dict[str, Any]:
+    """The settings that a run was given. Raises StorageError where they are missing."""
+    found = text(client, run.run_id, "config.yaml")
+    if found is None:
+        raise StorageError(f"{run.name}: its config.yaml is not in MLflow, so it was not trained by raylway, or not to its start")
+    return yaml.safe_load(found)
+
+
+def packages(client: MlflowClient, run: TrackedRun) -> dict[str, str]:
+    """The versions of Python and of packages that a run was made with, as far as they were noted."""
+    return json.loads(text(client, run.run_id, "versions.json") or "{}")
+
+
+def history(client: MlflowClient, run: TrackedRun, metric: str) -> dict[int, float]:
+    """A metric's values by step."""
+    return {point.step: point.value for point in client.get_metric_history(run.run_id, metric)}
 
 
 def here() -> dict[str, dict[str, str]]:

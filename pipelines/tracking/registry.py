@@ -10,14 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import sys
 import tempfile
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from pipelines.errors import StorageError
 from pipelines.sealed import sha256
 from pipelines.tracking import provenance
 from pipelines.tracking.shipper import connect
@@ -28,6 +33,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
 
+_PACKAGE = "raylway_workloads_"
+"""What the name of the package that travels with a model begins with; the version of its code follows."""
+_INSIDE = "data/model"
+_TAG_LETTERS = 5000
 _REQUIRED = ("torch", "numpy", "pandas", "pydantic", "safetensors")
 
 
@@ -68,11 +77,46 @@ def register(
     return Registered(name, version, f"models:/{name}/{version}")
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """The files of a version on this machine, their hashes compared."""
+
+    model: Path
+    """model.json: the workload's class, its settings, the encoding."""
+    weights: Path
+    code: str
+    """The version of the `workloads` package that was registered with them."""
+
+
+def fetch(client: MlflowClient, uri: str, model_id: str, cache: Path) -> Fetched:
+    """A version's weights and JSON on this machine; of a remote store, copies in the folder `cache`.
+
+    Raises StorageError if the weights are not what was registered, RecipeError if it is no model of ours.
+    """
+    files = (f"{_INSIDE}/{served.MODEL}", f"{_INSIDE}/{served.WEIGHTS}", "MLmodel")
+    model, weights, description = _local(client, uri, model_id, files, cache / model_id)
+    try:
+        promised = json.loads(model.read_text())["weights_sha256"]
+        loader = yaml.safe_load(description.read_text())["flavors"]["python_function"]["loader_module"]
+    except (ValueError, KeyError, TypeError, yaml.YAMLError):
+        raise StorageError(f"{uri}: its {served.MODEL} or MLmodel is damaged") from None
+    if sha256(weights) != promised:
+        raise StorageError(f"{uri}: {weights}: its content is not what was registered (sha256 differs)")
+    return Fetched(model, weights, str(loader).partition(".")[0].removeprefix(_PACKAGE))
+
+
+def mark(client: MlflowClient, name: str, version: int, *, tags: Mapping[str, str], description: str) -> None:
+    """Write on a version's page."""
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, provenance.redact(value)[:_TAG_LETTERS])
+    client.update_model_version(name, str(version), provenance.redact(description)[:_TAG_LETTERS])
+
+
 def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays) -> str:
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
 
-    model, package = scratch / "model", scratch / f"raylway_workloads_{code_version()}"
+    model, package = scratch / "model", scratch / f"{_PACKAGE}{code_version()}"
     model.mkdir()
     shutil.copyfile(weights, model / served.WEIGHTS)
     (model / served.MODEL).write_text(json.dumps(served.describe(workload, encoding, sha256(weights)), indent=1))
@@ -140,3 +184,28 @@ def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mappin
 def _version_of(client: MlflowClient, name: str, run_id: str) -> int | None:
     found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return max((int(version.version) for version in found), default=None)
+
+
+def _local(client: MlflowClient, uri: str, model_id: str, files: tuple[str, ...], cache: Path) -> list[Path]:
+    import mlflow.artifacts
+    from mlflow.exceptions import MlflowException
+
+    kept = [cache / name for name in files]
+    if all(path.is_file() for path in kept):
+        return kept
+    partial = cache.with_name(f".{cache.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        location = client.get_logged_model(model_id).artifact_location
+        if location.startswith(("file:", "/")):
+            return [Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{name}")) for name in files]
+        for name in files:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/{name}", dst_path=str((partial / name).parent))
+        shutil.rmtree(cache, ignore_errors=True)
+        os.replace(partial, cache)
+    except (MlflowException, OSError) as error:
+        cause = str(error).strip().partition("\n")[0]
+        raise StorageError(f"{uri}: its files cannot be fetched: {cause}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return kept

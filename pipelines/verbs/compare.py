@@ -17,13 +17,14 @@ from pipelines.evaluation.row_scores import RowScores
 from pipelines.evaluation.statistics import Interval
 from pipelines.evaluation.verdicts import Verdict
 from pipelines.screen import Screen
-from pipelines.tracking import facts, lookup, runs
+from pipelines.tracking import client as mlflow_client
+from pipelines.tracking import facts, lookup
 from pipelines.tracking.facts import Difference, Facts
+from pipelines.tracking.lookup import TrackedRun
 from pipelines.tracking.pages import number
-from pipelines.tracking.runs import Kept
 
 if TYPE_CHECKING:
-    from pipelines.tracking.runs import MlflowClient
+    from pipelines.tracking.lookup import MlflowClient
 
 MOST = 10
 """Runs of an experiment or a sweep that are laid side by side, the best ones."""
@@ -38,7 +39,7 @@ Line = tuple[str, list[str]]
 class Side:
     """One of the runs that are compared."""
 
-    kept: Kept
+    run: TrackedRun
     facts: Facts
     scores: RowScores | None
     """None where the run keeps no scores by row: it did not finish, or is a trial that never saw a test row."""
@@ -52,24 +53,24 @@ def compare(
 
     Raises RecipeError for what is unknown, saying what there is, and StorageError where MLflow cannot be reached.
     """
-    uri, root, others = lookup.place(overrides)
+    uri, root, others, _ = lookup.place(overrides)
     if others:
         raise RecipeError(
             *(f"{other}: settings of a run cannot be changed here; only storage and track.uri say where runs are" for other in others)
         )
-    with runs.asked(uri) as client:
+    with lookup.opened(uri) as client:
         chosen, there = _chosen(client, called, experiment, sweep)
         sides = [_side(client, run) for run in chosen]
         names = lookup.experiments(client)
     apart = facts.differences([side.facts for side in sides], _IGNORED)
-    headline, found = verdicts.verdicts([(side.kept, side.scores) for side in sides])
+    headline, found = verdicts.verdicts([(side.run, side.scores) for side in sides])
     result = {
         "runs": [_as_json(side, names, uri) for side in sides],
         "of": there,
         "headline": headline,
         "differences": [asdict(one) for one in apart],
         "comparisons": [verdict.as_json() for verdict in found],
-        "compare_url": lookup.compare_page(uri, chosen),
+        "compare_url": mlflow_client.compare_page(uri, [run.run_id for run in chosen], [run.experiment_id for run in chosen]),
     }
     _show(sides, apart, found, result, screen)
     if uri.startswith("sqlite"):
@@ -77,7 +78,7 @@ def compare(
     return result
 
 
-def _chosen(client: MlflowClient, called: Sequence[str], experiment: str | None, sweep: str | None) -> tuple[list[Kept], int]:
+def _chosen(client: MlflowClient, called: Sequence[str], experiment: str | None, sweep: str | None) -> tuple[list[TrackedRun], int]:
     """The runs to compare, and of how many they are the best."""
     if called:
         if sweep:
@@ -101,9 +102,9 @@ def _chosen(client: MlflowClient, called: Sequence[str], experiment: str | None,
     return order[:MOST], len(order)
 
 
-def _side(client: MlflowClient, run: Kept) -> Side:
+def _side(client: MlflowClient, run: TrackedRun) -> Side:
     with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
-        file = runs.artifact(client, run.run_id, row_scores.ARTIFACT, Path(scratch))
+        file = facts.artifact(client, run.run_id, row_scores.ARTIFACT, Path(scratch))
         scores = row_scores.read(file) if file else None
     found: dict[str, Interval] = {}
     for name, score in scores.scores.items() if scores else ():
@@ -113,7 +114,7 @@ def _side(client: MlflowClient, run: Kept) -> Side:
 
 
 def _as_json(side: Side, experiments: dict[str, str], uri: str) -> dict[str, Any]:
-    run = side.kept
+    run = side.run
     return {
         "run_id": run.run_id,
         "run_name": run.name,
@@ -122,11 +123,11 @@ def _as_json(side: Side, experiments: dict[str, str], uri: str) -> dict[str, Any
         "metrics": {name: value for name, value in run.metrics.items() if name.startswith(("test/", "val/", "best/", "baseline/"))},
         "intervals": {f"test/{name}": list(interval) for name, interval in side.intervals.items()},
         "cost": _cost(run),
-        "url": f"{lookup.server(uri)}/#/experiments/{run.experiment_id}/runs/{run.run_id}?workflowType=machine_learning",
+        "url": mlflow_client.run_page(uri, run.experiment_id, run.run_id),
     }
 
 
-def _cost(run: Kept) -> dict[str, float | None]:
+def _cost(run: TrackedRun) -> dict[str, float | None]:
     """What a run has cost. A trial of a sweep does not say, so it is told by its times and its threads."""
     seconds = run.metrics.get("cost/seconds", run.ended and run.ended - run.began)
     threads = float(run.tags.get("raylway.threads", 0)) * max(1, int(run.tags.get("raylway.workers", 1)))
@@ -146,7 +147,7 @@ def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Ve
     _table("how good", _scores(sides), sides, screen)
     for verdict in found:
         screen.say(str(verdict))
-    if not found and any(lookup.PARENT in side.kept.tags for side in sides):
+    if not found and any(lookup.PARENT in side.run.tags for side in sides):
         screen.say("trials are ranked by the rows that chose among them: no test of theirs would be honest; sweep.confirm=3x5 gives one")
     _table("what it cost", _costs(sides), sides, screen)
     screen.say(f"look     {result['compare_url']}")
@@ -154,9 +155,9 @@ def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Ve
 
 def _scores(sides: Sequence[Side]) -> list[Line]:
     """Every metric of the test rows with its interval, the naive answer, and the best of the validation rows."""
-    kept = [side.kept.metrics for side in sides]
-    told = any(side.kept.status != "FINISHED" for side in sides)
-    lines: list[Line] = [("status", [side.kept.status.lower() for side in sides])] if told else []
+    kept = [side.run.metrics for side in sides]
+    told = any(side.run.status != "FINISHED" for side in sides)
+    lines: list[Line] = [("status", [side.run.status.lower() for side in sides])] if told else []
     tested = sorted({name for metrics in kept for name in metrics if name.startswith("test/")})
     lines += [(name, [_with_interval(side, name) for side in sides]) for name in tested]
     for prefix in ("baseline/", "best/val/", "val/"):
@@ -166,12 +167,12 @@ def _scores(sides: Sequence[Side]) -> list[Line]:
 
 
 def _with_interval(side: Side, name: str) -> str:
-    value, interval = side.kept.metrics.get(name), side.intervals.get(name.partition("/")[2])
+    value, interval = side.run.metrics.get(name), side.intervals.get(name.partition("/")[2])
     return number(value) + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval and value is not None else "")
 
 
 def _costs(sides: Sequence[Side]) -> list[Line]:
-    costs = [_cost(side.kept) | {"samples/s": side.kept.metrics.get("perf/samples_per_second")} for side in sides]
+    costs = [_cost(side.run) | {"samples/s": side.run.metrics.get("perf/samples_per_second")} for side in sides]
     names = dict.fromkeys(name for cost in costs for name in cost)
     lines = [(_LABELS.get(name, name), [_amount(cost.get(name)) for cost in costs]) for name in names]
     return [(label, cells) for label, cells in lines if any(cells)]
@@ -185,7 +186,7 @@ def _table(title: str, lines: Sequence[Line], sides: Sequence[Side], screen: Scr
     """A column for each run; a row for each where there are many."""
     if not lines:
         return
-    names = [side.kept.name for side in sides]
+    names = [side.run.name for side in sides]
     if len(sides) <= _AS_COLUMNS:
         screen.table(title, ["", *names], [[label, *cells] for label, cells in lines])
     else:

@@ -27,7 +27,8 @@ from pipelines.evaluation.reports import Report
 from pipelines.executor import hands
 from pipelines.newdata import Rows
 from pipelines.screen import Screen
-from pipelines.tracking import runs
+from pipelines.tracking import client as mlflow_client
+from pipelines.tracking import facts, lookup
 from workloads.base import DataError
 from workloads.judging import Judged, Judging
 
@@ -147,14 +148,17 @@ def _write(
     for name, interval in told.intervals.items():
         ends = {"low": interval.low, "high": interval.high}
         scores |= {f"eval/{chosen.name}/{_key(name)}_{end}": value for end, value in ends.items() if np.isfinite(value)}
-    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch, runs.asked(model.tracking_uri) as client:
+    with tempfile.TemporaryDirectory(prefix="raylway-") as scratch, lookup.opened(model.tracking_uri) as client:
         files = {name: Path(scratch) / name for name in ("rows.parquet", "report.json", "report.md")}
         reports.write_table(files["rows.parquet"], judging.table(judged), values)
         files["report.json"].write_text(json.dumps(_as_json(report), indent=1))
         files["report.md"].write_text(reports.markdown(report, of=model.called, on=chosen.name))
         figures = {f"{place}/{name}.png": figure for name, figure in judging.figures(judged).items()}
-        runs.write(client, model.run_id, metrics=scores, files={f"{place}/{name}": path for name, path in files.items()}, figures=figures)
-        return {"artifacts": place, "run_url": runs.url(client, model.tracking_uri, model.run_id)}
+        facts.write(client, model.run_id, metrics=scores, files={f"{place}/{name}": path for name, path in files.items()}, figures=figures)
+        return {
+            "artifacts": place,
+            "run_url": mlflow_client.run_page(model.tracking_uri, client.get_run(model.run_id).info.experiment_id, model.run_id),
+        }
 
 
 def _result(model: Model, chosen: Chosen, report: Report, written: dict[str, Any] | None) -> dict[str, Any]:

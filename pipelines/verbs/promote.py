@@ -18,7 +18,6 @@ from pipelines import newdata, rival
 from pipelines.data.dataset import Dataset
 from pipelines.errors import RecipeError, StorageError, TrackingError, mark_resumable
 from pipelines.evaluation import latency, models, reports, rules, slices, split_scores
-from pipelines.evaluation.model_names import registered_name
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.rules import Rule
 from pipelines.executor import hands
@@ -26,15 +25,15 @@ from pipelines.rival import SPLIT
 from pipelines.run_record import RunFolder
 from pipelines.run_states import UNPROMOTED
 from pipelines.screen import Screen
-from pipelines.tracking import promotions, provenance, runs, versions
-from pipelines.tracking.promotions import Conflict, Seen
+from pipelines.tracking import lookup, promotions, provenance, registry
+from pipelines.tracking.promotions import Conflict, Standing
 from pipelines.tracking.registry import Registered
 from pipelines.verbs.evaluate import Chosen, own, sliced
 from workloads.base import DataError
 from workloads.judging import Judging
 
 if TYPE_CHECKING:
-    from pipelines.tracking.runs import MlflowClient
+    from pipelines.tracking.lookup import MlflowClient
 
 _ALLOWED = ("promote.", "scale.", "storage", "track.uri")
 _FIRST = "the first of its name"
@@ -69,8 +68,8 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
     for warning in model.warnings:
         screen.say(f"warning: {warning}")
     version = model.version
-    with runs.asked(model.tracking_uri) as client:
-        now = promotions.seen(client, version.name)
+    with lookup.opened(model.tracking_uri) as client:
+        now = promotions.standing(client, version.name)
     if now.champion == version.version:
         screen.say(f"{version.uri} is champion already")
         return _result(model, "promoted", Verdict([]), now, now)
@@ -88,18 +87,19 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
 
 def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, screen: Screen) -> dict[str, Any]:
     """Make the champion before this one champion again, judged or not. Raises RecipeError where there is none."""
-    name, uri = registered_name(called, overrides)
-    with runs.asked(uri) as client:
-        if name not in versions.names(client):
-            raise RecipeError(versions.unknown(client, name, promotions.CHAMPION))
-        before = promotions.seen(client, name)
+    uri, root, *_ = lookup.place(overrides)
+    name = lookup.name_and_version(called, "")[0] if called.startswith(lookup.URI) else called
+    with lookup.opened(uri) as client:
+        if name not in lookup.models(client):
+            raise RecipeError(lookup.unknown_version(client, name, promotions.CHAMPION))
+        before = promotions.standing(client, name)
         try:
-            entry = promotions.roll_back(client, name, reason=reason or "")
+            entry = promotions.roll_back(client, name, storage=root, reason=reason or "")
         except Conflict as conflict:
             return _refused_by(conflict, name, uri, screen)
-        after = promotions.seen(client, name)
+        after = promotions.standing(client, name)
         left = before.champion if before.champion is not None else before.lost
-        if left is not None and versions.has(client, name, left):
+        if left is not None and lookup.has_version(client, name, left):
             _mark(client, name, left, "rolled back", reason or "", [])
     screen.say(f"models:/{name}@champion is version {entry.version} again" + (f", and not {left}" if left is not None else ""))
     return {
@@ -116,14 +116,14 @@ def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, scre
 
 def crown_first(registered: Registered, *, storage: str, uri: str, screen: Screen) -> None:
     """Make a version champion if its name has had none, and it keeps the rules that need no rival; else leave things as they are."""
-    with runs.asked(uri) as client:
-        now = promotions.seen(client, registered.name)
+    with lookup.opened(uri) as client:
+        now = promotions.standing(client, registered.name)
         if now.champion is not None or now.head:
             return
         model = models.find(registered.uri, [f"storage={storage}", f"track.uri={uri}"])
         if not model.run.promote.has_floors:
             with contextlib.suppress(Conflict):  # another was first
-                promotions.promote(client, registered.name, registered.version, judged_against=now, reason=_FIRST)
+                promotions.promote(client, registered.name, registered.version, judged_against=now, storage=model.run.root, reason=_FIRST)
             return
     alone = model.run.scale.model_copy(update={"workers": 0})  # one's own test rows are few, and Ray has been left already
     model = replace(model, run=model.run.model_copy(update={"scale": alone}))
@@ -156,7 +156,7 @@ def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seco
     folder.remove(UNPROMOTED)
 
 
-def judge(model: Model, now: Seen) -> Verdict:
+def judge(model: Model, now: Standing) -> Verdict:
     """Every rule of the model's settings, and of having a champion, with what was found."""
     asked, workload = model.run.promote, model.workload
     judging = workload.judging(model.encoding)
@@ -172,11 +172,11 @@ def judge(model: Model, now: Seen) -> Verdict:
     return Verdict([*found, compared], warnings)
 
 
-def decide(model: Model, verdict: Verdict, now: Seen, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
+def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
     """Move the alias, or do not, and write on the version why."""
     version = model.version
     assert version
-    with runs.asked(model.tracking_uri) as client:
+    with lookup.opened(model.tracking_uri) as client:
         if not verdict.holds and not force:
             why = rules.sentence(verdict.rules)
             _mark(client, version.name, version.version, "refused", why, verdict.rules)
@@ -184,16 +184,16 @@ def decide(model: Model, verdict: Verdict, now: Seen, *, force: bool, reason: st
             return _result(model, "refused", verdict, now, now) | {"reason": why}
         kind = promotions.FORCED if force else promotions.PROMOTED
         try:
-            promotions.promote(client, version.name, version.version, judged_against=now, kind=kind, reason=reason)
+            promotions.promote(client, version.name, version.version, judged_against=now, storage=model.run.root, kind=kind, reason=reason)
         except Conflict as conflict:
-            after = promotions.seen(client, version.name)
+            after = promotions.standing(client, version.name)
             if after.champion == version.version:  # another promoted the same one, and wrote why
                 screen.say(f"{version.uri} is champion already")
                 return _result(model, "promoted", verdict, now, after)
             _mark(client, version.name, version.version, "refused", str(conflict), verdict.rules)
             return _refused_by(conflict, version.name, model.tracking_uri, screen) | {"rules": [rule.as_json() for rule in verdict.rules]}
         _mark(client, version.name, version.version, kind, reason, verdict.rules)
-        after = promotions.seen(client, version.name)
+        after = promotions.standing(client, version.name)
     instead = f", and not {now.champion}" if now.champion is not None else ""
     screen.say(f"{version.uri} is champion now{instead}" + (f" (forced: {reason})" if force else ""))
     return _result(model, "promoted", verdict, now, after) | {"reason": reason, "forced": force}
@@ -209,7 +209,7 @@ def _columns(model: Model, judging: Judging, dataset: Dataset, examples: int) ->
     return sliced(model, judging, Chosen(dataset, SPLIT, SPLIT, None), source, wanted, examples)
 
 
-def _gone(model: Model, now: Seen) -> list[Rule]:
+def _gone(model: Model, now: Standing) -> list[Rule]:
     """Where there was a champion and its alias is gone, nobody else may walk in."""
     if now.lost is None or not model.run.promote.must_beat:
         return []
@@ -224,18 +224,18 @@ def _mark(client: MlflowClient, name: str, version: int, decision: str, why: str
     if rows:
         lines += ["", *reports.page([head, *rows])]
     tags = {"raylway.decision": decision, "raylway.reason": why, "raylway.rules": json.dumps([rule.as_json() for rule in found])}
-    versions.mark(client, name, version, tags=tags, description="\n".join(lines))
+    registry.mark(client, name, version, tags=tags, description="\n".join(lines))
 
 
 def _refused_by(conflict: Conflict, name: str, uri: str, screen: Screen) -> dict[str, Any]:
     screen.say(f"refused: {conflict}")
-    with runs.asked(uri) as client:
-        now = versions.aliases(client, name)
+    with lookup.opened(uri) as client:
+        now = lookup.aliases(client, name)
     told = {"champion": now.get(promotions.CHAMPION), "previous": now.get(promotions.PREVIOUS)}
     return {"decision": "refused", "model": name, **told, "reason": str(conflict), "rules": [], "tracking_uri": provenance.redact(uri)}
 
 
-def _result(model: Model, decision: str, verdict: Verdict, before: Seen, after: Seen) -> dict[str, Any]:
+def _result(model: Model, decision: str, verdict: Verdict, before: Standing, after: Standing) -> dict[str, Any]:
     assert model.version
     return {
         "decision": decision,
@@ -252,7 +252,7 @@ def _result(model: Model, decision: str, verdict: Verdict, before: Seen, after: 
     }
 
 
-def _rival(name: str, now: Seen) -> str:
+def _rival(name: str, now: Standing) -> str:
     return f"models:/{name}/{now.champion}" if now.champion is not None else "no champion"
 
 

@@ -23,10 +23,10 @@ from pipelines.rerun import NOT_CURVES, Curves, Pair
 from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
-from pipelines.tracking import facts, lookup, runs
+from pipelines.tracking import facts, lookup
 from pipelines.tracking.causes import Cause, causes
 from pipelines.tracking.facts import Facts
-from pipelines.tracking.runs import Kept
+from pipelines.tracking.lookup import TrackedRun
 
 _ALLOWED, _SAID = ("data.prepared=", "data.cache=", "scale."), "storage, track.uri, data.prepared, data.cache and scale.*"
 
@@ -35,7 +35,7 @@ _ALLOWED, _SAID = ("data.prepared=", "data.cache=", "scale."), "storage, track.u
 class Recorded:
     """What is known of the run that is to be repeated."""
 
-    kept: Kept
+    kept: TrackedRun
     run: Run
     facts: Facts
     curves: Curves
@@ -52,8 +52,8 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
     Raises RecipeError for an unknown run and for one of which there is nothing to compare, and the errors of training.
     """
     began = time.time()
-    uri, root, others = lookup.place(overrides)
-    with runs.asked(uri) as client:
+    uri, root, others, _ = lookup.place(overrides)
+    with lookup.opened(uri) as client:
         recorded = _recorded(client, called, others, root)
     until = _until(recorded, steps)
     check_writable(root)
@@ -72,8 +72,8 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
     same = mismatch is None and (not whole or weights["recorded"] == weights["now"])
     likely = [] if same else causes(recorded.facts, _now(recorded.run, plan, outcome), mismatch.size if mismatch else None)
     verdict = f"bit for bit, {until:,} steps" if same else f"differs, first at step {mismatch.step if mismatch else until:,}"
-    with suppress(StorageError), runs.asked(uri) as client:  # a note for those who read the page; the answer does not depend on it
-        runs.write(client, recorded.kept.run_id, tags={"raylway.reproduced": f"{time.strftime('%Y-%m-%d', time.gmtime())}: {verdict}"})
+    with suppress(StorageError), lookup.opened(uri) as client:  # a note for those who read the page; the answer does not depend on it
+        facts.write(client, recorded.kept.run_id, tags={"raylway.reproduced": f"{time.strftime('%Y-%m-%d', time.gmtime())}: {verdict}"})
     result = {
         "reproduced": same,
         "run_id": recorded.kept.run_id,
@@ -93,14 +93,14 @@ def _recorded(client: Any, called: str, overrides: Sequence[str], root: Path) ->
     if wrong := [override for override in overrides if not override.startswith(_ALLOWED)]:
         raise RecipeError(*(f"{override}: a run is repeated as it was; only {_SAID} can be given" for override in wrong))
     kept = lookup.named(client, called)
-    text = runs.text(client, kept.run_id, "config.yaml")
+    text = facts.text(client, kept.run_id, "config.yaml")
     if text is None:
         raise StorageError(f"{kept.name}: its config.yaml is not in MLflow, so nobody can tell how it was trained")
     threads = [f"scale.threads={kept.tags['raylway.threads']}"] if "raylway.threads" in kept.tags else []
     run = trained_with(text, [*threads, *overrides, f"storage={root}"])
     if run.data.mode == "stream":
         raise RecipeError(f"{kept.name}: data.mode=stream gives rows in no promised order, so such a run cannot be repeated bit for bit")
-    curves = {name: lookup.history(client, kept, name) for name in kept.metrics if not name.startswith(NOT_CURVES)}
+    curves = {name: facts.history(client, kept, name) for name in kept.metrics if not name.startswith(NOT_CURVES)}
     if "loss" not in curves:
         raise RecipeError(f"{kept.name}: ended before its first point (train.log_every={run.train.log_every}); there is nothing to compare")
     return Recorded(kept, run, facts.facts(client, kept), curves)

@@ -53,7 +53,7 @@ def track(called: str | None, settings: Sequence[str], *, sync: bool, screen: Sc
 
     Raises RecipeError for an unknown run. A run that cannot be sent is said, and the others are sent.
     """
-    uri, root, others = lookup.place(settings)
+    uri, root, others, _ = lookup.place(settings)
     if others:
         raise RecipeError(*(f"{other}: no setting of this command; there are storage=, track.uri=" for other in others))
     given = uri if any(each.startswith("track.uri=") for each in settings) else None
@@ -72,7 +72,7 @@ def track(called: str | None, settings: Sequence[str], *, sync: bool, screen: Sc
 
 def unpromoted(called: str | None, settings: Sequence[str]) -> Iterator[tuple[RunFolder, Path, str]]:
     """(folder, storage, MLflow's address) of each run of `track` whose model was registered, and not asked to be promoted yet."""
-    uri, root, _ = lookup.place(settings)
+    uri, root, *_ = lookup.place(settings)
     given = uri if any(each.startswith("track.uri=") for each in settings) else None
     for folder in _called(root, called):
         if folder.read(UNPROMOTED) and not folder.busy():

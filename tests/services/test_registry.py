@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.tracking import promotions, versions
+from pipelines.tracking import lookup, promotions
 from pipelines.tracking.shipper import connect
 from tests import promoter
 from tests.cli import CPU_QUICK, raylway
@@ -32,10 +32,10 @@ def test_a_model_on_a_server_is_judged_and_promoted_from_another_folder(server, 
     assert not list(there.rglob("*.py")), "the code that travels with a model is not even fetched"
 
 
-def test_of_eight_promoters_through_a_server_exactly_one_wins(server, tmp_path):
+def test_of_eight_promoters_of_one_storage_through_a_server_exactly_one_wins(server, tmp_path):
     client = promoter.registry(server.uri, count=9)
-    promotions.promote(client, "race", 1, judged_against=promotions.seen(client, "race"))
+    promotions.promote(client, "race", 1, judged_against=promotions.standing(client, "race"), storage=tmp_path)
     said = promoter.raced(server.uri, list(range(2, 10)), tmp_path / "gate")
     winners = [version for version, text in zip(range(2, 10), said, strict=True) if text == "won"]
     assert len(winners) == 1, said
-    assert versions.aliases(connect(server.uri), "race") == {"champion": winners[0], "previous": 1}
+    assert lookup.aliases(connect(server.uri), "race") == {"champion": winners[0], "previous": 1}

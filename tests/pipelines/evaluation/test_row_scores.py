@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.evaluation import row_scores
-from pipelines.tracking import runs
+from pipelines.tracking import facts, lookup
 from tests.trained import storage_with, trained
 
 
@@ -17,8 +17,8 @@ def place(tmp_path_factory, empty_database):
 @pytest.mark.parametrize(("recipe", "together"), [("cnn", False), ("lstm", True), ("gpt", True), ("lstm_text", False)])
 def test_a_finished_run_keeps_the_scores_of_each_test_row(place, tmp_path, recipe, together):
     result = trained(place, recipe=recipe)
-    with runs.asked(f"sqlite:///{place}/mlflow.db") as client:
-        kept = row_scores.read(runs.artifact(client, result["run_id"], row_scores.ARTIFACT, tmp_path))
+    with lookup.opened(f"sqlite:///{place}/mlflow.db") as client:
+        kept = row_scores.read(facts.artifact(client, result["run_id"], row_scores.ARTIFACT, tmp_path))
     tested = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if name.startswith("test/")}
     common = set(tested) & set(kept.scores)
     assert common

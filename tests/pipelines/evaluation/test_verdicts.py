@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.evaluation.row_scores import RowScores
 from pipelines.evaluation.verdicts import verdicts
-from pipelines.tracking.runs import Kept
+from pipelines.tracking.lookup import TrackedRun
 from workloads.judging import Score
 
 ROWS = 200
@@ -19,7 +19,7 @@ def answers(wrong, *, name, headline="max accuracy", data="d" * 16, rows=ROWS):
     right[list(wrong)] = 0
     metric = headline.split()[1]
     tags = {"raylway.headline": headline, "data.fingerprint": data}
-    run = Kept("0" * 32, name, "1", "FINISHED", 0.0, 1.0, {}, {f"test/{metric}": right.mean()}, tags)
+    run = TrackedRun("0" * 32, name, "1", "FINISHED", 0.0, 1.0, {}, {f"test/{metric}": right.mean()}, tags)
     return run, RowScores({metric: Score(right, np.ones(rows))}, 1)
 
 

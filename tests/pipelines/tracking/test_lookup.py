@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from pipelines.errors import RecipeError, StorageError
-from pipelines.tracking.lookup import config, named, of_experiment, of_sweep, ranked, score
-from pipelines.tracking.runs import asked, text
+from pipelines.tracking.facts import config, text
+from pipelines.tracking.lookup import named, of_experiment, of_sweep, opened, ranked, score
 from pipelines.tracking.shipper import connect
 
 BEGAN = 1_700_000_000_000
@@ -100,6 +100,6 @@ def test_what_is_unknown_is_said_with_what_exists(made, look, sentence):
 )
 def test_what_cannot_be_reached_is_one_sentence_and_nothing_is_made(tmp_path, uri, sentence):
     (tmp_path / "broken.db").write_text("not a database, but text that is long enough to look at")
-    with pytest.raises(StorageError, match=sentence), asked(uri.format(tmp_path)) as client:
+    with pytest.raises(StorageError, match=sentence), opened(uri.format(tmp_path)) as client:
         client.search_experiments()
     assert [path.name for path in tmp_path.iterdir()] == ["broken.db"]

@@ -17,7 +17,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluation import models
 from pipelines.screen import Screen
-from pipelines.tracking import runs
+from pipelines.tracking import lookup
 from pipelines.verbs import evaluate as evaluating
 from tests.cli import CPU_QUICK, raylway
 from tests.trained import storage_with, trained
@@ -233,8 +233,8 @@ def test_a_split_of_new_data_is_cut_as_training_would_have_cut_it(storage, table
 def test_what_was_found_is_on_the_run_page(storage, table, breast_cancer, tmp_path):
     result = evaluate("judged-table", storage, f"data.source={breast_cancer}", columns=["ward"])
     assert result["artifacts"] == "evaluations/patients"
-    with runs.asked(f"sqlite:///{storage}/mlflow.db") as client:
-        kept = runs.find(client, result["run_id"])
+    with lookup.opened(f"sqlite:///{storage}/mlflow.db") as client:
+        kept = lookup.find(client, result["run_id"])
         assert kept.metrics["eval/patients/accuracy"] == result["metrics"]["accuracy"]
         assert kept.metrics["eval/patients/accuracy_low"] == result["intervals"]["accuracy"][0]
         assert kept.status == "FINISHED"
@@ -254,7 +254,7 @@ def test_what_was_found_is_on_the_run_page(storage, table, breast_cancer, tmp_pa
 
 def test_the_rows_of_a_forecast_are_in_their_own_units(storage, lstm, tmp_path):
     result = evaluate("judged-lstm", storage)
-    with runs.asked(f"sqlite:///{storage}/mlflow.db") as client:
+    with lookup.opened(f"sqlite:///{storage}/mlflow.db") as client:
         path = client.download_artifacts(result["run_id"], "evaluations/test/rows.parquet", str(tmp_path))
     rows = pd.read_parquet(path)
     model = models.find("judged-lstm", [f"storage={storage}"])

@@ -145,7 +145,7 @@ def test_all_formats_hold_the_same_rows_and_one_file_those_of_all_parts(ask, tmp
 
 KILLED = """
 import sys
-from pipelines import predict
+from pipelines.verbs import predict
 predict._PIECE_SECONDS = 1e-9
 sys.argv = ["raylway", *sys.argv[1:]]
 from pipelines.__main__ import main

@@ -16,7 +16,7 @@ from pipelines.data.dataset import Dataset
 from pipelines.errors import RecipeError
 from pipelines.evaluation import models
 from pipelines.screen import Screen
-from pipelines.tracking import versions
+from pipelines.tracking import lookup
 from pipelines.tracking.shipper import connect
 from pipelines.verbs import promote as promoting
 from tests.cli import raylway
@@ -49,7 +49,7 @@ def roll_back(called, storage, reason=None):
 
 
 def aliases(storage, name="cnn"):
-    return versions.aliases(connect(f"sqlite:///{storage}/mlflow.db"), name)
+    return lookup.aliases(connect(f"sqlite:///{storage}/mlflow.db"), name)
 
 
 def right(storage, called):

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.errors import Diverged, RecipeError
 from pipelines.screen import Screen
-from pipelines.tracking import lookup, runs
+from pipelines.tracking import lookup
 from pipelines.verbs.reproduce import reproduce
 from tests.cli import raylway
 from tests.idx import write_idx
@@ -35,8 +35,8 @@ def again(place, called, *overrides, steps=None):
 
 
 def kept(place, run_id):
-    with runs.asked(f"sqlite:///{place}/mlflow.db") as client:
-        return runs.find(client, run_id)
+    with lookup.opened(f"sqlite:///{place}/mlflow.db") as client:
+        return lookup.find(client, run_id)
 
 
 def files(folder):
@@ -55,8 +55,8 @@ def test_a_run_is_repeated_bit_for_bit_and_stays_as_it_was(place, original):
     assert after.metrics == metrics
     assert after.tags["raylway.reproduced"].endswith(": bit for bit, 30 steps")
     assert not (place / ".reproduce").exists()
-    with runs.asked(f"sqlite:///{place}/mlflow.db") as client:
-        assert runs.names(client).count("original") == 1
+    with lookup.opened(f"sqlite:///{place}/mlflow.db") as client:
+        assert lookup.newest_names(client).count("original") == 1
 
 
 def test_the_first_steps_follow_the_schedule_of_the_whole_run(place, original):
@@ -120,6 +120,6 @@ def test_what_cannot_be_repeated_is_said(place, original, called, overrides, ste
 
 
 def test_the_best_and_the_latest_can_be_named(place, original):
-    with runs.asked(f"sqlite:///{place}/mlflow.db") as client:
+    with lookup.opened(f"sqlite:///{place}/mlflow.db") as client:
         latest = lookup.named(client, "latest")
     assert again(place, "latest", steps=10)["run_id"] == latest.run_id

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines import config
 from pipelines.screen import Screen
-from pipelines.tracking import versions
+from pipelines.tracking import lookup
 from pipelines.tracking.client import connect
 from pipelines.verbs.train import train
 from tests.cli import raylway
@@ -19,7 +19,7 @@ def test_a_model_registered_by_a_command_that_was_killed_before_promoting_is_pro
     result = train(config.load("cnn", [f"storage={storage}", *QUICK, *SMALL["cnn"]]), screen=Screen(as_json=True))
 
     def aliases() -> dict[str, int]:
-        return versions.aliases(connect(f"sqlite:///{storage}/mlflow.db"), "cnn")
+        return lookup.aliases(connect(f"sqlite:///{storage}/mlflow.db"), "cnn")
 
     assert aliases() == {"candidate": 1}
     code, again, err = raylway(*command, f"storage={storage}", "--json", cwd=tmp_path)
