@@ -9,6 +9,8 @@ from typing import Any
 
 from cluster.session import address, local_resources
 
+_BATCH_ROWS = 8192
+
 
 def each(work: Callable[[Any], Any], pieces: Sequence[Any], *, most: int | None = None, gpus: float = 0) -> list[Any]:
     """`work(piece)` for each piece, one Ray Data task a piece, results (JSON values) in the pieces' order.
@@ -52,6 +54,19 @@ def stream(read: Callable[[Any], Iterator[Mapping[str, Any]]], pieces: Sequence[
 
     numbers = data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
     return numbers.randomize_block_order().map_batches(rows_of, batch_size=1, batch_format="numpy")
+
+
+def in_order(dataset: Any) -> Iterator[Any]:
+    """The rows of a ray.data.Dataset in its own order: pyarrow tables or, where a column holds tensors, arrays by column."""
+    import pyarrow as pa
+
+    tensors = any(isinstance(kind, pa.ExtensionType) for kind in dataset.schema().base_schema.types)
+    options = dataset.context.execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield from dataset.iter_batches(batch_size=_BATCH_ROWS, batch_format="numpy" if tensors else "pyarrow")
+    finally:
+        options.preserve_order = before
 
 
 def _quiet() -> Any:

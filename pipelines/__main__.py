@@ -79,7 +79,7 @@ def train(
     from pipelines.config import load
 
     loaded = load(recipe, overrides or [])  # a wrong setting must not wait for anything heavy
-    from pipelines.api import train_and_promote
+    from pipelines.workflows import train_and_promote
 
     return train_and_promote(loaded, again=again, screen=screen, began=_BEGAN)
 
@@ -108,7 +108,7 @@ def sweep(
         from pipelines.verbs.sweep import planned
 
         return planned(recipe, given, screen)
-    from pipelines.api import sweep_and_promote
+    from pipelines.workflows import sweep_and_promote
 
     return sweep_and_promote(recipe, given, more=more, screen=screen, began=_BEGAN)
 
@@ -227,7 +227,7 @@ def track(
     named, settings = _names_and_settings([*(called or []), *([f"storage={storage}"] if storage else [])])
     if len(named) > 1:
         raise RecipeError(f"track: name one run, or none for all of the storage, not {len(named)}")
-    from pipelines.api import track_and_promote
+    from pipelines.workflows import track_and_promote
 
     return track_and_promote(named[0] if named else None, settings, sync=sync, screen=screen)
 

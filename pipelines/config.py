@@ -81,6 +81,22 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(run, origins, about, (recipe, *overrides))
 
 
+def words_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as the words of a command line, `key.path=value`; a value that is a mapping is a group. Raises RecipeError."""
+    words = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            words += [f"{key}.{word}" for word in words_of(value)]
+            continue
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value.item() if hasattr(value, "item") else value
+        try:
+            text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=float("inf"))
+        except yaml.YAMLError:
+            raise RecipeError(f"{key}: a {type(value).__name__} is no setting") from None
+        words.append(f"{key}={text.removesuffix('...' + chr(10)).strip()}")
+    return words
+
+
 def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:
     """The settings of a run, from the text of its config.yaml, with overrides laid over. Raises RecipeError."""
     path = Path("config.yaml")

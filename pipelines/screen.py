@@ -1,4 +1,5 @@
-"""What a person sees: a progress bar on a terminal, a line every 15 seconds in a job log, nothing of what Ray or MLflow print."""
+"""Show a person how it goes: a progress bar on a terminal or in a notebook, a line every 15 seconds in a job log, and nothing of what Ray
+or MLflow print."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,17 @@ from pipelines.tracking import journal
 
 _LOG_LINE_SECONDS = 15.0
 _POLL_SECONDS = 0.25
+_NOTEBOOK_SECONDS = 1.0
 _LOG_WIDTH = 160
 
 
 class Screen:
-    """Speaks to a person on stdout; on stderr where stdout is kept for the JSON of the last line."""
+    """Write for a person on stdout, in a notebook below its cell, or on stderr where stdout is kept for the JSON of the last line."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self._json = as_json
         self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
-        if not self._console.is_terminal:
+        if not _is_live(self._console):
             self._console.width = _LOG_WIDTH  # of a file or a pipe rich would think 80, and cut tables to it
 
     def say(self, text: str) -> None:
@@ -45,7 +47,7 @@ class Screen:
         self._console.print(table(title, columns, rows))
 
     def result(self, result: Mapping[str, Any]) -> None:
-        """The JSON object, as the last line of stdout, if it was asked for."""
+        """Print the JSON object as the last line of stdout if it was asked for."""
         if self._json:
             print(json.dumps(result), flush=True)
 
@@ -56,13 +58,20 @@ class Screen:
         sys.stderr.flush()
         stdout, stderr = os.dup(1), os.dup(2)
         own = os.fdopen(os.dup(2 if self._json else 1), "w")
-        before, self._console = self._console, Console(file=own, highlight=False, soft_wrap=True)
+        before = self._console
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, 1)
         os.dup2(file, 2)
         os.close(file)
         try:
-            yield
+            with ExitStack() as stack:
+                if before.is_jupyter:  # there sys.stdout is not descriptor 1, and rich does not write to either
+                    text = stack.enter_context(log.open("a"))
+                    stack.enter_context(redirect_stdout(text))
+                    stack.enter_context(redirect_stderr(text))
+                else:
+                    self._console = Console(file=own, highlight=False, soft_wrap=True)
+                yield
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -73,7 +82,12 @@ class Screen:
 
     @contextmanager
     def live(self, render: Callable[[], RenderableType]) -> Iterator[None]:
-        """Show what `render` gives, again and again, until the block ends; only on a terminal."""
+        """Show what `render` returns, again and again, until the block ends; only on a terminal or in a notebook."""
+        if self._console.is_jupyter:
+            cell = _Cell()
+            with _repeating(lambda: cell.show(render()), seconds=_NOTEBOOK_SECONDS):
+                yield
+            return
         if not self._console.is_terminal:
             yield
             return
@@ -85,39 +99,31 @@ class Screen:
 
     @contextmanager
     def counted(self, things: str, total: int, done: Callable[[], int]) -> Iterator[None]:
-        """Show how many of `total` are done, until the block ends: a bar on a terminal, a line every 15 seconds in a log."""
-        stop, began, console = threading.Event(), time.monotonic(), self._console
+        """Show how many of `total` are done: a bar on a terminal or in a notebook, a line every 15 seconds in a log."""
+        began, console = time.monotonic(), self._console
+        if _is_live(console):
+            columns = TextColumn("{task.completed}/{task.total} " + things), TimeRemainingColumn()
+            with _bar(console, *columns) as update, _repeating(lambda: update(completed=done(), total=total), seconds=1):
+                yield
+            return
 
-        def follow() -> None:
-            if console.is_terminal:
-                columns: list[ProgressColumn] = [
-                    BarColumn(10),
-                    TextColumn("{task.completed}/{task.total} " + things),
-                    TimeRemainingColumn(),
-                ]
-                with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-                    task = bar.add_task("", total=total, completed=done())
-                    while not stop.wait(_LOG_LINE_SECONDS / 15):
-                        bar.update(task, completed=done())
-            while not stop.wait(_LOG_LINE_SECONDS):
-                console.print(f"{done():,}/{total:,} {things} done after {time.monotonic() - began:,.0f} s", markup=False)
+        def line() -> None:
+            console.print(f"{done():,}/{total:,} {things} done after {time.monotonic() - began:,.0f} s", markup=False)
 
-        thread = threading.Thread(target=follow, name="screen", daemon=True)
-        thread.start()
-        try:
+        with _repeating(line, seconds=_LOG_LINE_SECONDS):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     @contextmanager
     def progress(self, path: Path, headline: str) -> Iterator[_Follower]:
         """Show the journal at `path` as it grows, until the block ends."""
-        follower = _Follower(self._console, path, headline)
-        try:
-            yield follower
-        finally:
-            follower.stop()
+        follower = _Follower(path, headline)
+        if _is_live(self._console):
+            columns = TextColumn("{task.description}"), TimeRemainingColumn(compact=True)
+            with _bar(self._console, *columns) as update, _repeating(lambda: follower.draw(update), seconds=_POLL_SECONDS):
+                yield follower
+        else:
+            with _repeating(lambda: follower.print_line(self._console), seconds=_POLL_SECONDS):
+                yield follower
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -128,67 +134,105 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 
 class _Follower:
-    def __init__(self, console: Console, path: Path, headline: str) -> None:
-        self._console, self._path, self._headline = console, path, headline
+    def __init__(self, path: Path, headline: str) -> None:
+        self._path, self._headline = path, headline
         self._offset = path.stat().st_size if path.exists() else 0
         self._steps: int | None = None
         self._batch = 0
-        self._seen: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
-        self._thread.start()
+        self._latest: dict[str, float] = {}
+        self._printed_step, self._printed_at = 0, time.monotonic()
 
     def expect(self, steps: int, batch: int) -> None:
-        """How many steps of how many rows the run has, once that is known."""
+        """Tell how many steps of how many rows the run has, once that is known."""
         self._steps, self._batch = steps, batch
 
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
+    def draw(self, update: Callable[..., None]) -> None:
+        step = self._read()
+        if step:
+            update(description=self._line(step), total=self._steps, completed=step)
 
-    def _follow(self) -> None:
-        if self._console.is_terminal:
-            self._draw()
-        else:
-            self._print_lines()
-
-    def _draw(self) -> None:
-        columns: list[ProgressColumn] = [BarColumn(10), TextColumn("{task.description}"), TimeRemainingColumn(compact=True)]
-        # rich would otherwise take what others print, and put it on the screen
-        shown = Progress(*columns, console=self._console, transient=True, redirect_stdout=False, redirect_stderr=False)
-        with shown as bar:
-            task = bar.add_task("starting", total=None)
-            while not self._stop.wait(_POLL_SECONDS):
-                step = self._read()
-                if step:
-                    bar.update(task, description=self._line(step), total=self._steps, completed=step)
-
-    def _print_lines(self) -> None:
-        told, printed = 0, time.monotonic()
-        while not self._stop.wait(_POLL_SECONDS):
-            step = self._read()
-            if step > told and (told == 0 or time.monotonic() - printed >= _LOG_LINE_SECONDS):
-                self._console.print(self._line(step) + self._eta(step), markup=False)
-                told, printed = step, time.monotonic()
+    def print_line(self, console: Console) -> None:
+        """Print a line for the first step, and then every 15 seconds."""
+        step = self._read()
+        if step > self._printed_step and (self._printed_step == 0 or time.monotonic() - self._printed_at >= _LOG_LINE_SECONDS):
+            console.print(self._line(step) + self._eta(step), markup=False)
+            self._printed_step, self._printed_at = step, time.monotonic()
 
     def _read(self) -> int:
         for point, end in journal.read_from(self._path, self._offset):
             self._offset = end
-            self._seen.update(point.metrics)
-            self._seen["step"] = point.step
-        return int(self._seen.get("step", 0))
+            self._latest.update(point.metrics)
+            self._latest["step"] = point.step
+        return int(self._latest.get("step", 0))
 
     def _line(self, step: int) -> str:
         parts = [f"step {step:,}/{self._steps:,}" if self._steps else f"step {step:,}"]
         shown = ("loss", f"val/{self._headline}")
-        parts += [f"{name} {self._seen[name]:.4f}" for name in shown if name in self._seen]
-        if "perf/samples_per_second" in self._seen:
-            parts.append(f"{self._seen['perf/samples_per_second']:,.0f} samples/s")
+        parts += [f"{name} {self._latest[name]:.4f}" for name in shown if name in self._latest]
+        if "perf/samples_per_second" in self._latest:
+            parts.append(f"{self._latest['perf/samples_per_second']:,.0f} samples/s")
         return "  ".join(parts)
 
     def _eta(self, step: int) -> str:
-        rate = self._seen.get("perf/samples_per_second")
+        rate = self._latest.get("perf/samples_per_second")
         return f"  ETA {(self._steps - step) * self._batch / rate:,.0f} s" if rate and self._steps else ""
+
+
+class _Cell:
+    """A place below a notebook's cell, of which the content is replaced. Rich's own way needs ipywidgets and a front end that has them."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, drawn: RenderableType) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(drawn, display_id=True)
+        else:
+            self._handle.update(drawn)
+
+
+def _is_live(console: Console) -> bool:
+    """Return True where what is written can be replaced: on a terminal and in a notebook."""
+    return console.is_terminal or console.is_jupyter
+
+
+@contextmanager
+def _bar(console: Console, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+    """A progress bar with these columns; what is given changes it, by the arguments of Progress.update."""
+    # rich would otherwise take what others print, and put it on the screen
+    bar = Progress(BarColumn(10), *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+    task = bar.add_task("starting", total=None)
+    if console.is_jupyter:
+        cell = _Cell()
+
+        def replace(**changes: Any) -> None:
+            bar.update(task, **changes)
+            cell.show(bar.make_tasks_table(bar.tasks))
+
+        yield replace
+        return
+    with bar:
+        yield lambda **changes: bar.update(task, **changes)
+
+
+@contextmanager
+def _repeating(action: Callable[[], None], *, seconds: float) -> Iterator[None]:
+    """Call `action` again and again in a thread, until the block ends."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, name="screen", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _give_back(saved: int, descriptor: int) -> None:
