@@ -105,9 +105,12 @@ def sweep(
 
     load(recipe, given)
     if dry_run:
+        from pipelines.search.study import study_of
+        from pipelines.verbs.plan import plan
         from pipelines.verbs.sweep import planned
 
-        return planned(recipe, given, screen)
+        study = study_of(recipe, given)
+        return plan(study.loaded, screen) | {"sweep": planned(study, screen)}
     from pipelines.workflows import sweep_and_promote
 
     return sweep_and_promote(recipe, given, more=more, screen=screen, began=_BEGAN)

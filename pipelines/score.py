@@ -6,14 +6,12 @@ Each part can be done again after a kill without being there twice: points are j
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import shown_by
 from pipelines.cost import Attempt
 from pipelines.data import stats
 from pipelines.data.dataset import Dataset
-from pipelines.evaluation import row_scores
 from pipelines.publish import deliver, show, what
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
@@ -23,7 +21,6 @@ from pipelines.tracking import provenance, shipper
 
 if TYPE_CHECKING:
     from pipelines.training.worker import Outcome
-    from workloads.base import Encoding
 
 
 def conclude(
@@ -42,13 +39,8 @@ def conclude(
     """
     attempt.stage = "evaluate"
     evaluating, folder = time.time(), tracker.folder
-    encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
-    test = run.model.examples(dataset.test, training=False)
-    baselines = run.model.baselines(run.model.examples(dataset.train, training=True), test, encoding)
-    metrics = shown_by.record(run, folder, outcome.metrics, baselines)
+    metrics, _ = shown_by.keep_results(run, folder, dataset, "test", outcome.metrics, outcome.outputs, outcome.checkpoint)
     _describe(folder, dataset)
-    _draw(run, folder, outcome, dataset, encoding)
-    row_scores.write(folder.page / row_scores.ARTIFACT, row_scores.row_scores(run.model.judging(encoding), outcome.outputs, test))
     ended = time.time()
     seconds = {
         "total": ended - attempt.began,
@@ -114,12 +106,3 @@ def _describe(folder: RunFolder, dataset: Dataset) -> None:
     (folder.page / "data.md").write_text(provenance.redact(page))
     if manifest.summary.lengths:
         shown_by.keep(folder, {"lengths": stats.lengths_figure(manifest.summary)})
-
-
-def _draw(run: Run, folder: RunFolder, outcome: Outcome, dataset: Dataset, encoding: Encoding) -> None:
-    from pipelines.training import checkpoint
-
-    network = run.model.network(encoding).eval()
-    checkpoint.load_weights(Path(outcome.checkpoint), network)
-    test = run.model.examples(dataset.test, training=False)
-    shown_by.keep(folder, shown_by.figures(run, folder, network, outcome.outputs, test, encoding))

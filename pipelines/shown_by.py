@@ -1,19 +1,43 @@
-"""What a trained run is shown by: its scores beside naive answers, journalled once, and its figures."""
+"""The results of a trained run, on its page: scores beside naive baselines, journalled once, scores of each row, and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.evaluation import row_scores
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.tracking.journal import Journal, read
+from pipelines.training import checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
+    from pipelines.data.dataset import Dataset
     from workloads.base import Arrays, Encoding, Rows
+
+
+def keep_results(
+    run: Run, folder: RunFolder, dataset: Dataset, split: str, scores: Mapping[str, float], outputs: Arrays, weights: str
+) -> tuple[dict[str, float], nn.Module]:
+    """Keep the results of a training, `scores` and `outputs` of the rows of `split`, in its folder: (all metrics, the network).
+
+    `weights` is the last checkpoint. Baselines, and the scores of each row, are those of test rows.
+    """
+    encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
+    rows = run.model.examples(getattr(dataset, split), training=False)
+    test = split == "test"
+    baselines = run.model.baselines(run.model.examples(dataset.train, training=True), rows, encoding) if test else {}
+    metrics = record(run, folder, scores, baselines)
+    network = run.model.network(encoding).eval()
+    checkpoint.load_weights(Path(weights), network)
+    keep(folder, figures(run, folder, network, outputs, rows, encoding))
+    if test:
+        row_scores.write(folder.page / row_scores.ARTIFACT, row_scores.row_scores(run.model.judging(encoding), outputs, rows))
+    return metrics, network
 
 
 def record(run: Run, folder: RunFolder, scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

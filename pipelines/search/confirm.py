@@ -52,6 +52,10 @@ class Scores:
 
         return float(t.ppf((1 + _LEVEL) / 2, len(self.test) - 1)) * statistics.stdev(self.test) / len(self.test) ** 0.5
 
+    def as_json(self, metric: str) -> dict[str, Any]:
+        settings = {"entrant": self.entrant.name, "params": self.entrant.params, "metric": metric}
+        return settings | {"mean": self.mean, "half_width": self.half_width, "values": self.test}
+
     def __str__(self) -> str:
         width = f" ± {self.half_width:.4f}" if self.half_width is not None else ""
         return f"{self.entrant.name} {self.mean:.4f}{width}"
@@ -72,18 +76,9 @@ class Confirmed:
         return [trial for scores in self.scores for trial in scores.trials if trial is not self.median]
 
     def as_json(self) -> dict[str, Any]:
-        rows = [
-            {
-                "entrant": each.entrant.name,
-                "params": each.entrant.params,
-                "metric": self.metric,
-                "mean": each.mean,
-                "half_width": each.half_width,
-                "values": each.test,
-            }
-            for each in self.scores
-        ]
-        return {"entrants": rows, "winner": self.scores[0].entrant.name, "median_run_id": self.median.run_id, "verdict": self.sentences}
+        entrants = [each.as_json(self.metric) for each in self.scores]
+        winner = self.scores[0].entrant.name
+        return {"entrants": entrants, "winner": winner, "median_run_id": self.median.run_id, "verdict": self.sentences}
 
 
 def entrants(study: Study, searched: Sequence[Trial]) -> tuple[list[Entrant], list[int]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cluster import ray_data
 from cluster.capacity import TrialSlots
@@ -35,35 +35,24 @@ from pipelines.tracking.trial_shipper import Fleet
 from pipelines.training.job import Job
 from workloads.base import DataError
 
+if TYPE_CHECKING:
+    from pipelines.search.suggest import Search
+
 _ALIKE = 3
 _BUGS = (WORKLOAD, RECIPE, DATA)
 _STAGES = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
 
 
-class Source(Protocol):
-    """Supplies the settings of trials: pipelines.search.suggest.Search or Listed."""
-
-    def suggest(self, number: int) -> Params | None: ...
-
-    def report(self, number: int, validation: int, value: float) -> bool: ...
-
-    def end(self, number: int, value: float | None, *, stopped: bool) -> None: ...
-
-    def preload(self) -> None:
-        """Import what is needed once all trials have ended."""
-        ...
-
-    def importance(self) -> dict[str, float]: ...
-
-
 @dataclass(frozen=True)
 class Phase:
-    """The trials of one role: `total` of them, the `known` ones included, with settings from `source`."""
+    """The search, or the confirmation of its best: `total` trials, the `known` included; `suggest` gives the settings of the others."""
 
     role: Role
-    source: Source
     known: Sequence[Trial]
     total: int
+    suggest: Callable[[int], Params | None]
+    search: Search | None = None
+    """Learns from the results, and ends poor trials early; None in a confirmation."""
     checkpoint_every: int | None = None
     """Steps between two checkpoints where each validation must have one: a population clones at validations."""
 
@@ -114,7 +103,8 @@ class Controller:
         while not self.stopping:
             trial = self._waiting.pop(0) if self._waiting else self._new()
             if trial is None:
-                in_background(self._phase.source.preload)  # the last are under way, and the others' cores are free
+                if self._phase.search:
+                    in_background(self._phase.search.preload)  # the last are under way, and the others' cores are free
                 return None
             try:
                 return trial.number, self._task(trial)
@@ -127,7 +117,8 @@ class Controller:
         trial, validation, scores = self._ledger.trials[number], report["validation"], report["scores"]
         if validation > max(trial.validations, default=0):  # a resumed trial repeats validations
             self._ledger.validated(number, validation, scores)
-            return self._phase.source.report(number, validation, scores[self._study.metric]) or self.stopping
+            if self._phase.search and self._phase.search.report(number, validation, scores[self._study.metric]):
+                return True
         return self.stopping
 
     def ended(self, number: int, report: Mapping[str, Any] | None) -> None:
@@ -161,7 +152,7 @@ class Controller:
     def _new(self) -> Trial | None:
         if self._begun >= self.total:
             return None
-        params = self._phase.source.suggest(len(self._ledger.trials))
+        params = self._phase.suggest(len(self._ledger.trials))
         if params is None:
             self._say(f"every point of the space was tried: {self._begun} trials, not {self.total}")
             self.total = self._begun
@@ -244,8 +235,8 @@ class Controller:
         outcome = dict(outcome) | ({"frame": failure.frame} if failure and failure.frame else {})
         cause, code = (failure.error, failure.code) if failure else ("", 0)
         self._ledger.end(trial.number, status, seconds=seconds, outcome=outcome, cause=cause, code=code)
-        if self._phase.role == "search":
-            self._phase.source.end(trial.number, trial.value(self._study.metric), stopped=status == "stopped")
+        if self._phase.search:
+            self._phase.search.end(trial.number, trial.value(self._study.metric), stopped=status == "stopped")
         self._track(trial)
         if lock := self._locks.pop(trial.number, None):
             lock.close()
@@ -255,7 +246,7 @@ class Controller:
         leader, count = self._study.best(trials), sum(each.ended for each in trials)
         self._say(sweep_report.ended(self._study, trial, leader, count=count, total=self.total))
         self._fleet.describe(self._describe)
-        if leader and self._phase.role == "search":
+        if leader and self._phase.search:
             self._journal.write(count, {f"best/{self._study.metric}": leader.value(self._study.metric) or 0.0})
 
     def _track(self, trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""Suggest the settings of trials and decide which end early, by Optuna's samplers and pruners; or go through a list of settings.
+"""Suggest the settings of trials and decide which end early, by Optuna's samplers and pruners.
 
 A suggestion is a function of (seed, number of the trial, facts): the sampler is made anew for each, so a sweep that was killed continues
 with the suggestions it would have made. Early stopping is Optuna's too, because Ray Tune's schedulers keep their state in memory only.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -118,30 +118,6 @@ class Search:
             self._study.enqueue_trial(_coded(self._space, fixed))
         trial = self._study.ask(self._distributions)
         return trial, {key: _decoded(self._space[key], trial.params[key]) for key in self._space}
-
-
-class Listed:
-    """Goes through a list of settings; `known` are the trials that have some of them already."""
-
-    def __init__(self, wanted: Sequence[Params], trials: Sequence[Trial]) -> None:
-        tried = {key_of(trial.params): trial for trial in trials}
-        self.known = [tried[key_of(params)] for params in wanted if key_of(params) in tried]
-        self._untried = [params for params in wanted if key_of(params) not in tried]
-
-    def suggest(self, number: int) -> Params | None:
-        return self._untried.pop(0) if self._untried else None
-
-    def report(self, number: int, validation: int, value: float) -> bool:
-        return False
-
-    def end(self, number: int, value: float | None, *, stopped: bool) -> None:
-        pass
-
-    def preload(self) -> None:
-        pass
-
-    def importance(self) -> dict[str, float]:
-        return {}
 
 
 def _distribution(domain: Domain) -> BaseDistribution:

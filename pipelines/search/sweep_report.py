@@ -155,12 +155,5 @@ def _cell(value: Any) -> str:
 
 
 def _as_json(trial: Trial) -> dict[str, Any]:
-    row = {
-        "trial": trial.number,
-        "run_id": trial.run_id,
-        "params": trial.params,
-        "metrics": trial.metrics,
-        "status": trial.status,
-        "seconds": trial.seconds,
-    }
+    row = {"trial": trial.number} | {name: getattr(trial, name) for name in ("run_id", "params", "metrics", "status", "seconds")}
     return row | ({"cause": trial.cause} if trial.cause else {})

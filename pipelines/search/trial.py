@@ -123,27 +123,19 @@ def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Rep
 
 
 def _final(task: Task, trained: Trained, *, rank: int) -> Report:
-    """Score the rows that this trial may see, draw its figures into its folder, and make the final report. All workers take part."""
-    from pipelines import shown_by
-    from pipelines.evaluation.row_scores import ARTIFACT, row_scores, write
+    """Score the rows that this trial may see, keep the results in its folder, and make the final report. All workers take part."""
+    from pipelines.shown_by import keep_results
     from pipelines.training.scoring import predictions, validate
-    from pipelines.training.worker import whole_network
 
-    run, folder = task.job.run, task.job.folder
-    rows, judging = run.model.examples(getattr(trained.data, task.split), training=False), run.model.judging(trained.encoding)
-    judged = task.split == "test"  # the validation rows were scored at the last validation
-    scores = validate(run, trained.group, rows, trained.model, judging) if judged else {}
+    run = task.job.run
+    rows, scores = run.model.examples(getattr(trained.data, task.split), training=False), {}
+    if task.split == "test":  # the validation rows were scored at the last validation
+        judging = run.model.judging(trained.encoding)
+        scores = {f"test/{name}": value for name, value in validate(run, trained.group, rows, trained.model, judging).items()}
     outputs = predictions(run, trained.group, rows, trained.model)
     if rank:
         return {}
-    baselines, written = {}, {}
-    if judged:
-        baselines = run.model.baselines(run.model.examples(trained.data.train, training=True), rows, trained.encoding)
-        written = {f"test/{name}": value for name, value in scores.items()}
-        write(folder.page / ARTIFACT, row_scores(judging, outputs, rows))
-    metrics = shown_by.record(run, folder, written, baselines)
-    network = whole_network(task.job, trained)
-    shown_by.keep(folder, shown_by.figures(run, folder, network, outputs, rows, trained.encoding))
+    metrics, network = keep_results(run, task.job.folder, trained.data, task.split, scores, outputs, trained.checkpoint)
     return {
         "metrics": metrics,
         "steps": trained.steps,

@@ -204,15 +204,6 @@ def _made(run: Run, encoding: Encoding, group: Group, path: Path | None) -> tupl
     return model, optimizer
 
 
-def whole_network(job: Job, trained: Trained) -> nn.Module:
-    """The trained network on the CPU, for one worker's use; where each holds a part, as it was saved."""
-    if not trained.group.together:
-        return trained.model.cpu()
-    network = job.run.model.network(trained.encoding)
-    checkpoint.load_weights(Path(trained.checkpoint), network)
-    return network
-
-
 def to_the_end(steps: Generator[Look, None, R]) -> R:
     """What a generator returns when nobody stops it."""
     while True:

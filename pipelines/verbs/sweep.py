@@ -35,6 +35,7 @@ from pipelines.search import confirm
 from pipelines.search.confirm import Confirmed
 from pipelines.search.controller import Controller, Phase, folder_of, run_here
 from pipelines.search.ledger import Ledger, Trial
+from pipelines.search.space import key_of
 from pipelines.search.study import Study, study_of
 from pipelines.search.sweep_report import Report, live
 from pipelines.search.trial import Task, train_here, train_on_workers
@@ -42,7 +43,6 @@ from pipelines.supervision import supervised
 from pipelines.tracking import shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
-from pipelines.verbs import plan
 
 if TYPE_CHECKING:
     from pipelines.search.suggest import Search
@@ -77,10 +77,8 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
         return _Sweep(study, data, shipper.Tracker(uri, folder, run.root, about), screen).run(more)
 
 
-def planned(recipe: str, overrides: Sequence[str], screen: Screen) -> dict[str, Any]:
+def planned(study: Study, screen: Screen) -> dict[str, Any]:
     """The search that would run, with the arithmetic of how many trials fit at once, as JSON; nothing is started."""
-    study = study_of(recipe, overrides)
-    result = plan.plan(study.loaded, screen)
     size, total = study.space.size(), study.total(more=None, known=0, target=0)
     slots = None if cluster_session.address() else study.slots(cluster_session.local_resources())
     arithmetic = slots.arithmetic if slots else "known when the cluster is reached"
@@ -88,7 +86,7 @@ def planned(recipe: str, overrides: Sequence[str], screen: Screen) -> dict[str, 
     screen.say(f"space      {points}; {total} trials by {study.method}, scheduler {study.run.sweep.scheduler}")
     screen.say(f"room       {arithmetic}")
     search = {"space": study.run.sweep.space, "points": size, "trials": total, "search": study.method, "room": arithmetic}
-    return result | {"sweep": search | {"at_once": slots.at_once if slots else None}}
+    return search | {"at_once": slots.at_once if slots else None}
 
 
 class _Sweep:
@@ -122,7 +120,7 @@ class _Sweep:
                 search = self._search(known)
                 dataset = self._prepared(session)
                 apart = self._validations_apart(dataset) if self._study.populated and session else None
-                self._run_trials(session, Phase("search", search, known, total, apart))
+                self._run_trials(session, Phase("search", known, total, search.suggest, search, apart))
                 confirmed = self._confirmed(session)
                 return self._finish(search, dataset, confirmed)
         except KeyboardInterrupt:
@@ -219,7 +217,9 @@ class _Sweep:
         running = in_background(functools.partial(tune, population=population, every=run.sweep.grace))
 
         def board() -> Any:
-            return live(self._study, controller.trials, slots, total=controller.total, importance=phase.source.importance())
+            return live(
+                self._study, controller.trials, slots, total=controller.total, importance=phase.search.importance() if phase.search else {}
+            )
 
         with self._screen.live(board):
             running.result()
@@ -230,16 +230,16 @@ class _Sweep:
             raise self._no_trial_finished()
         if not self._study.run.sweep.confirm:
             return None
-        from pipelines.search.suggest import Listed
-
         entrants, seeds = confirm.entrants(self._study, self._searched)
         trials = [trial for trial in self._ledger.trials.values() if trial.role == "confirm"]
         self._reopen_lost(trials)
+        tried = {key_of(trial.params): trial for trial in trials}
         wanted = [entrant.with_seed(seed) for seed in seeds for entrant in entrants]
-        listed = Listed(wanted, trials)
+        known = [tried[key_of(params)] for params in wanted if key_of(params) in tried]
+        untried = iter([params for params in wanted if key_of(params) not in tried])
         names = ", ".join(entrant.name for entrant in entrants)
         self._screen.say(f"confirming {names} with seeds {', '.join(map(str, seeds))}")
-        self._run_trials(session, Phase("confirm", listed, listed.known, len(wanted)))
+        self._run_trials(session, Phase("confirm", known, len(wanted), lambda number: next(untried, None)))
         return confirm.confirmed(self._study, self._ledger, entrants, seeds)
 
     def _no_trial_finished(self) -> WorkerFailed:
