@@ -7,7 +7,7 @@ and, where MLflow was away then, what `raylway track --sync` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from pipelines.screen import Screen
 from pipelines.tracking import pages, provenance
 from pipelines.tracking.leaderboard import HEADLINE, NOTE
 from pipelines.tracking.shipper import Tracker
+from pipelines.training import checkpoint
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
@@ -113,24 +114,30 @@ def deliver(
     return result
 
 
-def _register(run: Run, tracker: Tracker, done: Concluded, dataset: Dataset) -> Registered:
+def register(
+    run: Run, uri: str, run_id: str, dataset: Dataset, weights: Path, tags: Mapping[str, str], description: str = ""
+) -> Registered:
+    """Register the model of the run `run_id`, whose last checkpoint is `weights`, under the run's name of models."""
     from pipelines.tracking import registry
-    from pipelines.training import checkpoint
 
     assert run.model_name
     return registry.register(
-        tracker.uri,
-        run_id=tracker.run_id,
+        uri,
+        run_id=run_id,
         name=run.model_name,
         workload=run.model,
         encoding=run.model.encoding_type.model_validate(dataset.manifest.encoding),
-        weights=checkpoint.weights_file(Path(done.checkpoint)),
+        weights=checkpoint.weights_file(weights),
         sample=dataset.sample,
-        tags={"weights_sha256": done.weights_sha256, "data.fingerprint": dataset.manifest.fingerprint},
-        description=pages.candidate(
-            done.what, headline=run.model.headline.metric, metrics=done.metrics, command=["promote", run.model_name, *_where(run)]
-        ),
+        tags={"data.fingerprint": dataset.manifest.fingerprint} | dict(tags),
+        description=description,
     )
+
+
+def _register(run: Run, tracker: Tracker, done: Concluded, dataset: Dataset) -> Registered:
+    command = ["promote", run.model_name or "", *_where(run)]
+    page = pages.candidate(done.what, headline=run.model.headline.metric, metrics=done.metrics, command=command)
+    return register(run, tracker.uri, tracker.run_id, dataset, Path(done.checkpoint), {"weights_sha256": done.weights_sha256}, page)
 
 
 def _result(run: Run, tracker: Tracker, done: Concluded, model: Registered | None) -> dict[str, Any]:

@@ -14,10 +14,22 @@ from pipelines.errors import RecipeError
 from pipelines.run_settings import Run
 from pipelines.search import space as spaces
 from pipelines.search.ledger import Trial
-from pipelines.search.space import Params, Space
+from pipelines.search.space import Params, Space, key_of
 
+SEED = "train.seed"
 _TRIALS = 16
 _ORDER = {"finished": 0, "running": 1, "stopped": 2, "failed": 3}
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Settings to confirm: those of a trial, or the recipe's own."""
+
+    name: str
+    params: Params
+
+    def with_seed(self, seed: int) -> Params:
+        return {**self.params, SEED: seed}
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,20 @@ class Study:
         first = next(iter(self.ranked(trials)), None)
         return first if first and first.status == "finished" and first.value(self.metric) is not None else None
 
+    def entrants(self, searched: Sequence[Trial]) -> tuple[list[Entrant], list[int]]:
+        """The settings to confirm (the best trials' and the recipe's own), and seeds that no trial of the search has used.
+
+        The best of many trials is lucky as well as good, so its own score is too high; other seeds and the test rows give an honest one.
+        """
+        best, seeds = (int(number) for number in (self.run.sweep.confirm or "1x1").split("x"))
+        finished = [trial for trial in self.ranked(searched) if trial.status == "finished"]
+        entrants = [Entrant(f"trial {trial.number}", trial.params) for trial in finished[:best]]
+        own = {key: self.base[key] for key in self.space}
+        if key_of(own) not in {key_of(entrant.params) for entrant in entrants}:
+            entrants.append(Entrant("the recipe's settings", {}))
+        first = self.run.train.seed + 1
+        return entrants, list(range(first, first + seeds))
+
     def train_command(self, params: Mapping[str, Any]) -> list[str]:
         """The words that train a trial's settings alone."""
         own = [override for override in self.overrides if not override.startswith(("sweep.", "name="))]
@@ -124,7 +150,7 @@ def _problems(run: Run, space: Space) -> list[str]:
         problems.append(f"scale.workers={run.scale.workers}: trials have a fixed number of workers, such as {run.scale.workers.least}")
     if run.data.mode == "stream":
         problems.append("data.mode=stream: trials share prepared data; leave it out")
-    if run.sweep.confirm and "train.seed" in space:
+    if run.sweep.confirm and SEED in space:
         problems.append("sweep.confirm: tries other seeds, so train.seed cannot be searched as well")
     return problems
 

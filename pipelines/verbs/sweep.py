@@ -31,18 +31,17 @@ from pipelines.process import in_background
 from pipelines.run_record import begin, check_writable, claim, slug, write_config
 from pipelines.run_states import IDENTITY, RESULT, UNPROMOTED
 from pipelines.screen import Screen
-from pipelines.search import confirm
-from pipelines.search.confirm import Confirmed
 from pipelines.search.controller import Controller, Phase, folder_of, run_here
 from pipelines.search.ledger import Ledger, Trial
 from pipelines.search.space import key_of
 from pipelines.search.study import Study, study_of
-from pipelines.search.sweep_report import Report, live
+from pipelines.search.sweep_report import Confirmed, Report, confirmed, live
 from pipelines.search.trial import Task, train_here, train_on_workers
 from pipelines.supervision import supervised
 from pipelines.tracking import shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
+from pipelines.training import checkpoint
 
 if TYPE_CHECKING:
     from pipelines.search.suggest import Search
@@ -121,8 +120,8 @@ class _Sweep:
                 dataset = self._prepared(session)
                 apart = self._validations_apart(dataset) if self._study.populated and session else None
                 self._run_trials(session, Phase("search", known, total, search.suggest, search, apart))
-                confirmed = self._confirmed(session)
-                return self._finish(search, dataset, confirmed)
+                winner = self._confirm(session)
+                return self._finish(search, dataset, winner)
         except KeyboardInterrupt:
             self._abandon("KILLED", {"stage": "interrupted"})
             raise
@@ -224,13 +223,13 @@ class _Sweep:
         with self._screen.live(board):
             running.result()
 
-    def _confirmed(self, session: Session | None) -> Confirmed | None:
+    def _confirm(self, session: Session | None) -> Confirmed | None:
         """Train the best trials and the recipe's settings anew with other seeds, if that was asked for."""
         if self._study.best(self._searched) is None:
             raise self._no_trial_finished()
         if not self._study.run.sweep.confirm:
             return None
-        entrants, seeds = confirm.entrants(self._study, self._searched)
+        entrants, seeds = self._study.entrants(self._searched)
         trials = [trial for trial in self._ledger.trials.values() if trial.role == "confirm"]
         self._reopen_lost(trials)
         tried = {key_of(trial.params): trial for trial in trials}
@@ -240,7 +239,7 @@ class _Sweep:
         names = ", ".join(entrant.name for entrant in entrants)
         self._screen.say(f"confirming {names} with seeds {', '.join(map(str, seeds))}")
         self._run_trials(session, Phase("confirm", known, len(wanted), lambda number: next(untried, None)))
-        return confirm.confirmed(self._study, self._ledger, entrants, seeds)
+        return confirmed(self._study, self._ledger, entrants, seeds)
 
     def _no_trial_finished(self) -> WorkerFailed:
         """The error where no trial was trained to its end: the causes, and the exit code of the first."""
@@ -281,33 +280,18 @@ class _Sweep:
         """Register the winner's run of the median seed, and free what the others kept."""
         for trial in confirmed.others:
             shutil.rmtree(folder_of(self._folder, trial.number).checkpoints, ignore_errors=True)
-        trial, plan = confirmed.median, self._plan
+        trial = confirmed.median
         run = self._study.with_params(trial.params).run
         if not run.model_name:
             return None
-        from pipelines.tracking import registry
-        from pipelines.training import checkpoint
-
         if run.model.task_settings() != self._study.run.model.task_settings():
             plan = preparing.plan(run)
             dataset = prepared.proven(plan.store, plan.fingerprint)
         folder = folder_of(self._folder, trial.number)
         path, _ = checkpoint.newest(folder.checkpoints, folder.read(IDENTITY) or "")
         assert path, folder
-        return registry.register(
-            self._tracker.uri,
-            run_id=trial.run_id,
-            name=run.model_name,
-            workload=run.model,
-            encoding=run.model.encoding_type.model_validate(dataset.manifest.encoding),
-            weights=checkpoint.weights_file(Path(path)),
-            sample=dataset.sample,
-            tags={
-                "weights_sha256": trial.outcome["weights_sha256"],
-                "data.fingerprint": plan.fingerprint,
-                "raylway.sweep": self._folder.path.name,
-            },
-        )
+        tags = {"weights_sha256": trial.outcome["weights_sha256"], "raylway.sweep": self._folder.path.name}
+        return publish.register(run, self._tracker.uri, trial.run_id, dataset, Path(path), tags)
 
     def _abandon(self, status: str, tags: Mapping[str, str]) -> None:
         if self._controller:
@@ -321,11 +305,6 @@ class _Sweep:
 def _launch(slots: TrialSlots, retries: int, worker: Any, task: Task, say: Any) -> Any:
     """Launch the workers of one trial, and again where one is lost."""
     folder = task.job.folder
-    scratch = folder.scratch
-    return supervised(
-        lambda: ray_train.launch(worker, task, workers=slots.workers, cpus=slots.cpus, gpus=slots.gpus, scratch=scratch),
-        folder,
-        pause=Pause(folder.pause),
-        retries=retries,
-        say=say,
-    )
+    where: Any = {"workers": slots.workers, "cpus": slots.cpus, "gpus": slots.gpus, "scratch": folder.scratch}
+    launch = functools.partial(ray_train.launch, worker, task, **where)
+    return supervised(launch, folder, pause=Pause(folder.pause), retries=retries, say=say)
