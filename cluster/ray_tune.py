@@ -125,7 +125,7 @@ def _fit(
 
 @dataclass(frozen=True)
 class _Numbered:
-    """What Tune hands to a trial's process."""
+    """A trial's number and task, as Tune hands them to its process."""
 
     number: int
     task: Any

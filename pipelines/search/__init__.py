@@ -1,1 +1,1 @@
-"""What a sweep is made of: where it searches, what suggests, the facts it keeps, how it is shown."""
+"""The parts of a sweep: its study and space, suggestions, ledger of facts, trials and their controller, report."""

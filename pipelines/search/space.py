@@ -1,4 +1,4 @@
-"""Where a sweep searches: `loguniform(1e-4, 1e-1)` and its like, under the names that overrides have. Functions as in Ray Tune."""
+"""The space of a sweep: `loguniform(1e-4, 1e-1)` and its like, under the names that overrides have. Functions as in Ray Tune."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Domain:
         return min(max(value * random.choice(_FACTORS), self.low), self.high)
 
     def place(self, value: Any) -> int | None:
-        """Where `value` stands among the values that can be counted."""
+        """The place of `value` among the values that can be counted."""
         return next((place for place, each in enumerate(self.values() or ()) if _same(value, each)), None)
 
 
@@ -95,7 +95,7 @@ class Space(dict[str, Domain]):
         return [key for key, domain in self.items() if domain.kind == "grid"]
 
     def size(self) -> int | None:
-        """How many points there are, or None where they cannot be counted."""
+        """The number of points, or None where they cannot be counted."""
         counts = [domain.values() for domain in self.values()]
         return None if any(values is None for values in counts) else math.prod(len(values or ()) for values in counts)
 
@@ -157,7 +157,7 @@ def key_of(params: Mapping[str, Any]) -> str:
 
 
 def name_of(params: Mapping[str, Any]) -> str:
-    """What differs, short enough for a list of runs: `lr=0.0031 filters=32`."""
+    """Settings in short, for a list of runs: `lr=0.0031 filters=32`."""
     lasts = [key.rpartition(".")[2] for key in params]
     named = {key: last if lasts.count(last) == 1 else key for key, last in zip(params, lasts, strict=True)}
     return " ".join(f"{named[key]}={value:.3g}" if isinstance(value, float) else f"{named[key]}={value}" for key, value in params.items())

@@ -81,7 +81,7 @@ class Study:
         return total if size is None else min(total, size)
 
     def slots(self, resources: Resources) -> TrialSlots:
-        """How many trials fit at once. Raises ClusterError with the arithmetic if not one does."""
+        """The trials that fit at once. Raises ClusterError with the arithmetic if not one does."""
         scale, sweep = self.run.scale, self.run.sweep
         if not scale.workers:
             one = "scale.workers=0: one trial at once, in this process"

@@ -57,11 +57,11 @@ def train_here(task: Task, weights: Path | None) -> Generator[Report, None, Repo
         with contextlib.closing(training(task.job, rank=0, world_size=1, device=device)) as steps:
             while True:
                 try:
-                    look = next(steps)
+                    validation = next(steps)
                 except StopIteration as end:
                     return _final(task, end.value, rank=0)
-                scores = {f"val/{name}": value for name, value in look.scores.items()}
-                yield _report(task, look.number, look.step, scores) | {"last": look.last}
+                scores = {f"val/{name}": value for name, value in validation.scores.items()}
+                yield _report(task, validation.number, validation.step, scores) | {"last": validation.last}
     except Exception as error:
         return _failed(describe(error, 0, time.time()))
 
@@ -104,10 +104,10 @@ def work(task: Task, *, rank: int, world_size: int, device: str) -> Report | Non
         steps = training(task.job, rank=rank, world_size=world_size, device=device)
         while True:
             try:
-                look = next(steps)
+                validation = next(steps)
             except StopIteration as end:
                 return _final(task, end.value, rank=rank)
-            if look.group.from_first(int(task.job.folder.stop.exists())):
+            if validation.group.from_first(int(task.job.folder.stop.exists())):
                 steps.close()
                 return None
     except Exception as error:
