@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -74,3 +75,24 @@ def test_what_was_sent_of_a_trial_before_it_ended_is_not_all(path):
     ledger.tracked(0, "interrupted")
     ledger.end(0, "finished", seconds=1, outcome={})
     assert ledger.trials[0].run_id == ""
+
+
+def test_the_lines_of_an_earlier_version_are_understood(path):
+    lines = [
+        {"event": "target", "trials": 3},
+        {"event": "begun", "trial": 0, "params": {"optim.lr": 0.1}, "role": "search"},
+        {"event": "look", "trial": 0, "look": 1, "scores": {"val/accuracy": 0.5, "val/loss": "inf"}},
+        {"event": "ended", "trial": 0, "status": "finished", "seconds": 1.5, "metrics": {"loss": 0.25}}
+        | {"told": {"weights_sha256": "ab"}, "cause": "", "code": 0},
+        {"event": "tracked", "trial": 0, "run_id": "run-0"},
+        {"event": "begun", "trial": 1, "params": {"optim.lr": 0.2}, "role": "confirm"},
+        {"event": "changed", "trial": 1, "params": {"optim.lr": 0.3}, "donor": 0},
+        {"event": "ended", "trial": 1, "status": "failed", "seconds": 0, "metrics": {}, "told": {}, "cause": "lost", "code": 12},
+        {"event": "reopened", "trial": 1},
+    ]
+    path.write_text("".join(json.dumps(line | {"time": 1.0}) + "\n" for line in lines))
+    ledger = Ledger(path)
+    first, second = ledger.trials.values()
+    assert ledger.target == 3
+    assert (first.status, first.value("val/accuracy"), first.outcome, first.run_id) == ("finished", 0.5, {"weights_sha256": "ab"}, "run-0")
+    assert (second.status, second.role, second.initial, second.params) == ("running", "confirm", {"optim.lr": 0.2}, {"optim.lr": 0.3})
