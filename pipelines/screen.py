@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -32,6 +33,8 @@ class Screen:
     def __init__(self, *, as_json: bool = False) -> None:
         self._json = as_json
         self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        if self._console.is_jupyter:  # of tqdm, which libraries import, and which asks for ipywidgets
+            warnings.filterwarnings("ignore", "IProgress not found")
         if not _is_live(self._console):
             self._console.width = _LOG_WIDTH  # of a file or a pipe rich would think 80, and cut tables to it
 
