@@ -323,7 +323,8 @@ def test_a_population_takes_over_the_weights_of_its_best(tracked):
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_a_trial_may_have_workers_of_its_own_and_be_ended_early(tracked):
-    settings = ("sweep.space.optim.lr=grid(0.02, 0.03, 1.0e-6)", "sweep.search=grid", "sweep.scheduler=asha", "train.epochs=20")
+    # the second is the best at each rung on any machine, so that it is not ended
+    settings = ("sweep.space.optim.lr=grid(3.0e-4, 0.02, 1.0e-6)", "sweep.search=grid", "sweep.scheduler=asha", "train.epochs=20")
     two = swept(tracked, "two-workers-each", *settings, "scale.workers=2")
     assert [trial["status"] for trial in two["trials"]] == ["finished", "finished", "stopped"]
     one = swept(tracked, "one-worker-each", *settings, "scale.workers=0")
