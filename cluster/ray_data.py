@@ -60,6 +60,7 @@ def in_order(dataset: Any) -> Iterator[Any]:
     """The rows of a ray.data.Dataset in its own order: pyarrow tables or, where a column holds tensors, arrays by column."""
     import pyarrow as pa
 
+    _quiet()
     tensors = any(isinstance(kind, pa.ExtensionType) for kind in dataset.schema().base_schema.types)
     options = dataset.context.execution_options
     before, options.preserve_order = options.preserve_order, True

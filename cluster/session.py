@@ -83,7 +83,9 @@ def connect() -> Iterator[Session]:
     if "ray" in sys.modules and _ray().is_initialized():
         done: Future[Watch | None] = Future()
         done.set_result(None)
-        yield Session(done, local=address() is None)
+        # the caller's own Ray, in a notebook for one, offers each core once, so it is treated like a cluster of others (see _start)
+        twice = _ray().cluster_resources().get("CPU", 0) >= 2 * local_resources().cpus
+        yield Session(done, local=address() is None and twice)
         return
     os.environ.update({name: os.environ.get(name, value) for name, value in (ALLOCATOR | ray_internals.SESSION_SWITCHES).items()})
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:

@@ -250,15 +250,7 @@ def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], probl
     told: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
     if "recipe" in values:
         told["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
-    groups: dict[str, type[BaseModel]] = {
-        "data": Data,
-        "optim": Optim,
-        "train": Train,
-        "scale": Scale,
-        "track": Track,
-        "sweep": Sweep,
-        "promote": Promote,
-    }
+    groups: dict[str, type[BaseModel]] = {kind.__name__.lower(): kind for kind in (Data, Optim, Train, Scale, Track, Sweep, Promote)}
     if "workload" not in values:
         told["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
     else:

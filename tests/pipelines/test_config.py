@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import example, given, settings
@@ -317,3 +318,24 @@ def test_a_kept_config_is_the_run_it_came_from_with_overrides_laid_over():
     assert (changed.train.epochs, changed.train.steps, changed.storage) == (2, None, "/elsewhere")
     with pytest.raises(RecipeError, match=r"optim.lrr: no such setting; did you mean optim.lr\? \(config.yaml:"):
         config.trained_with(kept.replace("  lr:", "  lrr:"))
+
+
+def test_settings_as_python_values_are_the_words_that_mean_them(tmp_path):
+    given = {
+        "optim.lr": 1e-5,
+        "train": {"epochs": 5, "micro_batch": None},
+        "data": {"source": tmp_path / "a b.csv", "columns": {"label": "3"}},
+        "scale.workers": "1..4",
+        "train.batch": np.int64(64),
+        "train.compile": True,
+        "promote.min": {"accuracy": 0.9},
+    }
+    loaded = config.load("cnn", config.words_of(given)).run
+    assert (loaded.optim.lr, loaded.train.epochs, loaded.train.micro_batch, loaded.train.batch) == (1e-5, 5, None, 64)
+    assert (loaded.data.source, loaded.data.columns) == (str(tmp_path / "a b.csv"), {"label": "3"})
+    assert (loaded.scale.workers.written, loaded.train.compile, loaded.promote.min) == ("1..4", True, {"accuracy": 0.9})
+
+
+def test_a_value_that_can_be_no_setting_is_told_by_its_key():
+    with pytest.raises(RecipeError, match=r"optim\.lr: a object is no setting"):
+        config.words_of({"optim.lr": object()})
