@@ -85,6 +85,8 @@ def _write(data: Any, path: Path, batches: Callable[[Any], Iterator[Any]]) -> st
             return _write_batches(batches(data), path)
         if kind == "columns":
             return _write_columns(data, path)
+    except DataError:
+        raise
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise DataError(f"data: cannot be written as rows: {error}") from error
     raise DataError(f"data: a {type(data).__name__} holds no rows that can be read; give a path, {_EXPECTED}")
