@@ -117,7 +117,7 @@ def workload_class(name: str) -> type[Workload]:
     if not re.fullmatch(r"workloads(\.[a-z_][a-z0-9_]*)+", dotted) or (attribute and not attribute.isidentifier()):
         raise RecipeError(f"workload: {name!r} names no file of workloads/; write cnn, or workloads.my_file:MyClass")
     try:
-        found = importlib.import_module(dotted)
+        imported = importlib.import_module(dotted)
     except ModuleNotFoundError as error:
         if error.name != dotted and not dotted.startswith(f"{error.name}."):
             raise
@@ -125,7 +125,7 @@ def workload_class(name: str) -> type[Workload]:
         raise RecipeError(f"workload: there is no workloads/{module}.py{_nearest(module, families)}") from None
     classes = {
         name: value
-        for name, value in vars(found).items()
+        for name, value in vars(imported).items()
         if isinstance(value, type) and issubclass(value, Workload) and value.__module__ == dotted and not inspect.isabstract(value)
     }
     if attribute:
@@ -247,17 +247,17 @@ def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any]
 
 
 def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], problems: list[str]) -> Run | None:
-    told: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
+    sentences: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
     if "recipe" in values:
-        told["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
+        sentences["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
     groups: dict[str, type[BaseModel]] = {kind.__name__.lower(): kind for kind in (Data, Optim, Train, Scale, Track, Sweep, Promote)}
     if "workload" not in values:
-        told["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
+        sentences["workload"] = "workload: missing; a recipe names the file of workloads/ that it trains, such as `workload: cnn`"
     else:
         try:
             groups["model"] = workload_class(str(values["workload"]))
         except RecipeError as error:
-            told["workload"] = "\n".join(error.problems)
+            sentences["workload"] = "\n".join(error.problems)
     known = _known_keys(groups)
     parts: dict[str, Any] = {"model": {}, "data": {}, "train": {}} | _nest(values, problems) | {"recipe": recipe}
     for group, kind in groups.items():
@@ -265,18 +265,18 @@ def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], probl
             if group in parts:
                 parts[group] = kind.model_validate(parts[group])
         except ValidationError as error:
-            parts[group], told[group] = None, ""
+            parts[group], sentences[group] = None, ""
             for key, sentence in _sentences(error, f"{group}.", places, known):
-                told.setdefault(key, sentence) if key != group else told.update({group: sentence})
+                sentences.setdefault(key, sentence) if key != group else sentences.update({group: sentence})
     if "model" not in groups:
-        parts["model"], told["model"] = None, ""
+        parts["model"], sentences["model"] = None, ""
     try:
         run = Run.model_validate(parts)
     except ValidationError as error:
         run = None
         for key, sentence in _sentences(error, "", places, known):
-            told.setdefault(key, sentence)
-    problems.extend(sentence for sentence in told.values() if sentence)
+            sentences.setdefault(key, sentence)
+    problems.extend(sentence for sentence in sentences.values() if sentence)
     return None if problems else run
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as a person is told it: one sentence, a hint, and the exit code of the command line."""
+"""The errors that a person sees: one sentence, a hint, and the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True)
 class Failure:
-    """What happened in a worker, in plain strings, so that it can cross processes."""
+    """An error of a worker in plain strings, so that it can cross processes."""
 
     code: int
     rank: int
@@ -124,7 +124,7 @@ def _inside_libraries(filename: str) -> bool:
 
 
 def _connection_lost(error: BaseException) -> bool:
-    """Whether another worker is gone: it may be a while until Ray knows of a node that died, and the others' sums fail at once."""
+    """True if another worker is gone: it may be a while until Ray knows of a node that died, and the others' sums fail at once."""
     return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or "gloo/transport" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""Repetition: a training that is only to be compared, in a folder that goes when it has been, and without a page in MLflow."""
+"""Rerun a training only to compare it: in a folder that is deleted afterwards, and without a run in MLflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Mapping[int, float]]
 """metric -> step -> value."""
 NOT_CURVES = ("perf/", "cost/", "seconds/", "test/", "baseline/", "best/", "eval/")
-"""How the names begin of what is no curve of the training, or cannot be the same twice."""
+"""Prefixes of metrics that are no curves of the training, or differ from run to run."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Pair:
 
     @property
     def same(self) -> bool:
-        """Whether it is what it was, to the bit."""
+        """True if both are equal to the bit."""
         return self.recorded == self.now or (math.isnan(self.recorded) and math.isnan(self.now))
 
     @property
     def size(self) -> float:
-        """How far it is off, relative to what was recorded."""
+        """The relative difference."""
         return abs(self.now - self.recorded) / (abs(self.recorded) or 1.0)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ def scratch(root: Path, name: str, run: Run, plan: Plan) -> Iterator[RunFolder]:
 
 
 def trained(run: Run, plan: Plan, folder: RunFolder, until: int, screen: Screen) -> Outcome | None:
-    """Train to step `until`, or go on to it from the checkpoint in `folder`: what the first worker reports; None if it diverged."""
+    """Train to step `until`, resuming from a checkpoint in `folder`: the first worker's outcome, or None if it diverged."""
     try:
         job = launch.job_of(run, plan, folder, stop_after=until)
         return launch.trained(job, plan, Attempt(), screen, meanwhile=lambda: None)[1]
@@ -80,18 +80,18 @@ def trained(run: Run, plan: Plan, folder: RunFolder, until: int, screen: Screen)
 
 
 def curves(folder: RunFolder) -> dict[str, dict[int, float]]:
-    """All numbers that a training wrote down."""
-    found: dict[str, dict[int, float]] = {}
+    """Every logged number of a training."""
+    curves: dict[str, dict[int, float]] = {}
     for point in journal.read(folder.journal):
         for name, value in point.metrics.items():
-            found.setdefault(name, {})[point.step] = value
-    return found
+            curves.setdefault(name, {})[point.step] = value
+    return curves
 
 
 def first_mismatch(recorded: Curves, now: Curves) -> tuple[Pair | None, int]:
     """The first number that is not what it was, and how many there were to compare."""
-    found = pairs(recorded, now)
-    return next((pair for pair in found if not pair.same), None), len(found)
+    compared = pairs(recorded, now)
+    return next((pair for pair in compared if not pair.same), None), len(compared)
 
 
 def pairs(recorded: Curves, now: Curves) -> list[Pair]:

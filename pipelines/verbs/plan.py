@@ -20,7 +20,7 @@ _FLOAT_BYTES = 4
 
 
 def plan(loaded: Loaded, screen: Screen) -> dict[str, Any]:
-    """What `raylway train` would do, as JSON; `problems` lists what would stop it."""
+    """Work out what `raylway train` would do, as JSON; `problems` lists what would stop it."""
     run = loaded.run
     result: dict[str, Any] = {"settings": loaded.settings(), "batch": _batch(run), "problems": []}
     for look in (_resources, _data, _storage):
@@ -57,9 +57,9 @@ def _resources(run: Run) -> dict[str, Any]:
 
 
 def _data(run: Run) -> dict[str, Any]:
-    found = preparing.plan(run)
-    encoding = preparing.peek(run, found)
-    rows = preparing.count(run, found)
+    data = preparing.plan(run)
+    encoding = preparing.peek(run, data)
+    rows = preparing.count(run, data)
     parameters = _parameters(run, encoding)
     return {
         "parameters": parameters,
@@ -67,8 +67,8 @@ def _data(run: Run) -> dict[str, Any]:
         "steps": run.train.steps or (rows["train"] and run.steps(rows["train"])),
         "data": {
             "source": run.data.name,
-            "fingerprint": found.fingerprint,
-            "prepared": found.ready,
+            "fingerprint": data.fingerprint,
+            "prepared": data.ready,
             "rows": rows,
             "encoding": encoding.model_dump(mode="json"),
         },
@@ -76,7 +76,7 @@ def _data(run: Run) -> dict[str, Any]:
 
 
 def _state_bytes(run: Run, parameters: int) -> int:
-    """What a worker keeps of weights, gradients and optimizer state: all of it, or its part, where there are as few of them as may be."""
+    """Bytes of weights, gradients and optimizer state on a worker: all of them, or with fsdp its share among the fewest workers allowed."""
     states = _SGD_STATES if run.optim.name == "sgd" else _ADAM_STATES
     shares = max(run.scale.workers.least, 1) if run.scale.strategy == "fsdp" else 1
     return (2 + states) * _FLOAT_BYTES * -(-parameters // shares)

@@ -28,12 +28,12 @@ from pipelines.tracking.causes import Cause, causes
 from pipelines.tracking.facts import Facts
 from pipelines.tracking.lookup import TrackedRun
 
-_ALLOWED, _SAID = ("data.prepared=", "data.cache=", "scale."), "storage, track.uri, data.prepared, data.cache and scale.*"
+_ALLOWED, _ALLOWED_TEXT = ("data.prepared=", "data.cache=", "scale."), "storage, track.uri, data.prepared, data.cache and scale.*"
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What is known of the run that is to be repeated."""
+    """The run that is to be repeated, as it was recorded."""
 
     kept: TrackedRun
     run: Run
@@ -42,7 +42,7 @@ class Recorded:
 
     @property
     def steps(self) -> int:
-        """The last step of which a training loss was written down."""
+        """The last step with a recorded training loss."""
         return max(self.curves["loss"])
 
 
@@ -60,16 +60,16 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
     plan = preparing.plan(recorded.run)
     for cause in causes(recorded.facts, _now(recorded.run, plan)):
         screen.say(f"warning: {cause}")
-    if told := _of_the_data(plan, recorded.facts):
-        screen.say(f"  {told}")
+    if change := _change_of_data(plan, recorded.facts):
+        screen.say(f"  {change}")
     screen.say(f"{recorded.kept.name}: repeating steps 1 to {until:,}")
     with rerun.scratch(root, recorded.kept.name, recorded.run, plan) as folder:
         outcome = rerun.trained(recorded.run, plan, folder, until, screen)
         now = rerun.curves(folder)
     mismatch, compared = rerun.first_mismatch(recorded.curves, now)
     weights = {"recorded": recorded.kept.tags.get("weights_sha256"), "now": outcome and outcome.weights_sha256}
-    whole = bool(outcome and weights["recorded"] and until == recorded.steps)
-    same = mismatch is None and (not whole or weights["recorded"] == weights["now"])
+    complete = bool(outcome and weights["recorded"] and until == recorded.steps)
+    same = mismatch is None and (not complete or weights["recorded"] == weights["now"])
     likely = [] if same else causes(recorded.facts, _now(recorded.run, plan, outcome), mismatch.size if mismatch else None)
     verdict = f"bit for bit, {until:,} steps" if same else f"differs, first at step {mismatch.step if mismatch else until:,}"
     with suppress(StorageError), lookup.opened(uri) as client:  # a note for those who read the page; the answer does not depend on it
@@ -81,7 +81,7 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
         "steps": until,
         "compared": compared,
         "first_difference": mismatch and asdict(mismatch),
-        "weights_sha256": weights if whole else None,
+        "weights_sha256": weights if complete else None,
         "causes": [asdict(cause) for cause in likely],
         "seconds": time.time() - began,
     }
@@ -91,7 +91,7 @@ def reproduce(called: str, overrides: Sequence[str], *, steps: int | None, scree
 
 def _recorded(client: Any, called: str, overrides: Sequence[str], root: Path) -> Recorded:
     if wrong := [override for override in overrides if not override.startswith(_ALLOWED)]:
-        raise RecipeError(*(f"{override}: a run is repeated as it was; only {_SAID} can be given" for override in wrong))
+        raise RecipeError(*(f"{override}: a run is repeated as it was; only {_ALLOWED_TEXT} can be given" for override in wrong))
     kept = lookup.named(client, called)
     text = facts.text(client, kept.run_id, "config.yaml")
     if text is None:
@@ -114,19 +114,19 @@ def _until(recorded: Recorded, steps: int | None) -> int:
 
 
 def _now(run: Run, plan: Plan, outcome: Any = None) -> Facts:
-    """What the repetition is made of, named as in `facts`; what a worker found once there is one."""
+    """Facts of the repetition, named as in `facts`; with those that a worker measured, once it has trained."""
     here = facts.here()
-    found = {"threads": str(outcome.threads), "hardware": outcome.hardware} if outcome else {}
+    measured = {"threads": str(outcome.threads), "hardware": outcome.hardware} if outcome else {}
     return {
         "code": here["code"] | {"network": run.network_code[:12]},
         "data": {"fingerprint": plan.fingerprint},
         "packages": here["packages"],
-        "environment": {"workers": str(run.scale.workers)} | found,
+        "environment": {"workers": str(run.scale.workers)} | measured,
     }
 
 
-def _of_the_data(plan: Plan, recorded: Facts) -> str:
-    """What of the data changed, where the dataset that the run was trained on is still kept."""
+def _change_of_data(plan: Plan, recorded: Facts) -> str:
+    """Say what changed in the data, if the dataset that the run was trained on is still kept."""
     before = recorded["data"].get("fingerprint", plan.fingerprint)
     if before == plan.fingerprint or not plan.store.has(before, dataset.MANIFEST):
         return ""

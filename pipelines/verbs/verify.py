@@ -1,6 +1,6 @@
 """Verify: prove on this machine, or on this cluster, what is promised of every training.
 
-`resume`: stopped half way and gone on with by new workers, it ends with the bits of one that was not disturbed. `parity`: the curve of
+`resume`: stopped half way and resumed by new workers, it ends with the bits of one that was not disturbed. `parity`: the curve of
 several workers is that of one, but for rounding. Nothing is kept, and MLflow is told nothing.
 """
 
@@ -30,7 +30,7 @@ _EACH_STEP = "train.log_every=1"
 
 
 def verify(what: What, loaded: Loaded, *, steps: int, screen: Screen) -> dict[str, Any]:
-    """Whether the promise `what` holds for the first `steps` steps of a recipe. Raises RecipeError where there is nothing to promise."""
+    """Check the promise `what` on the first `steps` steps of a recipe. Raises RecipeError where there is nothing to promise."""
     began, run = time.time(), loaded.run
     if run.data.mode == "stream":
         raise RecipeError("data.mode=stream gives rows in no promised order, so there is nothing to verify")
@@ -39,32 +39,32 @@ def verify(what: What, loaded: Loaded, *, steps: int, screen: Screen) -> dict[st
     check_writable(run.root)
     plan = preparing.plan(run)
     with _connected(run):
-        found = (_resumed if what == "resume" else _shared)(loaded, plan, steps, screen)
-    result = {"what": what, "recipe": run.recipe, "steps": steps, "workers": run.scale.workers.most, **found}
+        verdict = (_check_resume if what == "resume" else _check_parity)(loaded, plan, steps, screen)
+    result = {"what": what, "recipe": run.recipe, "steps": steps, "workers": run.scale.workers.most, **verdict}
     return result | {"seconds": time.time() - began}
 
 
-def _resumed(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str, Any]:
+def _check_resume(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str, Any]:
     run = _logged(loaded)
     screen.say(f"undisturbed: steps 1 to {steps:,}")
-    whole, recorded = _trained(run, plan, [steps], screen)
-    half = whole.steps // 2
+    undisturbed, recorded = _trained(run, plan, [steps], screen)
+    half = undisturbed.steps // 2
     if not half:
-        raise RecipeError(f"train.steps={whole.steps}: a training of one step cannot be stopped half way")
-    screen.say(f"stopped after step {half:,}, and gone on with by new workers")
+        raise RecipeError(f"train.steps={undisturbed.steps}: a training of one step cannot be stopped half way")
+    screen.say(f"stopped after step {half:,}, and resumed by new workers")
     resumed, now = _trained(run, plan, [half, steps], screen)
     mismatch, compared = rerun.first_mismatch(recorded, now)
-    weights = {"undisturbed": whole.weights_sha256, "resumed": resumed.weights_sha256}
+    weights = {"undisturbed": undisturbed.weights_sha256, "resumed": resumed.weights_sha256}
     same = mismatch is None and weights["undisturbed"] == weights["resumed"]
     if same:
-        screen.say(f"VERIFIED bit for bit: {compared:,} numbers and the weights, {whole.weights_sha256[:12]}")
+        screen.say(f"VERIFIED bit for bit: {compared:,} numbers and the weights, {undisturbed.weights_sha256[:12]}")
     else:
         screen.say(f"NOT VERIFIED: {f'first at step {mismatch.step:,}: {mismatch}' if mismatch else 'the weights differ'}")
-    told = {"resumed_from_step": resumed.resumed_from_step, "compared": compared, "weights_sha256": weights}
-    return {"verified": same, **told, "first_difference": mismatch and asdict(mismatch)}
+    details = {"resumed_from_step": resumed.resumed_from_step, "compared": compared, "weights_sha256": weights}
+    return {"verified": same, **details, "first_difference": mismatch and asdict(mismatch)}
 
 
-def _shared(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str, Any]:
+def _check_parity(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str, Any]:
     several = _logged(loaded)
     # the cut into micro-batches is that of the several: how a batch is cut decides the seeds of dropout
     one = _logged(loaded, "scale.workers=1", f"train.micro_batch={several.micro_batch}")
@@ -79,12 +79,12 @@ def _shared(loaded: Loaded, plan: Plan, steps: int, screen: Screen) -> dict[str,
         f"{'VERIFIED' if verified else 'NOT VERIFIED'}: {len(pairs):,} numbers, none of which may be off by more than {TOLERANCE:g} of it"
     )
     screen.say(f"the most, at step {worst.step:,}: {worst}")
-    told = {"compared": len(pairs), "tolerance": TOLERANCE}
-    return {"verified": verified, **told, "largest_difference": asdict(worst) | {"size": worst.size}}
+    details = {"compared": len(pairs), "tolerance": TOLERANCE}
+    return {"verified": verified, **details, "largest_difference": asdict(worst) | {"size": worst.size}}
 
 
 def _trained(run: Run, plan: Plan, stops: list[int], screen: Screen) -> tuple[Any, Curves]:
-    """Train to each of `stops` in turn, each time by new workers: what they report at the last, and all that was written down."""
+    """Train to each of `stops` in turn, each time by new workers: the outcome of the last, and every logged number."""
     with rerun.scratch(run.root, f"verify-{run.recipe}", run, plan) as folder:
         for until in stops:
             outcome = rerun.trained(run, plan, folder, until, screen)
@@ -94,7 +94,7 @@ def _trained(run: Run, plan: Plan, stops: list[int], screen: Screen) -> tuple[An
 
 
 def _logged(loaded: Loaded, *overrides: str) -> Run:
-    """The run with every step written down, and what else is overridden."""
+    """The run with every step logged, and with further overrides."""
     return load(loaded.words[0], [*loaded.words[1:], _EACH_STEP, *overrides]).run
 
 
