@@ -1,23 +1,39 @@
-"""What is known of a model on some examples: metrics with their intervals, of all and of each slice, and as a page that a person reads."""
+"""Reports: metrics with their intervals, of all examples and of each slice (a group of a column's values), for people and as JSON.
+
+A slice's column is read again from the source, for just the rows that were scored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.data.splits import SPLITS
+from pipelines.errors import RecipeError
 from pipelines.evaluation import statistics
-from pipelines.evaluation.slices import groups
 from pipelines.evaluation.statistics import Interval
+from pipelines.tracking.pages import number, table
+from workloads.base import DataError
 from workloads.judging import Judged, Judging, Score, metrics
+
+if TYPE_CHECKING:
+    from pipelines.data.dataset import Dataset
+    from pipelines.evaluation.models import Model
+    from pipelines.newdata import Rows
+
+MISSING, OTHERS = "(missing)", "(others)"
+_MOST_GROUPS = 20
+_PARTS = 4
 
 
 @dataclass(frozen=True)
 class Group:
-    """Metrics of some examples."""
+    """Metrics of all examples, or of a slice."""
 
     rows: int
     metrics: dict[str, float]
@@ -25,9 +41,9 @@ class Group:
     """95 %, of those metrics that have one."""
 
     def as_json(self) -> dict[str, Any]:
-        """What no rows can tell (NaN), such as the ROC curve of a single class, as null: JSON has no other word for it."""
-        told = {name: [_known(end) for end in interval] for name, interval in self.intervals.items()}
-        return {"rows": self.rows, "metrics": {name: _known(value) for name, value in self.metrics.items()}, "intervals": told}
+        """Metrics without a value (NaN), such as the ROC curve of a single class, are null: JSON has no other word for it."""
+        intervals = {name: [_finite(end) for end in interval] for name, interval in self.intervals.items()}
+        return {"rows": self.rows, "metrics": {name: _finite(value) for name, value in self.metrics.items()}, "intervals": intervals}
 
 
 @dataclass(frozen=True)
@@ -40,11 +56,15 @@ class Report:
     block: int = 1
     """How many consecutive examples were drawn together."""
     naive: dict[str, float] = field(default_factory=dict)
-    """The metrics of the strongest naive answer to the same examples, where there is one to be had."""
+    """Metrics of the strongest naive baseline on the same examples, where there is one."""
+
+    def as_json(self) -> dict[str, Any]:
+        slices = {column: {value: group.as_json() for value, group in groups.items()} for column, groups in self.slices.items()}
+        return self.whole.as_json() | {"naive": self.naive, "slices": slices, "drawn_together": self.block} | self.details
 
 
 def report(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray] | None = None) -> Report:
-    """Everything there is to say of judged examples; `columns` are those to slice by, a value an example."""
+    """The report of scored examples; `columns` are those to slice by, a value an example."""
     block = statistics.block_of(len(judged), judging.span)
     found = metrics(judging, judged)
     intervals = _intervals(judging, {**judged.scores, **judging.parts(judged)}, block)
@@ -53,8 +73,8 @@ def report(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray] |
         name: {value: _slice(judging, judged, inside, block) for value, inside in groups(values).items()}
         for name, values in (columns or {}).items()
     }
-    told = {name: intervals[name] for name in found if name in intervals}
-    return Report(Group(len(judged), found, told), slices, judging.details(judged), block)
+    intervals = {name: intervals[name] for name in found if name in intervals}
+    return Report(Group(len(judged), found, intervals), slices, judging.details(judged), block)
 
 
 def plain(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray]) -> Report:
@@ -67,12 +87,60 @@ def plain(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray]) -
     return Report(group(np.arange(len(judged))), slices)
 
 
+def check_columns(columns: Sequence[str], rows: Rows, judging: Judging) -> None:
+    """Raise RecipeError for a column that the source has not, or a task whose examples are no rows of the source."""
+    source = rows.selection.source
+    for name in columns:
+        if name not in source.columns():
+            raise RecipeError(f"--slice {name}: {source.label} has no such column; columns: {', '.join(source.columns())}")
+    if columns and judging.told_by is None:
+        raise RecipeError(f"--slice: {rows.selection.workload.task} stores tokens, which are no rows of the source: no column can slice it")
+
+
+def column_values(
+    columns: Sequence[str], rows: Rows, model: Model, dataset: Dataset, *, split: str, examples: int
+) -> dict[str, np.ndarray]:
+    """Each column's value of each example, objects (N,), read from the source.
+
+    Raises DataError if the source is no more what the dataset was made of, or has other rows than were scored.
+    """
+    selection, judging = rows.selection, model.workload.judging(model.encoding)
+    if changed := [name for name, content in selection.source.identity().items() if dataset.manifest.source.get(name) != content]:
+        raise DataError(f"{changed[0]}: changed since {model.called} was trained on it, so its columns cannot slice the rows kept")
+    assert judging.told_by is not None or not columns
+    first, number = judging.told_by or 0, SPLITS.index(split)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for piece in rows.pieces:
+        for batch in selection.batches(piece, also=columns):
+            kept = batch.numbers(number, model.encoding)
+            for name in columns:
+                found[name].append(np.asarray(batch.also[name], dtype=object)[kept])
+    values = {name: np.concatenate(parts)[first : first + examples] for name, parts in found.items()}
+    if any(len(column) != examples for column in values.values()):
+        read = min(len(column) for column in values.values())
+        raise DataError(f"{selection.source.label}: {examples:,} examples were judged, but {read:,} rows are there now; did it change?")
+    return values
+
+
+def groups(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Value -> its examples, bool (N,); many different numbers in quarters, of many other values the commonest and the rest."""
+    missing = np.array([value is None or value != value for value in values], bool)
+    if _are_many_numbers(values[~missing]):
+        return dict(_quarters(values, missing))
+    spelt = np.array([MISSING if gone else _spelt(value) for value, gone in zip(values, missing, strict=True)], dtype=str)
+    names, counts = np.unique(spelt, return_counts=True)
+    kept = set(names[np.argsort(-counts, kind="stable")][:_MOST_GROUPS].tolist())
+    found = {name: spelt == name for name in names.tolist() if name in kept}
+    rest = ~np.isin(spelt, list(kept))
+    return found | ({OTHERS: rest} if rest.any() else {})
+
+
 def markdown(report: Report, *, of: str, on: str) -> str:
     """The report as a page."""
     drawn = "rows" if report.block == 1 else f"blocks of {report.block:,} consecutive examples"
     lines = [f"# {of} on {on}", "", f"{report.whole.rows:,} examples; 95 % bootstrap intervals over {drawn}"]
-    for title, rows in tables(report):
-        lines += ["", *([f"## {title}", ""] if title else []), *page(rows)]
+    for title, (head, *rows) in tables(report):
+        lines += ["", *([f"## {title}", ""] if title else []), table(head, rows, pad="")]
     return "\n".join(lines) + "\n"
 
 
@@ -82,7 +150,7 @@ def tables(report: Report) -> list[tuple[str, list[list[str]]]]:
     plain = [name for name in whole.metrics if "/" not in name]
     naive = {name: number(value) for name, value in report.naive.items()}
     head = ["", "", "95 % interval", *(["naive baseline"] if naive else [])]
-    rows = [[name, number(whole.metrics[name]), told(whole.intervals.get(name))] for name in plain]
+    rows = [[name, number(whole.metrics[name]), within(whole.intervals.get(name))] for name in plain]
     if naive:
         rows = [[*row, naive.get(row[0], "")] for row in rows]
     found = [("", [head, *rows])]
@@ -91,7 +159,7 @@ def tables(report: Report) -> list[tuple[str, list[list[str]]]]:
         if "/" in name:
             kind, rest = name.split("/", 1)
             member, _, metric = rest.rpartition("/")
-            grouped.setdefault(kind, {}).setdefault(member, {})[metric] = f"{number(value)} {told(whole.intervals.get(name))}".strip()
+            grouped.setdefault(kind, {}).setdefault(member, {})[metric] = f"{number(value)} {within(whole.intervals.get(name))}".strip()
     for kind, members in grouped.items():
         columns = list(next(iter(members.values())))
         body = [[member, *(cells.get(name, "") for name in columns)] for member, cells in members.items()]
@@ -99,25 +167,29 @@ def tables(report: Report) -> list[tuple[str, list[list[str]]]]:
     for column, values in report.slices.items():
         names = list(next(iter(values.values())).metrics)
         rows = [
-            [value, f"{group.rows:,}", *(f"{number(group.metrics[name])} {told(group.intervals.get(name))}".strip() for name in names)]
+            [
+                value,
+                f"{group.rows:,}",
+                *(f"{number(group.metrics[name])} {within(group.intervals.get(name))}".strip() for name in names),
+            ]
             for value, group in values.items()
         ]
         found.append((f"by {column}", [[column, "rows", *names], *rows]))
     return found
 
 
-def write_table(path: Path, table: Mapping[str, Any], slices: Mapping[str, np.ndarray]) -> None:
+def write_table(path: Path, columns: Mapping[str, Any], slices: Mapping[str, np.ndarray]) -> None:
     """The rows as Parquet, the columns that slice them behind."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    columns = {name: _arrow(values) for name, values in table.items()}
+    arrays = {name: _arrow(values) for name, values in columns.items()}
     for name, values in slices.items():
-        columns[f"slice {name}"] = pa.array([None if value is None or value != value else str(value) for value in values])
-    parquet.write_table(pa.table(columns), path)
+        arrays[f"slice {name}"] = pa.array([None if value is None or value != value else str(value) for value in values])
+    parquet.write_table(pa.table(arrays), path)
 
 
-def _known(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
@@ -130,11 +202,7 @@ def _arrow(values: Any) -> Any:
     return pa.array(values)
 
 
-def number(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def told(interval: Interval | None) -> str:
+def within(interval: Interval | None) -> str:
     return f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
 
 
@@ -152,7 +220,23 @@ def _intervals(judging: Judging, scores: Mapping[str, Score], block: int) -> dic
     return {name: interval for name, interval in found.items() if interval}
 
 
-def page(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+def _quarters(values: np.ndarray, missing: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Four groups of about as many rows, by the quartiles."""
+    numbers = np.array([np.nan if gone else float(value) for value, gone in zip(values, missing, strict=True)])
+    edges = np.unique(np.quantile(numbers[~missing], np.linspace(0, 1, _PARTS + 1)))
+    for low, high in itertools.pairwise(edges.tolist()):
+        inside = (numbers >= low) & ((numbers <= high) if high == edges.max() else (numbers < high))
+        yield f"{low:g} to {high:g}", inside
+    if missing.any():
+        yield MISSING, missing
+
+
+def _are_many_numbers(values: np.ndarray) -> bool:
+    numbers = all(isinstance(value, (int, float, np.number)) and not isinstance(value, bool) for value in values)
+    return numbers and len(set(values.tolist())) > _MOST_GROUPS
+
+
+def _spelt(value: object) -> str:
+    """As a person would write it, on one line, not too long."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return " ".join(text.split())[:60] or "(empty)"

@@ -1,9 +1,12 @@
-"""What a model says of the examples of a prepared split, judged piece by piece by whoever is set to it, and read back as one."""
+"""Run a model over a prepared split in parallel chunks and score every example; prepare the split where it is not there.
+
+A chunk is scored by one process and its scores pass through the store, so a chunk can be worked on any node.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,26 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.data import dataset as prepared
-from pipelines.data.dataset import Dataset
+from pipelines.data import preparation as preparing
+from pipelines.data.dataset import MANIFEST, Dataset
+from pipelines.data.preparation import Each
 from pipelines.data.store import Store, store_of
 from pipelines.evaluation.models import Model
 from workloads import inference
+from workloads.base import DataError
 from workloads.judging import Judged, Score, joined
 
 if TYPE_CHECKING:
     from torch import nn
 
-_PIECE_EXAMPLES, _MOST_PIECES = 1024, 64
+_CHUNK_EXAMPLES, _MOST_CHUNKS = 1024, 64
 _BATCH_VALUES, _MOST_BATCH = 1 << 20, 256
 _NETWORKS: dict[str, nn.Module] = {}
 """The network that was loaded last, by its weights' file and hash."""
 
-Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
-
 
 @dataclass(frozen=True)
-class Judge:
-    """Judges examples [start, stop) of a split and leaves what comes of it in the folder `work` of a store."""
+class Scorer:
+    """Scores examples [start, stop) of a split into a file of the folder `work` of a store."""
 
     model: Model
     store: Store
@@ -38,9 +42,9 @@ class Judge:
     split: str
     work: str
 
-    def __call__(self, piece: Sequence[int]) -> str:
-        """The name of the file that holds it."""
-        start, stop = piece
+    def __call__(self, chunk: Sequence[int]) -> str:
+        """The name of the file with the chunk's scores."""
+        start, stop = chunk
         workload, examples = self.model.workload, _examples(self.model, prepared.proven(self.store, self.fingerprint), self.split)
         judging = workload.judging(self.model.encoding)
         network, device = network_of(self.model)
@@ -58,20 +62,34 @@ class Judge:
 
 
 def judged(model: Model, dataset: Dataset, split: str, each: Each) -> Judged:
-    """Every example of a split of a dataset, judged. Raises DataError if there is none."""
+    """Every example of a split of a dataset with its scores, in order. Raises DataError if there is none."""
     store = store_of(model.run)
     work = f".judged.{uuid.uuid4().hex[:8]}"
     try:
-        names = each(Judge(model, store, dataset.manifest.fingerprint, split, work), pieces(len(_examples(model, dataset, split))))
+        names = each(Scorer(model, store, dataset.manifest.fingerprint, split, work), chunks(len(_examples(model, dataset, split))))
         with store.workspace() as here:
             return joined([_load(store.get(work, name, here)) for name in names])
     finally:
         store.remove(work)
 
 
-def pieces(examples: int) -> list[tuple[int, int]]:
-    """[start, stop) of each piece; none depends on who works them."""
-    size = max(_PIECE_EXAMPLES, -(-examples // _MOST_PIECES))
+def own_data(model: Model, each: Each) -> Dataset:
+    """The dataset that the model was trained on; made anew where it is gone. Raises DataError if that gives another."""
+    store = store_of(model.run)
+    if store.has(model.fingerprint, MANIFEST):
+        return prepared.proven(store, model.fingerprint)
+    plan = preparing.plan(model.run)
+    if plan.fingerprint != model.fingerprint:
+        raise DataError(
+            f"{model.called}: its data {model.fingerprint} are not in {store.place} any more, and {model.run.data.name} is now "
+            f"{plan.fingerprint}: its content, or the code that prepares it, has changed; name data to judge on with data.source=…"
+        )
+    return preparing.prepare(model.run, plan, each)
+
+
+def chunks(examples: int) -> list[tuple[int, int]]:
+    """[start, stop) of each chunk; none depends on who works them."""
+    size = max(_CHUNK_EXAMPLES, -(-examples // _MOST_CHUNKS))
     return [(start, min(start + size, examples)) for start in range(0, examples, size)]
 
 
@@ -80,12 +98,8 @@ def batch_of(example: dict[str, np.ndarray]) -> int:
     return int(np.clip(_BATCH_VALUES // max(1, sum(column.size for column in example.values())), 1, _MOST_BATCH))
 
 
-def _examples(model: Model, dataset: Dataset, split: str) -> Any:
-    return model.workload.examples(getattr(dataset, split), training=False)
-
-
 def network_of(model: Model) -> tuple[nn.Module, str]:
-    """The model's network and the device that it is on. A process that works several pieces loads it once."""
+    """The model's network and the device that it is on. A process that works several chunks loads it once."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -96,9 +110,13 @@ def network_of(model: Model) -> tuple[nn.Module, str]:
     return _NETWORKS[key], device
 
 
-def _save(path: Path, found: Judged) -> None:
-    arrays: dict[str, Any] = {f"column {name}": column for name, column in found.columns.items()}
-    for name, score in found.scores.items():
+def _examples(model: Model, dataset: Dataset, split: str) -> Any:
+    return model.workload.examples(getattr(dataset, split), training=False)
+
+
+def _save(path: Path, part: Judged) -> None:
+    arrays: dict[str, Any] = {f"column {name}": column for name, column in part.columns.items()}
+    for name, score in part.scores.items():
         arrays |= {f"score {name} total": score.total, f"score {name} count": score.count}
     np.savez(path, allow_pickle=False, **arrays)
 

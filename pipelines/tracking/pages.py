@@ -96,10 +96,10 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table. MLflow's pages draw it with nothing between columns, so cells bring their own space."""
-    lines = [columns, *rows]
-    head, *body = ("| " + " | ".join(f"{cell} &nbsp; " for cell in line) + "|" for line in lines)
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, pad: str = " &nbsp; ") -> str:
+    """A Markdown table. MLflow's pages of runs draw it with nothing between columns, so cells bring their own space."""
+    cells = [[cell.replace("|", "\\|") + (pad or " ") for cell in line] for line in (columns, *rows)]
+    head, *body = ("| " + "| ".join(line) + "|" for line in cells)
     return "\n".join([head, "|" + " --- |" * len(columns), *body])
 
 

@@ -9,28 +9,21 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pipelines import newdata, rival
-from pipelines.data.dataset import Dataset
+from pipelines.data.preparation import in_process
 from pipelines.errors import RecipeError, StorageError, TrackingError, mark_resumable
-from pipelines.evaluation import latency, models, reports, rules, slices, split_scores
+from pipelines.evaluation import models, rules
 from pipelines.evaluation.models import Model
-from pipelines.evaluation.rules import Rule
+from pipelines.evaluation.rules import Rule, Verdict, judge
 from pipelines.executor import hands
-from pipelines.rival import SPLIT
 from pipelines.run_record import RunFolder
 from pipelines.run_states import UNPROMOTED
 from pipelines.screen import Screen
-from pipelines.tracking import lookup, promotions, provenance, registry
+from pipelines.tracking import lookup, pages, promotions, provenance, registry
 from pipelines.tracking.promotions import Conflict, Standing
 from pipelines.tracking.registry import Registered
-from pipelines.verbs.evaluate import Chosen, own, sliced
 from workloads.base import DataError
-from workloads.judging import Judging
 
 if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
@@ -38,18 +31,6 @@ if TYPE_CHECKING:
 _ALLOWED = ("promote.", "scale.", "storage", "track.uri")
 _FIRST = "the first of its name"
 _AGAIN_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found of a candidate, and why it is or is not to be champion."""
-
-    rules: list[Rule]
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return all(rule.passed for rule in self.rules)
 
 
 def promote(called: str, overrides: Sequence[str], *, force: bool = False, reason: str | None = None, screen: Screen) -> dict[str, Any]:
@@ -74,14 +55,15 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
         screen.say(f"{version.uri} is champion already")
         return _result(model, "promoted", Verdict([]), now, now)
     try:
-        verdict = judge(model, now)
+        with hands(model.run) as each:
+            verdict = judge(model, now, each)
     except (DataError, StorageError) as error:
         if not force:
             raise
         verdict = Verdict([rules.failed("judging", "to be judged", str(error))])
     for warning in verdict.warnings:
         screen.say(f"warning: {warning}")
-    screen.table(f"{version.uri} against {_rival(version.name, now)}", *_head_and_rows(verdict))
+    screen.table(f"{version.uri} against {_champion(version.name, now)}", *_head_and_rows(verdict))
     return decide(model, verdict, now, force=force, reason=(reason or "").strip(), screen=screen)
 
 
@@ -125,10 +107,8 @@ def crown_first(registered: Registered, *, storage: str, uri: str, screen: Scree
             with contextlib.suppress(Conflict):  # another was first
                 promotions.promote(client, registered.name, registered.version, judged_against=now, storage=model.run.root, reason=_FIRST)
             return
-    alone = model.run.scale.model_copy(update={"workers": 0})  # one's own test rows are few, and Ray has been left already
-    model = replace(model, run=model.run.model_copy(update={"scale": alone}))
-    try:
-        decide(model, judge(model, now), now, force=False, reason=_FIRST, screen=screen)
+    try:  # in this process: the run's own test rows are few, and Ray has been left already
+        decide(model, judge(model, now, in_process), now, force=False, reason=_FIRST, screen=screen)
     except TrackingError:  # it can be asked again when MLflow can be reached
         raise
     except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
@@ -154,22 +134,6 @@ def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seco
                 raise
             time.sleep(_AGAIN_SECONDS)
     folder.remove(UNPROMOTED)
-
-
-def judge(model: Model, now: Standing) -> Verdict:
-    """Every rule of the model's settings, and of having a champion, with what was found."""
-    asked, workload = model.run.promote, model.workload
-    judging = workload.judging(model.encoding)
-    with hands(model.run) as each:
-        dataset = own(model, each)
-        judged = split_scores.judged(model, dataset, SPLIT, each)
-        report = reports.plain(judging, judged, _columns(model, judging, dataset, len(judged)))
-        took = latency.milliseconds(model, dataset) if asked.max_latency_ms else None
-        found = rules.floors(asked, report, workload.better, latency_ms=took)
-        if not asked.must_beat or now.champion is None:
-            return Verdict(found + _gone(model, now))
-        compared, warnings = rival.against(model, judging, judged, dataset, now.champion, each)
-    return Verdict([*found, compared], warnings)
 
 
 def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
@@ -199,30 +163,12 @@ def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason
     return _result(model, "promoted", verdict, now, after) | {"reason": reason, "forced": force}
 
 
-def _columns(model: Model, judging: Judging, dataset: Dataset, examples: int) -> dict[str, np.ndarray]:
-    """The columns that the rules slice by, of each test row."""
-    wanted = list(model.run.promote.slices)
-    if not wanted:
-        return {}
-    source = newdata.rows_of(model, split=SPLIT)
-    slices.check(wanted, source.selection, judging.told_by)
-    return sliced(model, judging, Chosen(dataset, SPLIT, SPLIT, None), source, wanted, examples)
-
-
-def _gone(model: Model, now: Standing) -> list[Rule]:
-    """Where there was a champion and its alias is gone, nobody else may walk in."""
-    if now.lost is None or not model.run.promote.must_beat:
-        return []
-    why = f"version {now.lost} was deleted, or its alias removed; --rollback goes back to the one before, --force --reason goes on without"
-    return [rules.failed("against the champion", "better", why)]
-
-
 def _mark(client: MlflowClient, name: str, version: int, decision: str, why: str, found: Sequence[Rule]) -> None:
     """The verdict on the version's page."""
     head, *rows = rules.table(found)
     lines = [f"**{decision}** {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())}" + (f": {why}" if why else "")]
     if rows:
-        lines += ["", *reports.page([head, *rows])]
+        lines += ["", pages.table(head, rows, pad="")]
     tags = {"raylway.decision": decision, "raylway.reason": why, "raylway.rules": json.dumps([rule.as_json() for rule in found])}
     registry.mark(client, name, version, tags=tags, description="\n".join(lines))
 
@@ -252,7 +198,7 @@ def _result(model: Model, decision: str, verdict: Verdict, before: Standing, aft
     }
 
 
-def _rival(name: str, now: Standing) -> str:
+def _champion(name: str, now: Standing) -> str:
     return f"models:/{name}/{now.champion}" if now.champion is not None else "no champion"
 
 

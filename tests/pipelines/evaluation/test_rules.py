@@ -59,14 +59,14 @@ def test_latency_is_a_rule_only_where_it_is_asked():
 )
 def test_to_beat_is_to_be_better_beyond_chance(metric, value, p, passed):
     difference = Difference(value, Interval(value - 0.01, value + 0.01), p, "a test")
-    assert rules.against(Promote(), metric, BETTER, difference, rival="models:/m/1").passed is passed
+    assert rules.against(Promote(), metric, BETTER, difference, champion="models:/m/1").passed is passed
 
 
 @pytest.mark.parametrize(("metric", "interval", "passed"), [("accuracy", (-0.004, 0.02), True), ("accuracy", (-0.006, 0.02), False),
                                                             ("loss", (-0.02, 0.004), True), ("loss", (-0.02, 0.006), False)])  # fmt: skip
 def test_with_a_margin_it_is_enough_not_to_be_worse_by_more(metric, interval, passed):
     difference = Difference(sum(interval) / 2, Interval(*interval), 0.6, "a test")
-    assert rules.against(Promote(margin=0.005), metric, BETTER, difference, rival="models:/m/1").passed is passed
+    assert rules.against(Promote(margin=0.005), metric, BETTER, difference, champion="models:/m/1").passed is passed
 
 
 def test_a_refusal_says_what_failed_and_what_was_wanted():

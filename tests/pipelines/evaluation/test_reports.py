@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.evaluation.slices import groups
+from pipelines.evaluation.reports import groups
 
 
 def sizes(values) -> dict[str, int]:
