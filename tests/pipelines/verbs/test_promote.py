@@ -149,8 +149,8 @@ def test_who_judged_against_a_champion_of_the_past_is_told_to_judge_again(storag
     trained(storage, "name=third", "train.steps=5")
     judge = promoting.judge
 
-    def judge_and_be_overtaken(model, now):
-        verdict = judge(model, now)
+    def judge_and_be_overtaken(model, now, each):
+        verdict = judge(model, now, each)
         monkeypatch.setattr(promoting, "judge", judge)
         promote("models:/cnn/3", storage, force=True, reason="faster")
         return verdict
@@ -164,8 +164,8 @@ def test_who_judged_against_a_champion_of_the_past_is_told_to_judge_again(storag
 def test_of_two_that_promote_the_same_version_both_are_told_that_it_is_champion(storage, monkeypatch):
     judge = promoting.judge
 
-    def judge_and_be_overtaken(model, now):
-        verdict = judge(model, now)
+    def judge_and_be_overtaken(model, now, each):
+        verdict = judge(model, now, each)
         monkeypatch.setattr(promoting, "judge", judge)
         promote("cnn", storage, force=True, reason="quicker than you")
         return verdict
