@@ -1,7 +1,7 @@
-"""Predict: ask a trained model about any number of rows, in parts, on all cores or GPUs; what was killed goes on where it was.
+"""Predict: run a trained model over any number of rows, in parts, on all cores or GPUs; a killed command goes on where it was.
 
-The first rows are answered here, before anything is started: they say whether the data are what the model can be asked, what type each
-column has, and how long a row takes, by which the rest is cut into pieces of about a second.
+The first rows are predicted here, before anything is started: they show that the model can use the data, what type each column has, and
+how long a row takes, by which the rest is cut into pieces of about a second.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from pipelines.data.source import Skipped
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError, shown
 from pipelines.evaluation import models
-from pipelines.evaluation.formats import Format
 from pipelines.evaluation.models import Model
-from pipelines.evaluation.predict_job import Job, job_of
-from pipelines.evaluation.row_source import Asked, open_input
-from pipelines.evaluation.writer import Output, check_apart, output_of
+from pipelines.evaluation.output import Format, Output, check_apart, output_of
+from pipelines.evaluation.predictions import Input, Job, job_of, open_input
 from pipelines.run_record import check_writable
 from pipelines.screen import Screen
 from pipelines.tracking import registry
@@ -41,12 +39,12 @@ _OTHERS = {"model": "another model", "code": "other code of workloads/", "source
 
 
 class Work(NamedTuple):
-    """What is to be done, and by how many."""
+    """The pieces to predict, and the processes to predict them."""
 
     job: Job
     pieces: Sequence[Piece]
     rate: float
-    """Rows that one thread answers in a second."""
+    """Rows that one thread predicts in a second."""
     workers: int | None
     """Processes on Ray, 0 for none, or None: as many as there are cores, where the work is worth starting them."""
 
@@ -61,12 +59,12 @@ def predict(
     again: bool = False,
     screen: Screen,
 ) -> dict[str, Any]:
-    """Answer every row of `source` and keep the answers in `target`; the result of DESIGN §7. Raises the errors of pipelines.errors."""
+    """Predict every row of `source` into `target`. The result is JSON (DESIGN §7). Raises the errors of pipelines.errors."""
     began = time.monotonic()
     for key in ("data.source", "data.train", "data.validation", "data.test"):
         if any(override.startswith(f"{key}=") for override in overrides):
             raise RecipeError(f"{key}: what is read is INPUT, the command's second word")
-    model = models.find(called, ["scale={workers: 1}", *overrides])  # how it was trained says nothing of how it is to answer
+    model = models.find(called, ["scale={workers: 1}", *overrides])  # the workers of its training say nothing of those here
     if model.run.data.on_bad_row == "skip" and not model.workload.skippable:
         raise RecipeError("data.on_bad_row=skip: rows of a series follow one another in time, so none can be left out; fill the gaps")
     for warning in model.warnings:
@@ -74,41 +72,40 @@ def predict(
     check_writable(model.run.root)
     output = output_of(target, form, store_of(model.run).cache)
     check_apart(output, source)
-    asked = open_input(model, source)
-    identity = _identity(model, asked, output)
-    with output.locked() as notes:
-        before = output.begun()
-        if again and before is not None:
+    rows = open_input(model, source)
+    identity = _identity(model, rows, output)
+    with output.locked() as logs:
+        if again:
             output.clear()
-            before = None
-        if before is not None and (result := _finished(output, before, identity, screen)):
+        begun = output.begun()
+        if begun is not None and (result := _finished(output, begun, identity, screen)):
             return result
-        job, rate = job_of(model, asked, output, screen.say)
-        if before is None:
-            before = identity | {"pieces": asked.pieces(_piece_rows(rate, asked.source.rows()))}
-            output.begin(before)
+        job, rate = job_of(model, rows, output, screen.say)
+        if begun is None:
+            begun = identity | {"pieces": rows.pieces(_piece_rows(rate, rows.source.rows()))}
+            output.begin(begun)
         stated = [WorkerRange.read(text.removeprefix(_WORKERS)).most for text in overrides if text.startswith(_WORKERS)]
-        work = Work(job, [Piece(*piece) for piece in before["pieces"]], rate, stated[-1] if stated else None)
+        work = Work(job, [Piece(*piece) for piece in begun["pieces"]], rate, stated[-1] if stated else None)
         parts = f"{len(work.pieces):,} part{'s' * (len(work.pieces) > 1)}"
-        screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {asked.source.rows():,} rows in {parts}")
-        return _conclude(work, *_answered(work, notes, screen), began=began, screen=screen)
+        screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {rows.source.rows():,} rows in {parts}")
+        return _finish(work, *_predicted(work, logs, screen), began=began, screen=screen)
 
 
-def _identity(model: Model, asked: Asked, output: Output) -> dict[str, Any]:
-    """What decides the answers, as JSON values: parts of one job can stand beside each other."""
+def _identity(model: Model, rows: Input, output: Output) -> dict[str, Any]:
+    """Everything that decides the predictions, as JSON values: parts of one job can stand beside each other."""
     return {
         "model": served.describe(model.workload, model.encoding, model.weights_sha256),
         "code": registry.code_version(),
-        "source": asked.source.identity(),
-        "columns": [list(asked.columns), dict(asked.kept)],
+        "source": rows.source.identity(),
+        "columns": [list(rows.columns), dict(rows.kept)],
         "format": output.form,
         "skip": model.run.data.on_bad_row == "skip",
     }
 
 
-def _finished(output: Output, before: Mapping[str, Any], identity: Mapping[str, Any], screen: Screen) -> dict[str, Any] | None:
+def _finished(output: Output, begun: Mapping[str, Any], identity: Mapping[str, Any], screen: Screen) -> dict[str, Any] | None:
     """The result of the same job, if it was finished. Raises StorageError if it was another."""
-    if other := [name for name, value in identity.items() if before.get(name) != value]:
+    if other := [name for name, value in identity.items() if begun.get(name) != value]:
         what = _OTHERS.get(other[0], "other settings")
         raise StorageError(f"{output.name}: holds answers of {what}; name another place, or give --again to replace them")
     if result := output.result():
@@ -124,42 +121,42 @@ def _piece_rows(rate: float, rows: int) -> int:
     return max(2 ** int(np.log2(min(max(wanted, _LEAST_ROWS), _MOST_ROWS))), rows // _MOST_PIECES)
 
 
-def _answered(work: Work, notes: Path, screen: Screen) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float]:
+def _predicted(work: Work, logs: Path, screen: Screen) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float]:
     """The cards of pieces done before, those of the others, and the seconds that these took."""
     output = work.job.output
-    standing = output.standing()
-    waiting = [piece for piece in work.pieces if piece.number not in standing]
-    if standing:
-        screen.say(f"going on: {len(standing):,} of {len(work.pieces):,} parts are done")
+    done = output.cards()
+    waiting = [piece for piece in work.pieces if piece.number not in done]
+    if done:
+        screen.say(f"going on: {len(done):,} of {len(work.pieces):,} parts are done")
     seconds = sum(piece.stop - piece.start for piece in waiting) / work.rate
     few = work.workers is None and (len(waiting) < 2 or seconds < _HERE_SECONDS)  # done before Ray would have started
     if few or work.workers == 0:
         job, began = _threaded(work.job, session.local_resources().cpus), time.monotonic()
         with screen.counted("parts", len(work.pieces), output.counted):
-            return list(standing.values()), [job(piece) for piece in waiting], time.monotonic() - began
-    log = notes / ".ray.log"
+            return list(done.values()), [job(piece) for piece in waiting], time.monotonic() - began
+    log = logs / ".ray.log"
     with screen.captured(log), session.connect() as connected, screen.counted("parts", len(work.pieces), output.counted):
         connected.ready()
         began = time.monotonic()
-        done = _on_ray(work, waiting, connected)
+        now = _on_ray(work, waiting, connected)
         seconds = time.monotonic() - began
     log.unlink()
-    return list(standing.values()), done, seconds
+    return list(done.values()), now, seconds
 
 
 def _on_ray(work: Work, waiting: Sequence[Piece], connected: Session) -> list[dict[str, Any]]:
-    there, stated = connected.resources(), work.job.answerer.model.run.scale.gpus
-    gpus = min(1.0, there.gpus) if stated is None else stated
-    most = work.workers or (int(there.gpus / gpus) if gpus else min(there.cpus, len(waiting)) if connected.local else None)
-    return ray_data.each(_threaded(work.job, max(1, there.cpus // (most or there.cpus))), waiting, most=most, gpus=gpus)
+    resources, stated = connected.resources(), work.job.predictor.model.run.scale.gpus
+    gpus = min(1.0, resources.gpus) if stated is None else stated
+    most = work.workers or (int(resources.gpus / gpus) if gpus else min(resources.cpus, len(waiting)) if connected.local else None)
+    return ray_data.each(_threaded(work.job, max(1, resources.cpus // (most or resources.cpus))), waiting, most=most, gpus=gpus)
 
 
 def _threaded(job: Job, threads: int) -> Job:
-    answerer = job.answerer
-    return replace(job, answerer=replace(answerer, threads=answerer.model.run.scale.threads or threads))
+    predictor = job.predictor
+    return replace(job, predictor=replace(predictor, threads=predictor.model.run.scale.threads or threads))
 
 
-def _conclude(
+def _finish(
     work: Work,
     before: Sequence[dict[str, Any]],
     now: Sequence[dict[str, Any]],
@@ -168,8 +165,8 @@ def _conclude(
     began: float,
     screen: Screen,
 ) -> dict[str, Any]:
-    """Count, refuse what has too many bad rows, join, and tell. Raises DataError."""
-    model, source, output = work.job.answerer.model, work.job.answerer.asked.source, work.job.output
+    """Count the rows, refuse too many bad ones, join the parts; the result. Raises DataError."""
+    model, source, output = work.job.predictor.model, work.job.predictor.input.source, work.job.output
     cards = sorted([*before, *now], key=lambda card: card["number"])
     left = sum((Skipped(card["skipped"], tuple(card["examples"])) for card in cards), source.skipped())
     answered = sum(card["rows"] for card in cards)

@@ -201,6 +201,15 @@ def test_the_same_command_again_says_that_it_is_finished_and_another_job_is_refu
     assert len(pd.read_csv(target)) == 101
 
 
+def test_a_damaged_card_is_refused_and_again_begins_anew(ask, tmp_path):
+    source = table(tmp_path / "in.parquet", 10)
+    ask("mlp_binary", source, tmp_path / "out")
+    (tmp_path / "out" / "_job.json").write_text('{"model": "of another release"}')
+    with pytest.raises(StorageError, match=r"_job\.json: damaged, or written by an earlier release; --again begins anew"):
+        ask("mlp_binary", source, tmp_path / "out")
+    assert ask("mlp_binary", source, tmp_path / "out", again=True)["rows_out"] == 10
+
+
 def test_what_others_wrote_is_left_alone(ask, tmp_path):
     source = table(tmp_path / "in.parquet", 10)
     (tmp_path / "there.csv").write_text("mine")
@@ -313,7 +322,7 @@ def test_the_command_says_one_sentence_and_ends_with_the_code_for_it(arguments, 
 
 
 def test_the_same_job_in_two_processes_at_once_is_refused(ask, tmp_path):
-    from pipelines.evaluation.writer import output_of
+    from pipelines.evaluation.output import output_of
 
     source = table(tmp_path / "in.parquet", 10)
     with output_of(str(tmp_path / "out"), None, tmp_path / "cache").locked():

@@ -1,0 +1,332 @@
+"""Output of predictions: a part for each piece of rows, as Parquet, CSV or JSON lines, beside each a sealed card of what it holds; at the
+end, where one file was asked for, the parts joined.
+
+A piece is done when its card stands, which is written after its part: a killed command goes on with the pieces that have none, and no row
+is there twice. `_job.json` says what the parts are made of: parts of another job are never taken for this one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import sealed
+from pipelines.data import files
+from pipelines.data.encode import Piece
+from pipelines.data.store import Store
+from pipelines.errors import RecipeError, StorageError, shown
+from pipelines.run_record import RunFolder
+from workloads.base import DataError
+
+Format = Literal["parquet", "csv", "jsonl"]
+ENDINGS: Mapping[str, Format] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_GROUP_ROWS, _GROUP_BYTES = 8192, 32 << 20
+_JOB, _DONE = "_job.json", "_done.json"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder of parts, or one file, whose parts lie in a hidden folder beside it until it is complete."""
+
+    text: str
+    form: Format
+    parts: Store
+    """The folder of the parts."""
+    file: tuple[Store, str] | None
+    """The one file: where it lies, and its name."""
+
+    @property
+    def name(self) -> str:
+        """The output as it may be printed."""
+        return shown(self.text)
+
+    @contextmanager
+    def locked(self) -> Iterator[Path]:
+        """Be the only process of this machine that writes it; gives a local folder for logs. Raises StorageError if another does."""
+        place = self.parts.cache / f"output-{hashlib.sha256(self.parts.place.encode()).hexdigest()[:16]}"
+        folder = place if self.parts.remote else Path(self.parts.place)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.name}: cannot be written: {error.strerror or error}") from error
+        with RunFolder(folder).locked("predict", wait_seconds=2):
+            for name in self._names():
+                if name.startswith(".work."):  # a killed process left it
+                    self.parts.remove(name)
+            yield folder
+
+    def begun(self) -> dict[str, Any] | None:
+        """The job that its parts belong to, or None where nothing was written. Raises StorageError where something else lies there."""
+        if self.parts.has("", _JOB):
+            return self._card(_JOB)
+        if self.file and self.file[0].has("", self.file[1]):
+            raise StorageError(f"{self.name}: is there already, and was not written by this command; name another, or move it away")
+        if not self.file and any(not name.startswith(".") for name in self._names()):
+            raise StorageError(f"{self.name}: is not empty, and holds no answers of this command; name another folder")
+        return None
+
+    def begin(self, job: dict[str, Any]) -> None:
+        self._put(_JOB, job)
+
+    def clear(self) -> None:
+        """Remove what this command wrote before; what others wrote stays."""
+        if not self.parts.has("", _JOB):
+            return
+        for name in self._names():
+            if name in (_JOB, _DONE) or name.startswith(("part-", "_part-")):
+                self.parts.remove_file(name)
+        if self.file and self.file[0].has("", self.file[1]):
+            self.file[0].remove_file(self.file[1])
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of the finished command, if its output is still there."""
+        complete = self.parts.has("", _DONE) and (self.file is None or self.file[0].has("", self.file[1]))
+        return self._card(_DONE) if complete else None
+
+    def cards(self) -> dict[int, dict[str, Any]]:
+        """The cards of the pieces that are done, by number."""
+        names = [name for name in self._names() if name.startswith("_part-")]
+        return {int(name[6:-5]): self._card(name) for name in names}
+
+    def counted(self) -> int:
+        """The number of pieces that are done."""
+        return sum(name.startswith("_part-") for name in self._names())
+
+    def put(self, piece: Piece, schema: pa.Schema, batches: Iterator[pa.RecordBatch], card: dict[str, Any]) -> dict[str, Any]:
+        """Write a piece's rows as its part, then its card, which `batches` may fill while they are made."""
+        with self.parts.workspace() as here:
+            write(here / "part", self.form, schema, batches, header=self.file is None)
+            card["bytes"] = (here / "part").stat().st_size
+            self.parts.put(here / "part", "", self.part(piece.number))
+        self._put(f"_part-{piece.number:05}.json", card)
+        return card
+
+    def finish(self, numbers: Sequence[int], schema: pa.Schema, result: dict[str, Any]) -> None:
+        """Join the parts if one file was asked for, then mark the output as complete."""
+        if self.file:
+            store, name = self.file
+            with self.parts.workspace() as here:
+                join(self._fetched(numbers, here), here / "joined", self.form, schema)
+                store.put(here / "joined", "", name)
+        self._put(_DONE, result)
+        for number in numbers:
+            self.parts.remove_file(f"_part-{number:05}.json")
+            if self.file:
+                self.parts.remove_file(self.part(number))
+
+    def part(self, number: int) -> str:
+        return f"part-{number:05}.{self.form}"
+
+    def _fetched(self, numbers: Sequence[int], here: Path) -> Iterator[Path]:
+        for number in numbers:
+            yield self.parts.get("", self.part(number), here)
+            (here / self.part(number)).unlink(missing_ok=True)
+
+    def _names(self) -> list[str]:
+        return self.parts.names("")
+
+    def _card(self, name: str) -> dict[str, Any]:
+        with self.parts.workspace() as here:
+            content = self.parts.get("", name, here).read_bytes()
+        try:
+            return dict(sealed.card_content(content))
+        except (sealed.DamagedError, ValueError, TypeError):
+            where = f"{shown(self.parts.place)}/{name}"
+            raise StorageError(f"{where}: damaged, or written by an earlier release; --again begins anew") from None
+
+    def _put(self, name: str, card: dict[str, Any]) -> None:
+        with self.parts.workspace() as here:
+            (here / name).write_text(sealed.card(card))
+            self.parts.put(here / name, "", name)
+
+
+def output_of(text: str, form: Format | None, cache: Path) -> Output:
+    """The output that a person names: one file by its ending, else a folder. Raises RecipeError, DataError."""
+    place = text if "://" in text else files.absolute(text)
+    parent, name = _divided(place)
+    ending = Path(name).suffix.lower()
+    if text.endswith("/") or not ending or (form and ending not in ENDINGS):
+        return Output(text, form or "parquet", Store(place, cache), None)
+    if ending not in ENDINGS:
+        raise RecipeError(f"{shown(text)}: files end in {', '.join(ENDINGS)}; a folder of parts ends in no dot and letters, or in /")
+    if form and form != ENDINGS[ending]:
+        raise RecipeError(f"--format {form}: {shown(text)} says {ENDINGS[ending]}")
+    return Output(text, ENDINGS[ending], Store(_joined(parent, f".{name}.parts"), cache), (Store(parent, cache), name))
+
+
+def check_apart(output: Output, source: str) -> None:
+    """Raise RecipeError where predictions would be written over, or in among, what is read."""
+    if "://" in source or "://" in output.text:
+        same = source.rstrip("/") == output.text.rstrip("/")
+    else:
+        read, written = (Path(os.path.realpath(files.absolute(one))) for one in (source, output.text))
+        same = written == read or (read.is_dir() and read in written.parents)
+    if same:
+        raise RecipeError(f"{output.name}: lies in what is read; name another place")
+
+
+def kind_of(batches: Sequence[np.ndarray]) -> pa.DataType:
+    """The type of a column, from a few batches of it: the one that all have; float64 for numbers of several kinds; else text."""
+    kinds = {array_of(values).type for values in batches} - {pa.null()}
+    if len(kinds) == 1:
+        return kinds.pop()
+    if kinds and all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds):
+        fractions = (values[np.isfinite(values)] for values in batches if values.dtype.kind == "f")
+        whole = any(map(pa.types.is_integer, kinds)) and all((found == np.floor(found)).all() for found in fractions)
+        return pa.int64() if whole else pa.float64()
+    return pa.string()
+
+
+def array_of(values: Any) -> pa.Array:
+    """A column as an Arrow array, missing values null: numbers, texts, bytes, lists; arrays of one shape as a tensor type."""
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(values))
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return pa.array(values, mask=np.isnan(values))
+    try:
+        return pa.array(values, from_pandas=True)
+    except (pa.ArrowException, ValueError, TypeError):  # values of several kinds
+        return pa.array([None if value is None else _text(value) for value in values], pa.string())
+
+
+def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
+    """Columns with the types of `schema`. Raises DataError for a value that has another."""
+    return pa.record_batch([_cast(field, columns[field.name]) for field in schema], schema=schema)
+
+
+def holds(form: Format, kind: pa.DataType) -> bool:
+    """True where a column of that type can be kept: text files hold no bytes, and a table of text no arrays."""
+    if form == "parquet":
+        return True
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return not binary and not (form == "csv" and isinstance(kind, pa.FixedShapeTensorType))
+
+
+def _divided(place: str) -> tuple[str, str]:
+    """The folder of a path or URI, and the last name in it."""
+    if "://" not in place:
+        return str(Path(place).parent), Path(place).name
+    parts = urlsplit(place)
+    folder, _, name = parts.path.rstrip("/").rpartition("/")
+    return parts._replace(path=folder).geturl(), name
+
+
+def _joined(folder: str, name: str) -> str:
+    if "://" not in folder:
+        return str(Path(folder) / name)
+    parts = urlsplit(folder)
+    return parts._replace(path=f"{parts.path}/{name}").geturl()
+
+
+def write(path: Path, form: Format, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, header: bool = True) -> None:
+    """Write a file of these rows; `header`: begin a CSV file with the columns' names."""
+    {"parquet": _write_parquet, "csv": _write_csv, "jsonl": _write_jsonl}[form](path, schema, batches, header)
+
+
+def join(parts: Iterable[Path], path: Path, form: Format, schema: pa.Schema) -> None:
+    """Join parts, which were written without headers, into one file."""
+    if form == "parquet":
+        return _write_parquet(path, schema, (batch for part in parts for batch in _read_parquet(part)), True)
+    with path.open("wb") as joined:
+        if form == "csv":
+            joined.write(_header(schema))
+        for part in parts:
+            with part.open("rb") as content:
+                shutil.copyfileobj(content, joined, 1 << 20)
+    return None
+
+
+def _cast(field: pa.Field, values: Any) -> pa.Array:
+    array = array_of(values)
+    if array.type == field.type:
+        return array
+    if pa.types.is_string(field.type):
+        return pa.array([None if value is None else _text(value) for value in array.to_pylist()], pa.string())
+    try:
+        return array.cast(field.type)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"column {field.name}: is {array.type}, but {field.type} in the rows that were looked at first: {error}") from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(len(one) for one in held) >= _GROUP_ROWS or sum(one.nbytes for one in held) >= _GROUP_BYTES:
+            yield pa.Table.from_batches(held)
+            held = []
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], header: bool) -> None:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+        for table in _grouped(batches):
+            writer.write_table(table)
+
+
+def _read_parquet(part: Path) -> Iterator[pa.RecordBatch]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(part) as file:
+        yield from file.iter_batches(_GROUP_ROWS)
+
+
+def _write_csv(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], header: bool) -> None:
+    import pyarrow.csv
+
+    options = pyarrow.csv.WriteOptions(include_header=False)
+    with path.open("wb") as file:
+        if header:
+            file.write(_header(schema))
+        for batch in batches:
+            flat = [_flat(column) for column in batch.columns]
+            pyarrow.csv.write_csv(pa.Table.from_arrays(flat, batch.schema.names), file, options)
+
+
+def _header(schema: pa.Schema) -> bytes:
+    import pyarrow.csv
+
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(pa.table({name: pa.array([], pa.string()) for name in schema.names}), sink)
+    return sink.getvalue()
+
+
+def _flat(column: pa.Array) -> pa.Array:
+    """Lists as JSON: a table of text has no other place for them."""
+    if not pa.types.is_nested(column.type):
+        return column
+    return pa.array([None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in column.to_pylist()])
+
+
+def _write_jsonl(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], header: bool) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for batch in batches:
+            columns = [_listed(column) for column in batch.columns]
+            for values in zip(*columns, strict=True):
+                row = dict(zip(schema.names, values, strict=True))
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def _listed(column: pa.Array) -> list[Any]:
+    return column.to_numpy_ndarray().tolist() if isinstance(column, pa.FixedShapeTensorArray) else column.to_pylist()
