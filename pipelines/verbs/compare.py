@@ -1,27 +1,29 @@
-"""Compare: what runs differ in, how good each is, whether the better one is really better, what each cost, and MLflow's page of them.
+"""Compare runs: settings that differ, scores with intervals, a test of the best against the others, cost, and MLflow's page of them.
 
-Nothing is trained, loaded or read again: a run keeps what each of its test rows added to its scores, and that is enough to test with.
+Nothing is trained, loaded or read again: a run keeps the scores of each of its test rows, and that is enough for a test.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipelines.errors import RecipeError
-from pipelines.evaluation import row_scores, statistics, verdicts
+from pipelines.evaluation import row_scores, statistics
 from pipelines.evaluation.row_scores import RowScores
 from pipelines.evaluation.statistics import Interval
-from pipelines.evaluation.verdicts import Verdict
 from pipelines.screen import Screen
 from pipelines.tracking import client as mlflow_client
 from pipelines.tracking import facts, lookup
 from pipelines.tracking.facts import Difference, Facts
 from pipelines.tracking.lookup import TrackedRun
 from pipelines.tracking.pages import number
+from workloads.judging import Score
 
 if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 MOST = 10
 """Runs of an experiment or a sweep that are laid side by side, the best ones."""
 _AS_COLUMNS = 5
+_LEVEL = 0.05
+"""A difference is called real where one as large would come by chance less often than this."""
 _IGNORED = ("storage", "name", "track.", "sweep.", "train.log_every", "train.checkpoint_every", "train.keep")
 _LABELS = {"cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours"}
 Line = tuple[str, list[str]]
@@ -46,10 +50,49 @@ class Side:
     intervals: dict[str, Interval]
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The best run against another one, by its headline metric on the test rows."""
+
+    best: str
+    other: str
+    metric: str
+    difference: statistics.Difference
+    p: float
+    """Corrected for as many comparisons as there are (Holm, 1979)."""
+    same_rows: bool
+
+    @property
+    def real(self) -> bool:
+        return self.p < _LEVEL
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "other": self.other,
+            "metric": f"test/{self.metric}",
+            "difference": self.difference.value,
+            "interval": list(self.difference.interval) if self.difference.interval else None,
+            "p": self.p,
+            "test": self.difference.test,
+            "same_rows": self.same_rows,
+            "real": self.real,
+        }
+
+    def __str__(self) -> str:
+        difference, interval = self.difference.value, self.difference.interval
+        if not difference:
+            return f"{self.best} and {self.other} are equal in {self.metric}"
+        by = f"{self.metric} {difference:+.4f}" + (f" [{interval.low:+.4f}, {interval.high:+.4f}]" if interval else "")
+        on = "the same test rows" if self.same_rows else "other test rows, so less can be seen"
+        verdict = "the difference is real" if self.real else "it may be the luck of the test rows"
+        return f"{self.best} against {self.other}: {by}; {verdict} (p = {self.p:.2g}, {self.difference.test}, {on})"
+
+
 def compare(
     called: Sequence[str], overrides: Sequence[str], *, experiment: str | None, sweep: str | None, screen: Screen
 ) -> dict[str, Any]:
-    """Lay runs side by side: those that are `called`, or the best of an experiment or of a sweep. What was found, as JSON.
+    """Lay runs side by side: those that are `called`, or the best of an experiment or of a sweep. The result is JSON.
 
     Raises RecipeError for what is unknown, saying what there is, and StorageError where MLflow cannot be reached.
     """
@@ -59,27 +102,27 @@ def compare(
             *(f"{other}: settings of a run cannot be changed here; only storage and track.uri say where runs are" for other in others)
         )
     with lookup.opened(uri) as client:
-        chosen, there = _chosen(client, called, experiment, sweep)
+        chosen, of = _chosen(client, called, experiment, sweep)
         sides = [_side(client, run) for run in chosen]
         names = lookup.experiments(client)
     apart = facts.differences([side.facts for side in sides], _IGNORED)
-    headline, found = verdicts.verdicts([(side.run, side.scores) for side in sides])
+    headline, compared = comparisons([(side.run, side.scores) for side in sides])
     result = {
         "runs": [_as_json(side, names, uri) for side in sides],
-        "of": there,
+        "of": of,
         "headline": headline,
         "differences": [asdict(one) for one in apart],
-        "comparisons": [verdict.as_json() for verdict in found],
+        "comparisons": [comparison.as_json() for comparison in compared],
         "compare_url": mlflow_client.compare_page(uri, [run.run_id for run in chosen], [run.experiment_id for run in chosen]),
     }
-    _show(sides, apart, found, result, screen)
+    _show(sides, apart, compared, result, screen)
     if uri.startswith("sqlite"):
         screen.say(f"         after: raylway ui --storage {root}")
     return result
 
 
 def _chosen(client: MlflowClient, called: Sequence[str], experiment: str | None, sweep: str | None) -> tuple[list[TrackedRun], int]:
-    """The runs to compare, and of how many they are the best."""
+    """The runs to compare, and the number of those that they are the best of."""
     if called:
         if sweep:
             raise RecipeError("--sweep compares the trials of a sweep; name runs, or give --sweep, not both")
@@ -113,6 +156,50 @@ def _side(client: MlflowClient, run: TrackedRun) -> Side:
     return Side(run, facts.facts(client, run), scores, found)
 
 
+def comparisons(sides: Sequence[tuple[TrackedRun, RowScores | None]]) -> tuple[str | None, list[Comparison]]:
+    """The metric (test/accuracy) by which runs are compared, and the best run against each other one that has scores by row.
+
+    (None, []) where the runs have different headline metrics.
+    """
+    scored = [(run, kept) for run, kept in sides if kept is not None and lookup.score(run) is not None]
+    headlines = {lookup.headline(run) for run, _ in sides}
+    headline = next(iter(headlines)) if len(headlines) == 1 else None
+    if headline is None:
+        return None, []
+    mode, metric = headline
+    order = sorted(scored, key=lambda side: lookup.score(side[0]) or 0.0, reverse=mode == "max")
+    compared = [_comparison(order[0], other, metric) for other in order[1:]]
+    return f"test/{metric}", _corrected(compared)
+
+
+def _comparison(best: tuple[TrackedRun, RowScores], other: tuple[TrackedRun, RowScores], metric: str) -> Comparison:
+    (ahead, ours), (behind, theirs) = best, other
+    score, other_score = ours.scores[metric], theirs.scores[metric]
+    same = bool(ahead.fingerprint) and ahead.fingerprint == behind.fingerprint and np.array_equal(score.count, other_score.count)
+    blocks = statistics.block_of(len(ours), ours.span), statistics.block_of(len(theirs), theirs.span)
+    if not same:
+        difference = statistics.unpaired(score, other_score, blocks=blocks)
+    elif blocks[0] == 1 and _right_or_wrong(score) and _right_or_wrong(other_score):
+        difference = statistics.mcnemar(score.total == 1, other_score.total == 1)
+    else:
+        difference = statistics.paired(score, other_score, block=max(blocks))
+    return Comparison(ahead.name, behind.name, metric, difference, difference.p, same)
+
+
+def _right_or_wrong(score: Score) -> bool:
+    """True where every row is either right or wrong."""
+    return bool((score.count == 1).all() and np.isin(score.total, (0, 1)).all())
+
+
+def _corrected(compared: Sequence[Comparison]) -> list[Comparison]:
+    """p-values corrected by Holm: the smallest times the number of comparisons, the next times one less, none below another."""
+    corrected, highest = list(compared), 0.0
+    for place, index in enumerate(sorted(range(len(compared)), key=lambda index: compared[index].p)):
+        highest = max(highest, min(1.0, (len(compared) - place) * compared[index].p))
+        corrected[index] = replace(compared[index], p=highest)
+    return corrected
+
+
 def _as_json(side: Side, experiments: dict[str, str], uri: str) -> dict[str, Any]:
     run = side.run
     return {
@@ -128,7 +215,7 @@ def _as_json(side: Side, experiments: dict[str, str], uri: str) -> dict[str, Any
 
 
 def _cost(run: TrackedRun) -> dict[str, float | None]:
-    """What a run has cost. A trial of a sweep does not say, so it is told by its times and its threads."""
+    """The cost of a run; of a trial, which keeps none, from its times and its threads."""
     seconds = run.metrics.get("cost/seconds", run.ended and run.ended - run.began)
     threads = float(run.tags.get("raylway.threads", 0)) * max(1, int(run.tags.get("raylway.workers", 1)))
     hours = run.metrics.get("cost/cpu_hours", seconds * threads / 3600 if seconds and threads else None)
@@ -137,7 +224,9 @@ def _cost(run: TrackedRun) -> dict[str, float | None]:
     return {"seconds": seconds, **stages, "cpu_hours": hours, "gpu_hours": run.metrics.get("cost/gpu_hours")}
 
 
-def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Verdict], result: dict[str, Any], screen: Screen) -> None:
+def _show(
+    sides: Sequence[Side], apart: Sequence[Difference], compared: Sequence[Comparison], result: dict[str, Any], screen: Screen
+) -> None:
     if result["of"] > len(sides):
         screen.say(f"the {len(sides)} best of {result['of']:,}")
     lines: list[Line] = [(f"{one.group} {one.name}", [_short(value) for value in one.values]) for one in apart]
@@ -145,19 +234,19 @@ def _show(sides: Sequence[Side], apart: Sequence[Difference], found: Sequence[Ve
         screen.say("the runs differ in nothing that was written down: settings, code, data, packages and environment are the same")
     _table("what differs", lines, sides, screen)
     _table("how good", _scores(sides), sides, screen)
-    for verdict in found:
-        screen.say(str(verdict))
-    if not found and any(lookup.PARENT in side.run.tags for side in sides):
+    for comparison in compared:
+        screen.say(str(comparison))
+    if not compared and any(lookup.PARENT in side.run.tags for side in sides):
         screen.say("trials are ranked by the rows that chose among them: no test of theirs would be honest; sweep.confirm=3x5 gives one")
     _table("what it cost", _costs(sides), sides, screen)
     screen.say(f"look     {result['compare_url']}")
 
 
 def _scores(sides: Sequence[Side]) -> list[Line]:
-    """Every metric of the test rows with its interval, the naive answer, and the best of the validation rows."""
+    """Every metric of the test rows with its interval, the naive baseline, and the best of the validation rows."""
     kept = [side.run.metrics for side in sides]
-    told = any(side.run.status != "FINISHED" for side in sides)
-    lines: list[Line] = [("status", [side.run.status.lower() for side in sides])] if told else []
+    unfinished = any(side.run.status != "FINISHED" for side in sides)
+    lines: list[Line] = [("status", [side.run.status.lower() for side in sides])] if unfinished else []
     tested = sorted({name for metrics in kept for name in metrics if name.startswith("test/")})
     lines += [(name, [_with_interval(side, name) for side in sides]) for name in tested]
     for prefix in ("baseline/", "best/val/", "val/"):

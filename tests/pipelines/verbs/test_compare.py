@@ -15,10 +15,15 @@ from pipelines.data.preparation import in_process
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluation import models, split_scores
+from pipelines.evaluation.row_scores import RowScores
 from pipelines.screen import Screen
-from pipelines.verbs.compare import compare
+from pipelines.tracking.lookup import TrackedRun
+from pipelines.verbs.compare import compare, comparisons
 from tests.cli import ROOT, raylway
 from tests.trained import storage_with, trained
+from workloads.judging import Score
+
+ROWS = 200
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +145,68 @@ def test_the_command_prints_json_last_and_needs_no_torch(place, several, tmp_pat
     assert done.stdout.split() == ["False", "False"], done.stderr
     code, result, _ = raylway("compare", "poor", "nobody", f"storage={place}", "--json", cwd=tmp_path)
     assert (code, result["exit_code"]) == (2, 2)
+
+
+def answers(wrong, *, name, headline="max accuracy", data="d" * 16, rows=ROWS):
+    """(a run, its scores by row): all right but for the rows `wrong`."""
+    right = np.ones(rows)
+    right[list(wrong)] = 0
+    metric = headline.split()[1]
+    tags = {"raylway.headline": headline, "data.fingerprint": data}
+    run = TrackedRun("0" * 32, name, "1", "FINISHED", 0.0, 1.0, {}, {f"test/{metric}": right.mean()}, tags)
+    return run, RowScores({metric: Score(right, np.ones(rows))}, 1)
+
+
+def test_mcnemar_counts_only_the_rows_where_two_models_differ():
+    headline, [comparison] = comparisons([answers(range(20), name="poor"), answers(range(10, 20), name="good")])
+    assert headline == "test/accuracy"
+    assert (comparison.best, comparison.other, comparison.same_rows) == ("good", "poor", True)
+    assert comparison.difference.value == pytest.approx(10 / ROWS)
+    assert comparison.p == pytest.approx(2 * 0.5**10)
+    assert comparison.real
+    assert "good against poor: accuracy +0.0500 [+0.0" in str(comparison)
+    assert "the difference is real (p = 0.002, McNemar's exact test, 10 : 0, the same test rows)" in str(comparison)
+
+
+def test_few_rows_are_luck():
+    _, [comparison] = comparisons([answers([1, 2, 3], name="a"), answers([3], name="b")])
+    assert comparison.p == pytest.approx(0.5)
+    assert not comparison.real
+    assert "it may be the luck of the test rows" in str(comparison)
+
+
+def test_several_comparisons_are_corrected_as_holm_says():
+    wrong = {"best": 0, "six": 6, "eight": 8, "3": 3}
+    _, found = comparisons([answers(range(count), name=name) for name, count in wrong.items()])
+    raw = {"3": 2 * 0.5**3, "six": 2 * 0.5**6, "eight": 2 * 0.5**8}
+    assert {comparison.other: comparison.p for comparison in found} == pytest.approx(
+        {"eight": 3 * raw["eight"], "six": 2 * raw["six"], "3": raw["3"]},
+    )
+    assert {comparison.other for comparison in found if comparison.real} == {"eight"}
+    assert raw["six"] < 0.05 < 2 * raw["six"], "real by itself, but not as one of three"
+
+
+def test_equal_answers_are_said_to_be_equal():
+    _, [comparison] = comparisons([answers([5], name="a"), answers([5], name="b")])
+    assert str(comparison) == "a and b are equal in accuracy"
+    assert (comparison.p, comparison.real) == (1.0, False)
+
+
+def test_other_rows_are_not_paired():
+    sides = [answers(range(60), name="poor", data="e" * 16, rows=300), answers(range(10), name="good")]
+    _, [comparison] = comparisons(sides)
+    assert (comparison.same_rows, comparison.difference.test, comparison.real) == (False, "bootstrap of each", True)
+    deviation = np.sqrt(0.8 * 0.2 / 300 + 0.95 * 0.05 / ROWS)
+    assert comparison.difference.value == pytest.approx(0.15)
+    assert np.ptp(comparison.difference.interval) == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+
+
+def test_less_is_better_where_the_headline_says_so():
+    _, [comparison] = comparisons([answers(range(50), name="few", headline="min mse"), answers([], name="many", headline="min mse")])
+    assert comparison.best == "few"
+
+
+def test_there_is_no_comparison_over_different_metrics_or_without_scores_by_row():
+    one, other = answers([1], name="a"), answers([2], name="b", headline="min mse")
+    assert comparisons([one, other]) == (None, [])
+    assert comparisons([one, (answers([2], name="b")[0], None)]) == ("test/accuracy", [])
