@@ -78,8 +78,8 @@ class Splits(Settings):
 
 class Data(Settings):
     source: str | None = None
-    """An embedded data set (digits, breast_cancer, seasons, python_lines, python_manual), a file, a folder, a glob or a URI of files
-    (CSV, TSV, JSON lines, Parquet, Arrow, npy, npz, text, IDX, pictures in a folder a class), or hf://name[:config]."""
+    """An embedded data set (digits, breast_cancer, diabetes, seasons, python_lines, python_manual), a file, a folder, a glob or a URI of
+    files (CSV, TSV, JSON lines, Parquet, Arrow, npy, npz, text, IDX, pictures in a folder a class), or hf://name[:config]."""
     train: str | None = None
     """Where training rows are, if splits are given as files of their own; what is not given of the two others is cut from it."""
     validation: str | None = None

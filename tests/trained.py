@@ -17,6 +17,7 @@ QUICK = ("scale.workers=0", "scale.threads=1")
 SMALL = {
     "cnn": ("train.steps=60",),
     "mlp_binary": ("train.steps=60",),
+    "mlp_regression": ("train.steps=60",),
     "lstm": ("train.steps=20", "model.window=24", "model.horizon=6", "model.width=8", "model.layers=1"),
     "lstm_text": ("train.steps=40", "model.embedding=8", "model.width=8", "model.vocabulary=300"),
     "gpt": (

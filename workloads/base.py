@@ -107,6 +107,7 @@ class Workload(BaseModel):
     better: ClassVar[Mapping[str, Literal["max", "min"]]]
     """Every metric of the task, and which direction is better."""
     encoding_type: ClassVar[type[Encoding]]
+    serving_type: ClassVar[type[Serving]]
     requires: ClassVar[tuple[str, ...]] = ()
     """Packages that a registered model needs besides torch, numpy, pandas, pydantic and safetensors."""
 
@@ -173,9 +174,9 @@ class Workload(BaseModel):
     def judging(self, encoding: Any) -> Judging:
         """How outputs of `predict` are scored beside their examples, one by one."""
 
-    @abstractmethod
     def serving(self, encoding: Any) -> Serving:
         """How a registered model takes raw input and answers."""
+        return self.serving_type(self, encoding)
 
     def task_settings(self) -> dict[str, Any]:
         """The settings that can change how rows are encoded: those that the task itself defines."""

@@ -65,7 +65,7 @@ class Judging(ABC):
     """How the answers of one model are judged. Metrics are those of the training's curves, by the same names, and more."""
 
     derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {}
-    """Metrics that are a rising function of a score: name -> (score, function)."""
+    """Metrics that are a rising function of a score, such as a root of it: name -> (score, function). Models are tested by that score."""
 
     @property
     def span(self) -> int:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .tasks.image_classification import ImageClassification, ImageEncoding
 from .tasks.tabular_classification import TableEncoding, TabularClassification
+from .tasks.tabular_regression import RegressionEncoding, TabularRegression
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,3 +59,15 @@ class TabularMLP(TabularClassification, _Layers):
 
         dense = self.dense(len(encoding.features), self.outputs(encoding))
         return nn.Sequential(StandardizeColumns(encoding.mean, encoding.deviation), dense)
+
+
+class RegressionMLP(TabularRegression, _Layers):
+    """Dense network that predicts one number for each row of a table."""
+
+    def network(self, encoding: RegressionEncoding) -> nn.Module:
+        """float64 columns (B, F) to z (B, 1)."""
+        from torch import nn
+
+        from .layers.dense import StandardizeColumns
+
+        return nn.Sequential(StandardizeColumns(encoding.mean, encoding.deviation), self.dense(len(encoding.features), 1))

@@ -74,6 +74,15 @@ def breast_cancer() -> Arrays:
 
 
 @functools.cache
+def diabetes() -> Arrays:
+    """scikit-learn's diabetes: 442 patients, 10 measurements each, and how far the disease had gone a year later (Efron et al., 2004)."""
+    from sklearn.datasets import load_diabetes
+
+    found = load_diabetes(scaled=False)
+    return dict(zip(found.feature_names, found.data.T, strict=True)) | {"target": found.target}
+
+
+@functools.cache
 def seasons() -> Arrays:
     """A generated hourly series of 40 weeks: a day's and a week's season, a trend and noise that lingers."""
     hours = np.arange(40 * 7 * 24)
@@ -128,6 +137,7 @@ _WORDS_OF_A_LINE, _LINES_OF_A_KIND = 4, 4000
 EMBEDDED = {
     "digits": Embedded("digits", digits, "scikit-learn"),
     "breast_cancer": Embedded("breast_cancer", breast_cancer, "scikit-learn"),
+    "diabetes": Embedded("diabetes", diabetes, "scikit-learn"),
     "seasons": Embedded("seasons", seasons, "numpy"),
     "python_lines": Embedded("python_lines", python_lines, "python"),
     "python_manual": Embedded("python_manual", python_manual, "python"),

@@ -194,11 +194,19 @@ def _on_the_same_rows(model: Model, other: Model, dataset: Dataset, each: Each) 
 
 def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:
     block = statistics.block_of(len(ours), judging.span)
-    score = judging.derived.get(metric, (metric, None))[0]
+    score, function = judging.derived.get(metric, (metric, None))
     if score == "accuracy" and block == 1 and (ours.scores[score].count == 1).all():
         return statistics.mcnemar(ours.scores[score].total > 0, theirs.scores[score].total > 0)
     if score in ours.scores:
-        return statistics.paired(ours.scores[score], theirs.scores[score], block=block)
+        tested = statistics.paired(ours.scores[score], theirs.scores[score], block=block)
+        if function is None:
+            return tested
+        drawn = statistics.apart(  # in the unit of the metric, not of the score that it is derived from
+            lambda index: function(ours.scores[score].take(index).value) - function(theirs.scores[score].take(index).value),
+            len(ours),
+            block=block,
+        )
+        return replace(tested, value=drawn.value, interval=drawn.interval)
     return statistics.apart(
         lambda index: judging.others(ours.take(index))[score] - judging.others(theirs.take(index))[score], len(ours), block=block
     )

@@ -174,6 +174,7 @@ def comparisons(sides: Sequence[tuple[TrackedRun, RowScores | None]]) -> tuple[s
 
 def _comparison(best: tuple[TrackedRun, RowScores], other: tuple[TrackedRun, RowScores], metric: str) -> Comparison:
     (ahead, ours), (behind, theirs) = best, other
+    metric = ours.derived.get(metric, metric)
     score, other_score = ours.scores[metric], theirs.scores[metric]
     same = bool(ahead.fingerprint) and ahead.fingerprint == behind.fingerprint and np.array_equal(score.count, other_score.count)
     blocks = statistics.block_of(len(ours), ours.span), statistics.block_of(len(theirs), theirs.span)

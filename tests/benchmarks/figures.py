@@ -26,6 +26,7 @@ _DECAYED = "optim.weight_decay=0.1"
 FIGURES: tuple[tuple[str, Path | str, tuple[str, ...], float], ...] = (
     ("mlp", MNIST, ("train.epochs=30", "model.dropout=0.5"), 0.95),
     ("mlp_binary", "breast_cancer", (), 0.96),
+    ("mlp_regression", "diabetes", (), 62.0),
     ("cnn", MNIST, ("train.epochs=15", "model.dropout=0.5", "optim.lr=2e-3", _DECAYED), 0.97),
     ("resnet", MNIST, ("train.epochs=20", "train.batch=64", "model.shift=2", "model.rotate=15", _DECAYED), 0.985),
     ("rnn", ETTH1, _RESIDUAL, 0.032),

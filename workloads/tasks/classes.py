@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ def _no_class_twice(classes: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
+_MOST_CLASSES, _MOST_SHARE = 50, 0.2  # more different numbers than both are a quantity
 Classes = Annotated[tuple[str, ...], AfterValidator(_no_class_twice)]
 """Class names in index order; empty: those found in the training rows."""
 
@@ -98,13 +99,39 @@ def labels_in(labels: np.ndarray) -> set[Any]:
     return set(_different(labels)[0])
 
 
-def class_names(stated: tuple[str, ...], found: Iterable[Any]) -> tuple[str, ...]:
-    """The stated names, or the labels found in the training rows, in their order. Raises DataError if there are fewer than two."""
-    there = tuple(dict.fromkeys(_name(label) for label in sorted(found, key=_place)))
-    for names in (stated or there, there):
-        if len(names) < 2:
-            raise DataError(f"column label: a classifier needs two classes, but every training row is labelled {names[0]!r}")
-    return stated or there
+class Labels:
+    """The different labels of training rows, gathered batch by batch, and how many rows there were."""
+
+    def __init__(self) -> None:
+        self.rows, self._labels = 0, set[Any]()
+
+    def add(self, labels: np.ndarray) -> None:
+        """Raises DataError where a label is missing, or can be no class."""
+        self._labels |= labels_in(labels)
+        self.rows += len(labels)
+
+    def names(self, stated: tuple[str, ...]) -> tuple[str, ...]:
+        """The stated class names, or those of the labels in their order.
+
+        Raises DataError if there are fewer than two, or if they are measured numbers and not stated.
+        """
+        found = tuple(dict.fromkeys(_name(label) for label in sorted(self._labels, key=_place)))
+        for names in (stated or found, found):
+            if len(names) < 2:
+                raise DataError(f"column label: a classifier needs two classes, but every training row is labelled {names[0]!r}")
+        if not stated and self._measured():
+            raise DataError(
+                f"column label: {len(found):,} different numbers in {self.rows:,} training rows look like a measured quantity, not like "
+                "classes; to predict it as a number: raylway train mlp_regression data.source=… data.columns.target=… (the column's name); "
+                "to take each number for a class: model.classes=[…]"
+            )
+        return stated or found
+
+    def _measured(self) -> bool:
+        """Fractions among the labels, or more than 50 different numbers in less than five times as many rows."""
+        numbers = [label for label in self._labels if isinstance(label, (int, float))]
+        fractions = any(isinstance(number, float) and not number.is_integer() for number in numbers)
+        return fractions or (len(numbers) > _MOST_CLASSES and len(numbers) > _MOST_SHARE * self.rows)
 
 
 def class_index(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:

@@ -173,3 +173,32 @@ def loss_by_position(nll_BT: np.ndarray) -> Figure:
     axes.minorticks_off()
     axes.legend()
     return figure
+
+
+def against_true(truth_N: np.ndarray, predicted_N: np.ndarray) -> Figure:
+    """Predicted against true values; on the dotted line the two are equal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    ends = [float(min(truth_N.min(), predicted_N.min())), float(max(truth_N.max(), predicted_N.max()))]
+    axes.plot(ends, ends, color="grey", linestyle=":", label="equal")
+    axes.scatter(truth_N, predicted_N, s=12, alpha=0.6)
+    axes.set(title=f"{len(truth_N):,} rows", xlabel="true", ylabel="predicted")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def residuals(truth_N: np.ndarray, predicted_N: np.ndarray) -> Figure:
+    """Errors by predicted value, and how often each occurs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes, beside = figure.subplots(1, 2, width_ratios=[3, 1], sharey=True)
+    error_N = predicted_N - truth_N
+    axes.axhline(0, color="grey", linestyle=":")
+    axes.scatter(predicted_N, error_N, s=12, alpha=0.6)
+    axes.set(title=f"mean error {error_N.mean():+.4g}", xlabel="predicted", ylabel="predicted less true")
+    beside.hist(error_N, bins="auto", orientation="horizontal")
+    beside.set_xlabel("rows")
+    return figure

@@ -46,6 +46,46 @@ class SeriesEncoding(Encoding):
     deviation: tuple[float, ...]
 
 
+class ForecastServing(Serving):
+    """Windows of raw values in, forecasts in the series' own units out."""
+
+    def example(self, raw: Arrays) -> np.ndarray:
+        """Windows of raw values (N, T, S), or (N, T) of a single series."""
+        x_NST = np.lib.stride_tricks.sliding_window_view(_numbers(raw, self.encoding.names), self.workload.window, axis=0)
+        return np.ascontiguousarray(x_NST[:, 0] if x_NST.shape[1] == 1 else x_NST.transpose(0, 2, 1))
+
+    @property
+    def lookback(self) -> int:
+        return self.workload.window - 1
+
+    def windows(self, encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        values_NS, window = encoded["values"], self.workload.window
+        if len(values_NS) < window:
+            return {"values": np.empty((0, window, values_NS.shape[1]), values_NS.dtype)}
+        return {"values": np.lib.stride_tricks.sliding_window_view(values_NS, window, axis=0).transpose(0, 2, 1)}
+
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
+        encoding, window = self.encoding, self.workload.window
+        wanted = f"windows must be numbers (rows, {window}, {len(encoding.names)}), the series being {', '.join(encoding.names)}"
+        try:
+            array = np.asarray(given)
+            x_NTS = array.astype(np.float64) if array.dtype.kind in _NUMBERS + "O" else None
+        except (TypeError, ValueError, OverflowError):
+            x_NTS = None
+        if x_NTS is None:
+            raise DataError(wanted)
+        if x_NTS.ndim == 2 and len(encoding.names) == 1:
+            x_NTS = x_NTS[:, :, None]
+        if x_NTS.shape[1:] != (window, len(encoding.names)):
+            raise DataError(f"{wanted}; these are {x_NTS.shape}")
+        return {"values": _standardised(x_NTS, encoding)}
+
+    def decode(self, outputs: Arrays) -> dict[str, list]:
+        """`forecast` in the series' own units: the steps ahead (H,) of a single target, or (H, K)."""
+        forecast_BHK = _original(outputs["forecast"], self.encoding)
+        return {"forecast": (forecast_BHK[:, :, 0] if forecast_BHK.shape[2] == 1 else forecast_BHK).tolist()}
+
+
 class Forecasting(Workload):
     """Raw rows: one after another in time, evenly; a column of numbers (N,) for each series.
 
@@ -63,6 +103,7 @@ class Forecasting(Workload):
     headline: ClassVar[Headline] = Headline("mse", "min")
     better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"mse": "min", "mae": "min", "rmse": "min", "loss": "min"}
     encoding_type: ClassVar[type[Encoding]] = SeriesEncoding
+    serving_type: ClassVar[type[Serving]] = ForecastServing
 
     window: int = Field(100, gt=0)
     """Rows looked back on."""
@@ -183,7 +224,7 @@ class Forecasting(Workload):
         }
 
     def judging(self, encoding: SeriesEncoding) -> Judging:
-        from .judged_forecasts import ForecastJudging
+        from .judged_numbers import ForecastJudging
 
         targets = len(self.targets or encoding.names)
         mean_K, deviation_K = (np.array(each[:targets]) for each in (encoding.mean, encoding.deviation))
@@ -218,49 +259,6 @@ class Forecasting(Workload):
                 for total_H, each in zip(totals[name], (np.square(error_BHK), np.abs(error_BHK)), strict=True):
                     total_H += each.mean(axis=2).sum(axis=0)
         return {name: (squared_H / len(test), absolute_H / len(test)) for name, (squared_H, absolute_H) in totals.items()}
-
-    def serving(self, encoding: SeriesEncoding) -> ForecastServing:
-        return ForecastServing(self, encoding)
-
-
-class ForecastServing(Serving):
-    """Windows of raw values in, forecasts in the series' own units out."""
-
-    def example(self, raw: Arrays) -> np.ndarray:
-        """Windows of raw values (N, T, S), or (N, T) of a single series."""
-        x_NST = np.lib.stride_tricks.sliding_window_view(_numbers(raw, self.encoding.names), self.workload.window, axis=0)
-        return np.ascontiguousarray(x_NST[:, 0] if x_NST.shape[1] == 1 else x_NST.transpose(0, 2, 1))
-
-    @property
-    def lookback(self) -> int:
-        return self.workload.window - 1
-
-    def windows(self, encoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        values_NS, window = encoded["values"], self.workload.window
-        if len(values_NS) < window:
-            return {"values": np.empty((0, window, values_NS.shape[1]), values_NS.dtype)}
-        return {"values": np.lib.stride_tricks.sliding_window_view(values_NS, window, axis=0).transpose(0, 2, 1)}
-
-    def inputs(self, given: Any) -> dict[str, np.ndarray]:
-        encoding, window = self.encoding, self.workload.window
-        wanted = f"windows must be numbers (rows, {window}, {len(encoding.names)}), the series being {', '.join(encoding.names)}"
-        try:
-            array = np.asarray(given)
-            x_NTS = array.astype(np.float64) if array.dtype.kind in _NUMBERS + "O" else None
-        except (TypeError, ValueError, OverflowError):
-            x_NTS = None
-        if x_NTS is None:
-            raise DataError(wanted)
-        if x_NTS.ndim == 2 and len(encoding.names) == 1:
-            x_NTS = x_NTS[:, :, None]
-        if x_NTS.shape[1:] != (window, len(encoding.names)):
-            raise DataError(f"{wanted}; these are {x_NTS.shape}")
-        return {"values": _standardised(x_NTS, encoding)}
-
-    def decode(self, outputs: Arrays) -> dict[str, list]:
-        """`forecast` in the series' own units: the steps ahead (H,) of a single target, or (H, K)."""
-        forecast_BHK = _original(outputs["forecast"], self.encoding)
-        return {"forecast": (forecast_BHK[:, :, 0] if forecast_BHK.shape[2] == 1 else forecast_BHK).tolist()}
 
 
 def _numbers(raw: Arrays, names: Sequence[str]) -> np.ndarray:

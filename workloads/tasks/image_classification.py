@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ..base import Arrays, DataError, Encoding, Rows, choose_columns
-from .classes import Classification, ClassServing, class_index, class_names, labels_in, labels_of, worst_mistakes
+from ..base import Arrays, DataError, Encoding, Rows, Serving, choose_columns
+from .classes import Classification, ClassServing, Labels, class_index, labels_in, labels_of, worst_mistakes
 from .pictures import Shape, pixels
 
 if TYPE_CHECKING:
@@ -30,12 +30,31 @@ class ImageEncoding(Encoding):
     deviation: tuple[float, ...]
 
 
+class ImageServing(ClassServing):
+    """Images in, classes out."""
+
+    def example(self, raw: Arrays) -> np.ndarray:
+        if raw["image"].dtype != object:
+            return raw["image"]
+        x_NCHW = self.workload.pixels(raw["image"])
+        return x_NCHW[:, 0] if x_NCHW.shape[1] == 1 else x_NCHW.transpose(0, 2, 3, 1)
+
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
+        """An array (rows, height, width) or (rows, height, width, channels), or lists of that shape, of whole numbers of any type; encoded
+        pictures (PNG, JPEG …) as a list of bytes; or a DataFrame with a column `image` of either."""
+        if hasattr(given, "columns"):
+            choose_columns(("image",), [str(name) for name in given.columns])
+            given = given["image"].to_numpy()
+        return self.encode({"image": given})
+
+
 class ImageClassification(Classification):
     """Raw rows: `image` uint8 (N, H, W) or (N, H, W, C), or (N,) encoded pictures or arrays; `label` (N,), integers or strings."""
 
     task: ClassVar[str] = "image classification"
     columns: ClassVar[tuple[str, ...]] = ("image", "label")
     encoding_type: ClassVar[type[Encoding]] = ImageEncoding
+    serving_type: ClassVar[type[Serving]] = ImageServing
     files: ClassVar[tuple[str, ...]] = ("image",)
     requires: ClassVar[tuple[str, ...]] = ("pillow",)
 
@@ -50,20 +69,20 @@ class ImageClassification(Classification):
 
     def fit(self, batches: Iterable[Arrays]) -> ImageEncoding:
         shape: Shape | None = None
-        labels, count = set(), 0
+        labels, count = Labels(), 0
         total = square = np.zeros(1)
         for raw in batches:
             if not len(raw["label"]):
                 continue
             x_NCHW = self.pixels(raw["image"], shape=shape)
             shape = x_NCHW.shape[1:]
-            labels.update(labels_in(raw["label"]))
+            labels.add(raw["label"])
             count += x_NCHW.size // x_NCHW.shape[1]
             total = total + x_NCHW.sum(axis=(0, 2, 3), dtype=np.float64)
             square = square + np.square(x_NCHW, dtype=np.float64).sum(axis=(0, 2, 3))
         if shape is None:
             raise DataError("there are no training rows")
-        classes = class_names(self.classes, labels)
+        classes = labels.names(self.classes)
         mean = total / count
         deviation = np.sqrt(np.maximum(square / count - mean**2, 1e-12))
         return ImageEncoding(classes=classes, shape=shape, mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
@@ -88,27 +107,6 @@ class ImageClassification(Classification):
             "worst_mistakes": worst_images(test.take(worst, ["image"])["image"], truth_N[worst], p_NK[worst], encoding.classes),
         }
 
-    def serving(self, encoding: ImageEncoding) -> ImageServing:
-        return ImageServing(self, encoding)
-
     def pixels(self, given: Any, **known: Any) -> np.ndarray:
         """uint8 (N, C, H, W), brought to `size` and `channels`."""
         return pixels(given, size=self.size, channels=self.channels, **known)
-
-
-class ImageServing(ClassServing):
-    """Images in, classes out."""
-
-    def example(self, raw: Arrays) -> np.ndarray:
-        if raw["image"].dtype != object:
-            return raw["image"]
-        x_NCHW = self.workload.pixels(raw["image"])
-        return x_NCHW[:, 0] if x_NCHW.shape[1] == 1 else x_NCHW.transpose(0, 2, 3, 1)
-
-    def inputs(self, given: Any) -> dict[str, np.ndarray]:
-        """An array (rows, height, width) or (rows, height, width, channels), or lists of that shape, of whole numbers of any type; encoded
-        pictures (PNG, JPEG …) as a list of bytes; or a DataFrame with a column `image` of either."""
-        if hasattr(given, "columns"):
-            choose_columns(("image",), [str(name) for name in given.columns])
-            given = given["image"].to_numpy()
-        return self.encode({"image": given})

@@ -35,6 +35,77 @@ class LanguageEncoding(Encoding):
     tokenizer: str
 
 
+class LanguageServing(Serving):
+    """Prompts in, their continuations out."""
+
+    def sample(self, model: nn.Module) -> str:
+        """The prompt of the settings and its continuation."""
+        import torch
+
+        begun_BP, length_B = self._begin([self.workload.prompt])
+        device = next(model.parameters()).device
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            written_BN = self._write(model, torch.from_numpy(begun_BP).to(device), torch.from_numpy(length_B).to(device))
+        model.train(training)
+        return self.workload.prompt + tokens.text(self.encoding.tokenizer, written_BN[0].tolist())
+
+    def example(self, raw: Arrays) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({"prompt": raw["text"].tolist()})
+
+    def columns(self, available: Sequence[str]) -> tuple[str, ...]:
+        return ("text",) if "text" in available and "prompt" not in available else choose_columns(("prompt",), available)
+
+    def encode(self, raw: Arrays) -> dict[str, np.ndarray]:
+        [(name, prompts)] = raw.items()
+        token_BP, length_B = self._begin(texts_in(prompts, name))
+        return {"token": token_BP, "length": length_B}
+
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
+        """A DataFrame with a column `prompt`, or what makes one; or a list of strings.
+
+        Of a long prompt the last `window` tokens count, an empty one is `model.prompt`, a character never met in training is [UNK].
+        """
+        return self.encode({"prompt": text_column(given, "prompt")})
+
+    def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`token` (B, sample_tokens): how each prompt goes on. The same for the same prompt, whatever other prompts stand beside it."""
+        import torch
+
+        parts = zip(batch["token"].split(_WRITTEN_ROWS), batch["length"].split(_WRITTEN_ROWS), strict=True)
+        return {"token": torch.cat([self._write(model, *part) for part in parts])}
+
+    def decode(self, outputs: Arrays) -> dict[str, list]:
+        return {"text": [tokens.text(self.encoding.tokenizer, row) for row in outputs["token"].tolist()]}
+
+    def _begin(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(the last tokens of each prompt, at most the window, int32 (B, P); how many they are, int64 (B,))."""
+        # a prompt is cut into tokens line by line, as the training text was
+        empty, window, tokenizer = self.workload.prompt, self.workload.window, self.encoding.tokenizer
+        begun = [tokens.stream(tokenizer, re.findall(r".*\n|.+", prompt or empty))[-window:] for prompt in prompts]
+        length_B = np.array([len(row) for row in begun], np.int64)
+        token_BP = np.zeros((len(begun), length_B.max(initial=1)), np.int32)
+        for row, its in enumerate(begun):
+            token_BP[row, : len(its)] = its
+        return token_BP, length_B
+
+    def _write(self, model: nn.Module, token_BP: Tensor, length_B: Tensor) -> Tensor:
+        from ..layers.decoder import write
+
+        return write(
+            model,
+            token_BP,
+            length_B,
+            tokens=self.workload.sample_tokens,
+            window=self.workload.window,
+            temperature=self.workload.temperature,
+            top_k=self.workload.top_k,
+        )
+
+
 class LanguageModeling(Workload):
     """Raw rows: `text` (N,), strings that follow one another: lines, each with its line end.
 
@@ -51,6 +122,7 @@ class LanguageModeling(Workload):
     headline: ClassVar[Headline] = Headline("loss", "min")
     better: ClassVar[Mapping[str, Literal["max", "min"]]] = {"loss": "min", "accuracy": "max", "perplexity": "min"}
     encoding_type: ClassVar[type[Encoding]] = LanguageEncoding
+    serving_type: ClassVar[type[Serving]] = LanguageServing
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     tokens: Literal["characters", "bpe"] = "characters"
@@ -147,82 +219,8 @@ class LanguageModeling(Workload):
 
         return TokenJudging(encoding.tokenizer)
 
-    def serving(self, encoding: LanguageEncoding) -> LanguageServing:
-        return LanguageServing(self, encoding)
-
     def task_settings(self) -> dict[str, Any]:
         return self.model_dump(mode="json", include={"tokens", "vocabulary"})  # no other changes what is stored
-
-
-class LanguageServing(Serving):
-    """Prompts in, their continuations out."""
-
-    def sample(self, model: nn.Module) -> str:
-        """The prompt of the settings and its continuation."""
-        import torch
-
-        begun_BP, length_B = self._begin([self.workload.prompt])
-        device = next(model.parameters()).device
-        training = model.training
-        model.eval()
-        with torch.no_grad():
-            written_BN = self._write(model, torch.from_numpy(begun_BP).to(device), torch.from_numpy(length_B).to(device))
-        model.train(training)
-        return self.workload.prompt + tokens.text(self.encoding.tokenizer, written_BN[0].tolist())
-
-    def example(self, raw: Arrays) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame({"prompt": raw["text"].tolist()})
-
-    def columns(self, available: Sequence[str]) -> tuple[str, ...]:
-        return ("text",) if "text" in available and "prompt" not in available else choose_columns(("prompt",), available)
-
-    def encode(self, raw: Arrays) -> dict[str, np.ndarray]:
-        [(name, prompts)] = raw.items()
-        token_BP, length_B = self._begin(texts_in(prompts, name))
-        return {"token": token_BP, "length": length_B}
-
-    def inputs(self, given: Any) -> dict[str, np.ndarray]:
-        """A DataFrame with a column `prompt`, or what makes one; or a list of strings.
-
-        Of a long prompt the last `window` tokens count, an empty one is `model.prompt`, a character never met in training is [UNK].
-        """
-        return self.encode({"prompt": text_column(given, "prompt")})
-
-    def respond(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`token` (B, sample_tokens): how each prompt goes on. The same for the same prompt, whatever other prompts stand beside it."""
-        import torch
-
-        parts = zip(batch["token"].split(_WRITTEN_ROWS), batch["length"].split(_WRITTEN_ROWS), strict=True)
-        return {"token": torch.cat([self._write(model, *part) for part in parts])}
-
-    def decode(self, outputs: Arrays) -> dict[str, list]:
-        return {"text": [tokens.text(self.encoding.tokenizer, row) for row in outputs["token"].tolist()]}
-
-    def _begin(self, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(the last tokens of each prompt, at most the window, int32 (B, P); how many they are, int64 (B,))."""
-        # a prompt is cut into tokens line by line, as the training text was
-        empty, window, tokenizer = self.workload.prompt, self.workload.window, self.encoding.tokenizer
-        begun = [tokens.stream(tokenizer, re.findall(r".*\n|.+", prompt or empty))[-window:] for prompt in prompts]
-        length_B = np.array([len(row) for row in begun], np.int64)
-        token_BP = np.zeros((len(begun), length_B.max(initial=1)), np.int32)
-        for row, its in enumerate(begun):
-            token_BP[row, : len(its)] = its
-        return token_BP, length_B
-
-    def _write(self, model: nn.Module, token_BP: Tensor, length_B: Tensor) -> Tensor:
-        from ..layers.decoder import write
-
-        return write(
-            model,
-            token_BP,
-            length_B,
-            tokens=self.workload.sample_tokens,
-            window=self.workload.window,
-            temperature=self.workload.temperature,
-            top_k=self.workload.top_k,
-        )
 
 
 class EndToEnd:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from ..base import Arrays, DataError, Encoding, Rows
+from ..base import Arrays, DataError, Encoding, Rows, Serving
 from . import tokens
-from .classes import Classification, ClassServing, class_index, class_names, labels_in, labels_of, worst_mistakes
+from .classes import Classification, ClassServing, Labels, class_index, labels_in, labels_of, worst_mistakes
 from .texts import text_column, texts_in
 
 if TYPE_CHECKING:
@@ -28,6 +28,19 @@ class TextEncoding(Encoding):
     tokenizer: str
 
 
+class TextServing(ClassServing):
+    """Texts in, classes out."""
+
+    def example(self, raw: Arrays) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame({"text": texts_in(raw["text"])})
+
+    def inputs(self, given: Any) -> dict[str, np.ndarray]:
+        """A DataFrame with a column `text`, or what makes one (a list of dicts, a dict of lists); or texts alone, in a list or an array."""
+        return self.encode({"text": text_column(given)})
+
+
 class TextClassification(Classification):
     """Raw rows: `text` (N,), strings; `label` (N,), integers or strings.
 
@@ -39,6 +52,7 @@ class TextClassification(Classification):
     columns: ClassVar[tuple[str, ...]] = ("text", "label")
     length_column: ClassVar[str | None] = "length"
     encoding_type: ClassVar[type[Encoding]] = TextEncoding
+    serving_type: ClassVar[type[Serving]] = TextServing
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     tokens: Literal["words", "wordpiece"] = "words"
@@ -55,20 +69,20 @@ class TextClassification(Classification):
         texts_in(raw["text"])
 
     def fit(self, batches: Iterable[Arrays]) -> TextEncoding:
-        labels: set[Any] = set()
+        labels = Labels()
 
         def texts() -> Iterator[list[str]]:
             for raw in batches:
-                labels.update(labels_in(raw["label"]))
+                labels.add(raw["label"])
                 yield texts_in(raw["text"])
 
         reading = texts()
         tokenizer = self.learn(reading)
         for _ in reading:  # a tokenizer that is not learnt leaves them unread, but their labels count
             pass
-        if not labels:
+        if not labels.rows:
             raise DataError("there are no training rows")
-        return TextEncoding(classes=class_names(self.classes, labels), tokenizer=tokenizer)
+        return TextEncoding(classes=labels.names(self.classes), tokenizer=tokenizer)
 
     def learn(self, texts: Iterator[list[str]]) -> str:
         """The tokenizer (its JSON) for batches of training texts."""
@@ -98,19 +112,3 @@ class TextClassification(Classification):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "worst_mistakes": worst_texts(texts, truth_N[worst], p_NK[worst], encoding.classes),
         }
-
-    def serving(self, encoding: TextEncoding) -> TextServing:
-        return TextServing(self, encoding)
-
-
-class TextServing(ClassServing):
-    """Texts in, classes out."""
-
-    def example(self, raw: Arrays) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame({"text": texts_in(raw["text"])})
-
-    def inputs(self, given: Any) -> dict[str, np.ndarray]:
-        """A DataFrame with a column `text`, or what makes one (a list of dicts, a dict of lists); or texts alone, in a list or an array."""
-        return self.encode({"text": text_column(given)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ import torch
 from workloads.base import DataError
 from workloads.mlp import TabularMLP
 from workloads.tasks.classes import (
+    Labels,
     class_index,
-    class_names,
     labels_in,
     labels_of,
     softmax_scores,
@@ -25,7 +26,14 @@ TASK = TabularMLP()
 LEARNT = TableEncoding(classes=("cat", "dog"), features=("age",), mean=(0.0,), deviation=(1.0,))
 
 
-class Labels:
+def names(stated: tuple[str, ...], found: Iterable[Any]) -> tuple[str, ...]:
+    labels = Labels()
+    for label in found:
+        labels.add(np.array([label], dtype=object))
+    return labels.names(stated)
+
+
+class Stored:
     """Prepared rows that have nothing but a label."""
 
     def __init__(self, *label: int) -> None:
@@ -67,15 +75,15 @@ def test_a_missing_label_is_refused_by_row_when_learning_and_when_encoding(label
 
 
 def test_classes_are_in_the_order_of_the_labels_and_numbers_in_that_of_numbers() -> None:
-    assert class_names((), {10, 9, 2}) == ("2", "9", "10")
-    assert class_names((), {"b", "a"}) == ("a", "b")
-    assert class_names(("z", "a"), {"a", "b"}) == ("z", "a")
+    assert names((), {10, 9, 2}) == ("2", "9", "10")
+    assert names((), {"b", "a"}) == ("a", "b")
+    assert names(("z", "a"), {"a", "b"}) == ("z", "a")
 
 
 @pytest.mark.parametrize(("stated", "found"), [((), {"only"}), (("only",), {"a", "b"})])
 def test_one_class_is_none_to_choose_from(stated: tuple[str, ...], found: set) -> None:
     with pytest.raises(DataError, match=r"two classes.*'only'"):
-        class_names(stated, found)
+        names(stated, found)
 
 
 @pytest.mark.parametrize("labels", [np.array([9, 10, 2, 9]), np.array(["9", "10", "2", "9"], dtype=object)], ids=["numbers", "strings"])
@@ -118,7 +126,7 @@ def test_answers_name_the_likeliest_class_and_the_probability_of_each() -> None:
 
 
 def test_the_majority_is_that_of_the_training_rows() -> None:
-    train, test = Labels(0, 2, 2, 1, 2), Labels(0, 0, 0, 2, 1)
+    train, test = Stored(0, 2, 2, 1, 2), Stored(0, 0, 0, 2, 1)
     assert labels_of(train).tolist() == [0, 2, 2, 1, 2]
     assert TASK.baselines(train, test, LEARNT) == {"majority_class": {"accuracy": 0.2}}
 
@@ -151,14 +159,37 @@ def test_the_worst_mistakes_are_wrong_rows_and_the_surest_come_first() -> None:
     ],
 )
 def test_a_class_has_one_name_however_its_label_is_given(labels: np.ndarray) -> None:
-    classes = class_names((), labels_in(labels) | {0, 1.0})
+    classes = names((), labels_in(labels) | {0, 1.0})
     assert classes == ("0", "1")
     assert class_index(labels, classes).tolist() == [0, 1, 1]
 
 
 def test_numbers_that_are_not_whole_and_stated_names_stay_as_they_are() -> None:
-    assert class_names((), {0.5, 1.0}) == ("0.5", "1")
+    assert names(("0.5", "1"), {0.5, 1.0}) == ("0.5", "1")
     assert class_index(np.array([0.0, 1.0]), ("0.0", "1.0")).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        ({0.5, 1.0}, "column label: 2 different numbers in 2 training rows look like a measured quantity"),
+        (set(range(51)), r"51 different numbers in 51 .*raylway train mlp_regression .*data\.columns\.target="),
+    ],
+    ids=["fractions", "many"],
+)
+def test_measured_numbers_are_no_classes_unless_stated(found: set, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        names((), found)
+    stated = tuple(str(number) for number in sorted(found))
+    assert names(stated, found) == stated
+
+
+def test_many_names_and_numbers_that_recur_are_classes() -> None:
+    assert len(names((), {f"class {number}" for number in range(60)})) == 60
+    assert len(names((), set(range(50)))) == 50
+    labels = Labels()
+    labels.add(np.arange(60).repeat(5))
+    assert len(labels.names(())) == 60
 
 
 @pytest.mark.parametrize("odd", [[0], {"is": 0}, None, np.nan, ""])

@@ -1,4 +1,4 @@
-"""How forecasts are judged: squared and absolute error, in all and by how far ahead."""
+"""How predicted numbers are judged: squared and absolute error; of forecasts in all and by how far ahead."""
 
 from __future__ import annotations
 
@@ -13,16 +13,34 @@ from ..judging import Judged, Judging, Score
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# N windows, T rows of a window, H rows of the horizon, K targets
+# N rows or windows, T rows of a window, H rows of the horizon, K targets
 
 
-class ForecastJudging(Judging):
+class ErrorJudging(Judging):
+    """Predictions (N,) or (N, …) beside the true numbers; the loss is the mean squared error in units of `deviation`."""
+
+    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"rmse": ("mse", math.sqrt)}
+    deviation = 1.0
+
+    def compared(self, truth_N: np.ndarray, predicted_N: np.ndarray) -> Judged:
+        error_N = predicted_N - truth_N
+        squared, absolute = _score(np.square(error_N)), _score(np.abs(error_N))
+        loss = squared if self.deviation == 1 else _score(np.square(error_N / self.deviation))
+        return Judged({"truth": truth_N, "predicted": predicted_N}, {"mse": squared, "mae": absolute, "loss": loss})
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        return self.compared(judged.columns["truth"], judged.columns["predicted"])
+
+    def table(self, judged: Judged) -> dict[str, Any]:
+        truth_N, predicted_N = judged.columns["truth"], judged.columns["predicted"]
+        return {"truth": truth_N, "predicted": predicted_N, "error": predicted_N - truth_N}
+
+
+class ForecastJudging(ErrorJudging):
     """Examples are windows whose last rows are what came; errors are of standardised values, as in training.
 
     `restored` gives standardised values (N, H, K) in the units of the series `names`, which the table is in; `standardised` the other way.
     """
-
-    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"rmse": ("mse", math.sqrt)}
 
     def __init__(
         self,
@@ -48,22 +66,17 @@ class ForecastJudging(Judging):
     def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
         forecast_NHK = outputs["forecast"].astype(np.float64)
         truth_NHK = examples["values"][:, self._window :, : forecast_NHK.shape[2]].astype(np.float64)
-        return self._judged(truth_NHK, forecast_NHK)
+        return self.compared(truth_NHK, forecast_NHK)
 
     def translated(self, judged: Judged, by: Judging) -> Judged:
         if not isinstance(by, ForecastJudging) or (by._names, by._horizon) != (self._names, self._horizon):
             told = f"{by._horizon} rows of {', '.join(by._names)}" if isinstance(by, ForecastJudging) else "nothing"
             raise ValueError(f"it forecasts {told}, not {self._horizon} rows of {', '.join(self._names)}")
-        truth_NHK, forecast_NHK = (self._standardised(by._restored(judged.columns[name])) for name in ("truth", "forecast"))
-        return self._judged(truth_NHK, forecast_NHK)
-
-    def _judged(self, truth_NHK: np.ndarray, forecast_NHK: np.ndarray) -> Judged:
-        error_NHK = forecast_NHK - truth_NHK
-        squared, absolute = (_score(each_NHK) for each_NHK in (np.square(error_NHK), np.abs(error_NHK)))
-        return Judged({"truth": truth_NHK, "forecast": forecast_NHK}, {"mse": squared, "mae": absolute, "loss": squared})
+        truth_NHK, forecast_NHK = (self._standardised(by._restored(judged.columns[name])) for name in ("truth", "predicted"))
+        return self.compared(truth_NHK, forecast_NHK)
 
     def parts(self, judged: Judged) -> dict[str, Score]:
-        error_NHK = judged.columns["forecast"] - judged.columns["truth"]
+        error_NHK = judged.columns["predicted"] - judged.columns["truth"]
         found = {}
         for ahead in range(self._horizon):
             for name, each_NHK in (("mse", np.square(error_NHK)), ("mae", np.abs(error_NHK))):
@@ -71,7 +84,7 @@ class ForecastJudging(Judging):
         return found
 
     def table(self, judged: Judged) -> dict[str, Any]:
-        own = {name: self._restored(judged.columns[name]) for name in ("truth", "forecast")}
+        own = {name: self._restored(judged.columns[of]) for name, of in (("truth", "truth"), ("forecast", "predicted"))}
         told = {name: x_NHK[:, :, 0] if x_NHK.shape[2] == 1 else x_NHK for name, x_NHK in own.items()}
         each = {name: judged.scores[name].total / judged.scores[name].count for name in ("mse", "mae")}
         return {"window": np.arange(len(judged))} | told | each
@@ -79,7 +92,7 @@ class ForecastJudging(Judging):
     def figures(self, judged: Judged) -> dict[str, Figure]:
         from .figures import error_by_horizon
 
-        squared_NH = np.square(judged.columns["forecast"] - judged.columns["truth"]).mean(2)
+        squared_NH = np.square(judged.columns["predicted"] - judged.columns["truth"]).mean(2)
         return {"error_by_horizon": error_by_horizon({"this model": squared_NH.mean(0)})}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workloads.tasks.judged_forecasts import ForecastJudging
+from workloads.tasks.judged_numbers import ForecastJudging
 
 RNG = np.random.default_rng(0)
 
