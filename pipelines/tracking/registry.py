@@ -120,7 +120,7 @@ def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, e
     model.mkdir()
     shutil.copyfile(weights, model / served.WEIGHTS)
     (model / served.MODEL).write_text(json.dumps(served.describe(workload, encoding, sha256(weights)), indent=1))
-    shutil.copytree(_source(), package, ignore=shutil.ignore_patterns("__pycache__", "recipes"))
+    shutil.copytree(_source(), package, ignore=shutil.ignore_patterns("__pycache__", "recipes", "examples"))
     example = workload.serving(encoding).example(sample)
     answer = served._load_pyfunc(str(model)).predict(example)
     # named experiment: the model's files go where that keeps them, and not into ./mlruns of the current folder (MLflow 3.17)
