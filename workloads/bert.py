@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from .layers.pretrained import SequenceClassifier
+    from .layers.text import SequenceClassifier
 
 
 class PretrainedEncoding(TextEncoding):
@@ -74,7 +74,7 @@ class BERT(TextClassification):
 
     def network(self, encoding: PretrainedEncoding) -> nn.Module:
         """Tokens (B, T) and length (B,) to logits (B, K)."""
-        from .layers.pretrained import SequenceClassifier
+        from .layers.text import SequenceClassifier
 
         return SequenceClassifier(encoding.config)
 

@@ -35,7 +35,7 @@ class GPT(LanguageModeling):
 
     def network(self, encoding: LanguageEncoding) -> nn.Module:
         """Token numbers (B, T) to logits (B, T, V) of the next one."""
-        from .layers.decoder import Decoder
+        from .layers.text import Decoder
 
         return Decoder(
             tokens.size(encoding.tokenizer),

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from .base import Arrays, Rows
 from .tasks import tokens
 from .tasks.classes import labels_of
-from .tasks.text_classification import TextClassification, TextEncoding
+from .tasks.text_classification import TextClassification, TextEncoding, attention_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,8 +71,6 @@ class Transformer(TextClassification):
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TextEncoding) -> dict[str, Figure]:
         """Those of the task, and where the last layer's heads look in a text of a readable length that the network is surest of."""
         import torch
-
-        from .tasks.figures import attention_map
 
         length_N = test.take(np.arange(len(test)), ["length"])["length"]
         sure_N = outputs["probabilities"][np.arange(len(test)), labels_of(test)]

@@ -14,7 +14,7 @@ from pipelines import config
 from pipelines.settings import Optim
 from pipelines.training.optim import make_optimizer
 from workloads.gpt import GPT
-from workloads.layers.decoder import Decoder
+from workloads.layers.text import Decoder
 from workloads.tasks.language_modeling import LanguageEncoding
 
 VOCABULARY, WINDOW, LAYERS, HEADS, WIDTH = 97, 70, 3, 4, 48

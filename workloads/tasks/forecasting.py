@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Serving, Workload, choose_columns
+from .tables import Moments
 from .windows import Windows
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 Answer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Forecasts (B, H, K) of the test windows whose numbers (B,) and targets (B, T, K) are given."""
-Moments = tuple[int, np.ndarray, np.ndarray]
-"""Rows, and of each series their mean and their sum of squared deviations from it."""
 
 _CHUNK_VALUES = 1 << 22
 _NUMBERS = "biuf"  # numpy's letters for kinds of numbers
@@ -140,18 +139,17 @@ class Forecasting(Workload):
 
     def fit(self, batches: Iterable[Arrays]) -> SeriesEncoding:
         names: tuple[str, ...] = ()
-        moments: Moments | None = None
+        moments = Moments.none()
         latest = None
         for raw in batches:
             names = names or self._names(raw)
             latest = self._check_time(raw, latest)
-            moments = _added(moments, _numbers(raw, names))
-        if moments is None:
+            moments = moments.with_rows(_numbers(raw, names))
+        if not names:
             raise DataError("there are no training rows")
-        count, mean_S, squares_S = moments
-        deviation_S = np.sqrt(squares_S / count)
+        deviation_S = np.sqrt(moments.square_F / moments.count_F)
         deviation_S[deviation_S == 0] = 1  # a series that never changes keeps its unit
-        return SeriesEncoding(names=names, mean=tuple(mean_S.tolist()), deviation=tuple(deviation_S.tolist()))
+        return SeriesEncoding(names=names, mean=tuple(moments.mean_F.tolist()), deviation=tuple(deviation_S.tolist()))
 
     def encode(self, raw: Arrays, encoding: SeriesEncoding) -> dict[str, np.ndarray]:
         self._check_time(raw, None)
@@ -209,7 +207,7 @@ class Forecasting(Workload):
         }
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: SeriesEncoding) -> dict[str, Figure]:
-        from .figures import error_by_horizon
+        from .judged_numbers import error_by_horizon
 
         forecast_NHK = outputs["forecast"]
         answers: dict[str, Answer] = {"this model": lambda index_B, x_BTK: forecast_NHK[index_B]}
@@ -311,17 +309,6 @@ def _is_number(value: Any) -> bool:
         return bool(np.isfinite(float(value)))
     except (TypeError, ValueError, OverflowError):
         return False
-
-
-def _added(moments: Moments | None, x_NS: np.ndarray) -> Moments:
-    """The moments of more rows (Chan, Golub & LeVeque, 1983): no sum of squares, which would lose small changes of large numbers."""
-    mean_S = x_NS.mean(axis=0)
-    squares_S = np.square(x_NS - mean_S).sum(axis=0)
-    if moments is None:
-        return len(x_NS), mean_S, squares_S
-    count, earlier_S, sofar_S = moments
-    total, apart_S = count + len(x_NS), mean_S - earlier_S
-    return total, earlier_S + apart_S * len(x_NS) / total, sofar_S + squares_S + np.square(apart_S) * count * len(x_NS) / total
 
 
 # ---- pictures

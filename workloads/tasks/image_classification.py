@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -98,7 +98,7 @@ class ImageClassification(Classification):
         return model(batch["image"])
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: ImageEncoding) -> dict[str, Figure]:
-        from .figures import confusion_matrix, worst_images
+        from .judged_classes import confusion_matrix
 
         truth_N, p_NK = labels_of(test), outputs["probabilities"]
         worst = worst_mistakes(truth_N, p_NK, 16)
@@ -110,3 +110,28 @@ class ImageClassification(Classification):
     def pixels(self, given: Any, **known: Any) -> np.ndarray:
         """uint8 (N, C, H, W), brought to `size` and `channels`."""
         return pixels(given, size=self.size, channels=self.channels, **known)
+
+
+def worst_images(images_NCHW: np.ndarray, truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Images that were classified wrongly, each with its true class and what was said instead."""
+    from matplotlib.figure import Figure
+
+    columns = 4
+    rows = max(1, -(-len(images_NCHW) // columns))
+    figure = Figure(figsize=(2.2 * columns, 0.4 + 2.4 * rows))
+    # all on one pair of axes: with a pair for each, these took most of the time that a run's pictures take
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / (0.4 + 2.4 * rows)))
+    axes.axis("off")
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    for place, (image_CHW, truth, p_K) in enumerate(zip(images_NCHW, truth_N, p_NK, strict=True)):
+        row, column = divmod(place, columns)
+        _, height, width = image_CHW.shape
+        tall, wide = 0.84 * height / max(height, width), 0.9 * width / max(height, width)
+        image = image_CHW.transpose(1, 2, 0) if len(image_CHW) == 3 else image_CHW[0]
+        middle, foot = column + 0.5, row + 0.56 + tall / 2
+        axes.imshow(image, cmap="gray", extent=(middle - wide / 2, middle + wide / 2, foot, foot - tall), aspect="auto")
+        said = int(p_K.argmax())
+        axes.text(middle, row + 0.11, f"{classes[truth]}, said {classes[said]} ({p_K[said]:.2f})", fontsize=9, ha="center", va="bottom")
+    axes.set(xlim=(0, columns), ylim=(rows, 0))
+    figure.suptitle("The surest mistakes" if len(images_NCHW) else "No mistakes")
+    return figure

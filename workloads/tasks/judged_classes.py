@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # N examples, K classes
 
-_BINS = 10
+_BINS, _NAME_LETTERS = 10, 40
 _MOST_RANKED = 20
 """Most classes whose ROC curves are looked at: each is sorted by itself."""
 
@@ -82,8 +82,6 @@ class ClassJudging(Judging):
         return {"calibration": bins}
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
-        from .figures import confusion_matrix, reliability, roc_curves
-
         truth_N, p_NK = judged.columns["truth"], judged.columns["probabilities"]
         sure_N, right_N = _confidence(truth_N, p_NK)
         drawn = {
@@ -145,3 +143,58 @@ def _rows_of_bins(sure_N: np.ndarray) -> np.ndarray:
     """Rows of each bin that has any, the bins cut as `calibration_curve` cuts them."""
     rows = np.bincount(np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], sure_N), minlength=_BINS)
     return rows[rows > 0]
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Counts of (true class, predicted class)."""
+    from matplotlib.figure import Figure
+
+    shown = [name if len(name) <= _NAME_LETTERS else f"{name[: _NAME_LETTERS - 1]}…" for name in classes]
+    labels = 0.3 + 0.1 * max(map(len, shown))
+    side = max(3.8, 0.55 * len(classes))
+    width, height = labels + 0.4 + side + 0.2, labels + 0.4 + side + 0.4
+    figure = Figure(figsize=(width, height))
+    # placed by hand, for a layout that is worked out draws everything twice
+    axes = figure.add_axes(((labels + 0.4) / width, (labels + 0.4) / height, side / width, side / height))
+    places = np.arange(len(classes))
+    # counted and drawn here, for scikit-learn's display costs a second of import in every process that draws (1.9)
+    counts_KK = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts_KK, (truth, predicted), 1)
+    axes.imshow(counts_KK, cmap="Blues", vmin=0)
+    for row, column in np.ndindex(counts_KK.shape):
+        dark = counts_KK[row, column] > counts_KK.max() / 2
+        axes.text(column, row, str(counts_KK[row, column]), ha="center", va="center", color="white" if dark else "#08306b")
+    axes.set_xticks(places, shown, rotation="vertical")
+    axes.set_yticks(places, shown)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{np.trace(counts_KK)} of {counts_KK.sum()} rows right")
+    return figure
+
+
+def roc_curves(truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """True against false positives at every threshold: of the second class where there are two, else of each against the rest."""
+    from matplotlib.figure import Figure
+    from sklearn.metrics import RocCurveDisplay
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    for k in range(1 if len(classes) == 2 else 0, len(classes)):
+        if 0 < (truth_N == k).sum() < len(truth_N):  # else there is no curve
+            RocCurveDisplay.from_predictions(truth_N == k, p_NK[:, k], name=classes[k], ax=axes)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.set(title="ROC; dotted: by chance", xlabel="false positive rate", ylabel="true positive rate")
+    return figure
+
+
+def reliability(right_B: np.ndarray, sure_B: np.ndarray, rows_B: np.ndarray) -> Figure:
+    """How often what was said came true, by how sure it was said, and how many rows each point stands for."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as sure as right")
+    axes.plot(sure_B, right_B, marker="o", label="this model")
+    axes.set(title="Is it as right as it is sure?", ylabel="share of rows that are right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(loc="upper left")
+    below.bar(sure_B, rows_B, width=0.05)
+    below.set(xlabel="probability of the class that was said", ylabel="rows")
+    return figure

@@ -13,6 +13,7 @@ from ..judging import Judged, Judging, Score
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_DOTTED_STEPS = 50
 # N rows or windows, T rows of a window, H rows of the horizon, K targets
 
 
@@ -90,8 +91,6 @@ class ForecastJudging(ErrorJudging):
         return {"window": np.arange(len(judged))} | told | each
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
-        from .figures import error_by_horizon
-
         squared_NH = np.square(judged.columns["predicted"] - judged.columns["truth"]).mean(2)
         return {"error_by_horizon": error_by_horizon({"this model": squared_NH.mean(0)})}
 
@@ -99,3 +98,48 @@ class ForecastJudging(ErrorJudging):
 def _score(each_NHK: np.ndarray) -> Score:
     flat = each_NHK.reshape(len(each_NHK), -1)
     return Score(flat.sum(1), np.full(len(flat), float(flat.shape[1])))
+
+
+def error_by_horizon(squared: Mapping[str, np.ndarray]) -> Figure:
+    """Mean squared error of each answer, by steps ahead."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, squared_H in squared.items():
+        ahead = np.arange(1, len(squared_H) + 1)
+        dots = "." if len(ahead) < _DOTTED_STEPS else None
+        axes.plot(ahead, squared_H, marker=dots, label=f"{name.replace('_', ' ')} ({squared_H.mean():.4f})")
+    axes.set(xlabel="rows ahead", ylabel="mean squared error, standardised")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def against_true(truth_N: np.ndarray, predicted_N: np.ndarray) -> Figure:
+    """Predicted against true values; on the dotted line the two are equal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.subplots()
+    ends = [float(min(truth_N.min(), predicted_N.min())), float(max(truth_N.max(), predicted_N.max()))]
+    axes.plot(ends, ends, color="grey", linestyle=":", label="equal")
+    axes.scatter(truth_N, predicted_N, s=12, alpha=0.6)
+    axes.set(title=f"{len(truth_N):,} rows", xlabel="true", ylabel="predicted")
+    axes.legend(loc="upper left")
+    return figure
+
+
+def residuals(truth_N: np.ndarray, predicted_N: np.ndarray) -> Figure:
+    """Errors by predicted value, and how often each occurs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes, beside = figure.subplots(1, 2, width_ratios=[3, 1], sharey=True)
+    error_N = predicted_N - truth_N
+    axes.axhline(0, color="grey", linestyle=":")
+    axes.scatter(predicted_N, error_N, s=12, alpha=0.6)
+    axes.set(title=f"mean error {error_N.mean():+.4g}", xlabel="predicted", ylabel="predicted less true")
+    beside.hist(error_N, bins="auto", orientation="horizontal")
+    beside.set_xlabel("rows")
+    return figure

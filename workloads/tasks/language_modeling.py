@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Serving, Workload, choose_columns
+from ..judging import Judged, Judging, Score
 from . import tokens
-from .texts import text_column, texts_in
-from .windows import Windows
+from .tokens import text_column, texts_in
+from .windows import EndToEnd, Windows
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-    from ..judging import Judging
 
 # B rows, T tokens to predict (the window), S = T + 1 with the one before them, P tokens of the longest prompt, V vocabulary
 
 _BYTES = 256
 _IGNORED = -100  # a target that torch's cross_entropy leaves out
+_MOST_NATS = 700.0  # whose exponential is still a number
+_POSITIONS = 25
 _COUNTED_ROWS, _WRITTEN_ROWS = 4096, 16
 _PICTURED_TOKENS, _LINE_CHARACTERS, _DARKEST, _WHITE_BELOW = 512, 85, 1e-3, 0.03
 
@@ -93,7 +97,7 @@ class LanguageServing(Serving):
         return token_BP, length_B
 
     def _write(self, model: nn.Module, token_BP: Tensor, length_B: Tensor) -> Tensor:
-        from ..layers.decoder import write
+        from ..layers.text import write
 
         return write(
             model,
@@ -206,8 +210,6 @@ class LanguageModeling(Workload):
         return {"unigram": {"loss": float(loss), "accuracy": float(asked_V[seen_V.argmax()] / asked_V.sum())}}
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: LanguageEncoding) -> dict[str, Figure]:
-        from .figures import loss_by_position
-
         nll_BT = outputs["nll"]
         shown = test.take(np.arange(min(len(test), -(-_PICTURED_TOKENS // self.window))))
         token_N, nll_N = shown["token"][:, 1:][shown["fresh"]], nll_BT[: len(shown["fresh"])][shown["fresh"]]
@@ -215,34 +217,10 @@ class LanguageModeling(Workload):
         return {"loss_by_position": loss_by_position(nll_BT), "passage": _passage(pieces, np.exp(-nll_N[:_PICTURED_TOKENS]))}
 
     def judging(self, encoding: LanguageEncoding) -> Judging:
-        from .judged_tokens import TokenJudging
-
         return TokenJudging(encoding.tokenizer)
 
     def task_settings(self) -> dict[str, Any]:
         return self.model_dump(mode="json", include={"tokens", "vocabulary"})  # no other changes what is stored
-
-
-class EndToEnd:
-    """Rows (workloads.base.Rows) that are windows of tokens to predict, each with the token before it, one beginning where another ends.
-
-    `token` (B, S). The last window reaches back, so that it is as long as the others; `fresh` (B, T) is False where a token of it was
-    predicted in the window before.
-    """
-
-    def __init__(self, stored: Rows, window: int) -> None:
-        self._stored, self._window = stored, window
-
-    def __len__(self) -> int:
-        return -(-(len(self._stored) - 1) // self._window)
-
-    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        begin_B = np.asarray(index, np.int64) * self._window
-        last = len(self._stored) - 1 - self._window
-        places_BS = np.minimum(begin_B, last)[:, None] + np.arange(self._window + 1)
-        token_BS = self._stored.take(places_BS.reshape(-1), ["token"])["token"].reshape(places_BS.shape)
-        taken = {"token": token_BS, "fresh": places_BS[:, 1:] > begin_B[:, None]}
-        return {name: taken[name] for name in columns or taken}
 
 
 def _targets(windows: Rows, size: int) -> np.ndarray:
@@ -278,4 +256,75 @@ def _passage(pieces: Sequence[str], p_N: np.ndarray) -> Figure:
     axes.axis("off")
     axes.set_title("The first test tokens, on the colour of the probability that each was given", loc="left")
     figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, format="{x:g}")
+    return figure
+
+
+def _perplexity(loss: float) -> float:
+    """The exponential of the loss; of a loss beyond 700 nats, the largest that is a number."""
+    return math.exp(min(loss, _MOST_NATS))
+
+
+class TokenJudging(Judging):
+    """Windows lie end to end, so each token counts once; neighbours are parts of one text, so they are not drawn one by one."""
+
+    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"perplexity": ("loss", _perplexity)}
+
+    def __init__(self, tokenizer: str) -> None:
+        self._tokenizer = tokenizer
+
+    @property
+    def span(self) -> int:
+        """The last window reaches back into the one before it."""
+        return 2
+
+    @property
+    def told_by(self) -> None:
+        """A text is stored as its tokens, which are not the source's rows."""
+
+    def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
+        fresh_NT, token_NT = examples["fresh"], examples["token"][:, 1:]
+        count_N = fresh_NT.sum(1).astype(np.float64)
+        nll_NT, correct_NT = outputs["nll"].astype(np.float64), outputs["correct"].astype(np.float64)
+        scores = {"loss": Score((nll_NT * fresh_NT).sum(1), count_N), "accuracy": Score((correct_NT * fresh_NT).sum(1), count_N)}
+        return Judged({"truth": token_NT, "fresh": fresh_NT, "nll": outputs["nll"]}, scores)
+
+    def translated(self, judged: Judged, by: Judging) -> Judged:
+        if not isinstance(by, TokenJudging) or by._tokenizer != self._tokenizer:
+            raise ValueError("it cuts a text into other tokens, so losses per token cannot be compared")
+        return judged
+
+    def table(self, judged: Judged) -> dict[str, Any]:
+        loss, accuracy = judged.scores["loss"], judged.scores["accuracy"]
+        return {
+            "window": np.arange(len(judged)),
+            "tokens": loss.count.astype(np.int64),
+            "loss": loss.total / loss.count,
+            "perplexity": np.exp(loss.total / loss.count),
+            "accuracy": accuracy.total / accuracy.count,
+            "text": [tokens.text(self._tokenizer, row_T.tolist()) for row_T in judged.columns["truth"]],
+        }
+
+    def figures(self, judged: Judged) -> dict[str, Figure]:
+        return {"loss_by_position": loss_by_position(judged.columns["nll"])}
+
+
+def loss_by_position(nll_BT: np.ndarray) -> Figure:
+    """Whether more context helps: the loss at each place of the window, of places further on several together, with its standard error."""
+    from matplotlib.figure import Figure
+
+    window = nll_BT.shape[1]
+    edges = np.unique(np.geomspace(1, window + 1, _POSITIONS).round().astype(int))
+    groups = [nll_BT[:, first - 1 : after - 1] for first, after in itertools.pairwise(edges.tolist())]
+    context, mean = (edges[:-1] + edges[1:] - 1) / 2, np.array([group.mean() for group in groups])
+    error = np.array([group.std() / np.sqrt(group.size) for group in groups])
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(context, mean - error, mean + error, alpha=0.25, linewidth=0, label="standard error")
+    axes.plot(context, mean, marker=".", label="test loss")
+    axes.axhline(nll_BT.mean(), color="grey", linestyle=":", label=f"mean {nll_BT.mean():.3f}")
+    axes.set(title="Does more context help?", xlabel="tokens that the prediction looks back on", ylabel="nats a token", xscale="log")
+    powers = 2 ** np.arange(window.bit_length())
+    axes.set_xticks(powers, [str(power) for power in powers])
+    axes.minorticks_off()
+    axes.legend()
     return figure

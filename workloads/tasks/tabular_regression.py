@@ -10,7 +10,7 @@ import numpy as np
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Serving
 from ..judging import Judged, metrics
-from .judged_numbers import ErrorJudging
+from .judged_numbers import ErrorJudging, against_true, residuals
 from .tables import FeatureEncoding, Moments, TableServing, Tabular, complete, matrix
 
 if TYPE_CHECKING:
@@ -114,7 +114,5 @@ class RegressionJudging(ErrorJudging):
         return {"r2": 1 - float(squared_N.sum()) / spread if spread else float("nan")}
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
-        from .figures import against_true, residuals
-
         truth_N, predicted_N = judged.columns["truth"], judged.columns["predicted"]
         return {"predicted_against_true": against_true(truth_N, predicted_N), "residuals": residuals(truth_N, predicted_N)}

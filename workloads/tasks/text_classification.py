@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import Field
 from ..base import Arrays, DataError, Encoding, Rows, Serving
 from . import tokens
 from .classes import Classification, ClassServing, Labels, class_index, labels_in, labels_of, worst_mistakes
-from .texts import text_column, texts_in
+from .tokens import text_column, texts_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +103,7 @@ class TextClassification(Classification):
         return model(batch["tokens"], batch["length"])
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TextEncoding) -> dict[str, Figure]:
-        from .figures import confusion_matrix, worst_texts
+        from .judged_classes import confusion_matrix
 
         truth_N, p_NK = labels_of(test), outputs["probabilities"]
         worst = worst_mistakes(truth_N, p_NK, 12)
@@ -112,3 +113,44 @@ class TextClassification(Classification):
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), encoding.classes),
             "worst_mistakes": worst_texts(texts, truth_N[worst], p_NK[worst], encoding.classes),
         }
+
+
+def worst_texts(texts: Sequence[str], truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Texts that were classified wrongly, each with its true class and what was said instead."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 1 + 0.6 * max(1, len(texts))), layout="constrained")
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.set_title("The surest mistakes" if texts else "No mistakes", loc="left")
+    for row, (text, truth, p_K) in enumerate(zip(texts, truth_N, p_NK, strict=True)):
+        said = int(p_K.argmax())
+        height = 1 - (row + 0.5) / len(texts)
+        axes.text(0, height, f"{classes[truth]}, said {classes[said]} ({p_K[said]:.2f})", fontsize=9, weight="bold", va="center")
+        shown = textwrap.shorten(text, 220, placeholder=" …").replace("$", r"\$")
+        axes.text(0.27, height, textwrap.fill(shown, 110), fontsize=9, va="center")
+    return figure
+
+
+def attention_map(weights_HTT: np.ndarray, names: Sequence[str]) -> Figure:
+    """Where each of H heads looks in one text: a row for each token that looks, dark where it looks."""
+    from matplotlib.figure import Figure
+
+    heads, count = len(weights_HTT), len(names)
+    columns = min(4, heads)
+    rows = -(-heads // columns)
+    size = 1.2 + 0.14 * count
+    figure = Figure(figsize=(1.2 + size * columns, 1.6 + size * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    shown = [name.replace("$", r"\$") for name in names]
+    for axes in grid.ravel():
+        axes.axis("off")
+    for head, weights_TT in enumerate(weights_HTT):
+        axes = grid[head // columns, head % columns]
+        axes.axis("on")
+        axes.imshow(weights_TT, cmap="Blues", vmin=0)
+        axes.set_title(f"head {head + 1}, up to {weights_TT.max():.2f}", fontsize=9)
+        axes.set_xticks(range(count), shown if head + columns >= heads else [], rotation=90, fontsize=7)
+        axes.set_yticks(range(count), shown if head % columns == 0 else [], fontsize=7)
+    figure.suptitle("Each row is a token; what it heeds is dark")
+    return figure

@@ -32,3 +32,25 @@ class Windows:
 def count(rows: int, length: int, stride: int = 1) -> int:
     """How many windows `rows` rows hold."""
     return max(0, (rows - length) // stride + 1)
+
+
+class EndToEnd:
+    """Rows (workloads.base.Rows) that are windows of tokens to predict, each with the token before it, one beginning where another ends.
+
+    `token` (B, S). The last window reaches back, so that it is as long as the others; `fresh` (B, T) is False where a token of it was
+    predicted in the window before.
+    """
+
+    def __init__(self, stored: Rows, window: int) -> None:
+        self._stored, self._window = stored, window
+
+    def __len__(self) -> int:
+        return -(-(len(self._stored) - 1) // self._window)
+
+    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        begin_B = np.asarray(index, np.int64) * self._window
+        last = len(self._stored) - 1 - self._window
+        places_BS = np.minimum(begin_B, last)[:, None] + np.arange(self._window + 1)
+        token_BS = self._stored.take(places_BS.reshape(-1), ["token"])["token"].reshape(places_BS.shape)
+        taken = {"token": token_BS, "fresh": places_BS[:, 1:] > begin_B[:, None]}
+        return {name: taken[name] for name in columns or taken}

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from workloads.base import DataError
-from workloads.layers.decoder import Decoder, write
+from workloads.judging import metrics
+from workloads.layers.text import Decoder, write
 from workloads.tasks import tokens
-from workloads.tasks.language_modeling import LanguageEncoding, LanguageModeling
+from workloads.tasks.language_modeling import LanguageEncoding, LanguageModeling, TokenJudging
 
 LINES = ["to be,\n", "\n", "or not  to be.\r\n", "\tthät is — the 問 🙂\n", "no end"]
 STRIDES = [None, 1, 3, 50]
@@ -394,3 +395,35 @@ def test_figures_show_the_loss_of_each_position_and_the_passage_itself() -> None
     np.testing.assert_allclose(line.get_xydata(), np.column_stack([range(1, 6), outputs["nll"].mean(0)]), rtol=1e-5)
     shown = "".join(text.get_text() for text in figures["passage"].axes[0].texts)
     assert shown == "".join(LINES)[1:].replace("\n", "↵").replace("\r", "·").replace("\t", "·")
+
+
+# ---- scores of each window
+
+
+TOKENIZER = tokens.learn("characters", iter([["abcab\n"]]), vocabulary=8)
+
+
+def judged():
+    """Two windows of three tokens, of which the second repeats two of the first."""
+    fresh = np.array([[True, True, True], [False, False, True]])
+    examples = {"token": np.array([[1, 2, 3, 1], [3, 1, 2, 3]]), "fresh": fresh}
+    nll = np.array([[1.0, 2.0, 3.0], [9.0, 9.0, 4.0]], np.float32)
+    return TokenJudging(TOKENIZER).judge({"nll": nll, "correct": np.array([[1, 0, 1], [1, 1, 0]], np.uint8)}, examples)
+
+
+def test_a_token_that_two_windows_hold_counts_once():
+    found = metrics(TokenJudging(TOKENIZER), judged())
+    assert found == {"loss": pytest.approx(2.5), "accuracy": pytest.approx(0.5), "perplexity": pytest.approx(math.exp(2.5))}
+
+
+def test_each_window_is_a_row_with_its_text():
+    table = TokenJudging(TOKENIZER).table(judged())
+    assert table["tokens"].tolist() == [3, 1]
+    assert table["loss"].tolist() == [2.0, 4.0]
+    assert [len(text) for text in table["text"]] == [3, 3]
+
+
+def test_models_of_other_tokens_are_no_rivals():
+    other = tokens.learn("characters", iter([["xyz\n"]]), vocabulary=8)
+    with pytest.raises(ValueError, match="other tokens, so losses per token cannot be compared"):
+        TokenJudging(TOKENIZER).translated(judged(), TokenJudging(other))

@@ -18,7 +18,7 @@ from workloads.base import Arrays, DataError
 from workloads.rnn_text import RecurrentText
 from workloads.tasks import tokens
 from workloads.tasks.text_classification import TextClassification, TextEncoding
-from workloads.tasks.texts import texts_in
+from workloads.tasks.tokens import texts_in
 
 
 def column(*values: Any) -> np.ndarray:
