@@ -1,16 +1,27 @@
-"""The nodes of a cluster: what is free on each, which are about to be taken away, and where the workers of this driver are."""
+"""The nodes of a cluster: what is free on each, which are about to be taken away, who holds the rest, and waiting until there is room.
+
+Room is asked for as a placement group, as the workers themselves will ask for it: so Ray's own scheduler says when it is there, those who
+came earlier go first, and a cluster that grows by itself sees that it is wanted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cluster import ray_internals
+from cluster.ray_internals import KINDS, Amounts
+
+_GLANCE_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
+_ENTRYPOINT_LETTERS = 60
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is there, with what is free on it."""
+    """A living node, with what is free on it."""
 
     id: str
     host: str
@@ -23,7 +34,7 @@ class Node:
         return f"node {self.host} ({self.id[:8]})"
 
 
-def there() -> dict[str, Node]:
+def alive() -> dict[str, Node]:
     """The nodes that the cluster believes in, by their id. One that died a moment ago is among them, for up to half a minute."""
     import ray
 
@@ -31,21 +42,83 @@ def there() -> dict[str, Node]:
     nodes = {}
     for node in ray.nodes():
         if node["Alive"]:
-            left: Mapping[str, float] = free.get(node["NodeID"], {})
-            nodes[node["NodeID"]] = Node(
-                node["NodeID"], node["NodeManagerAddress"], left.get("CPU", 0), left.get("GPU", 0), node["NodeID"] in leaving
-            )
+            id, left = node["NodeID"], free.get(node["NodeID"], {})
+            nodes[id] = Node(id, node["NodeManagerAddress"], left.get("CPU", 0), left.get("GPU", 0), id in leaving)
     return nodes
 
 
 def own_raylet() -> str | None:
-    """Where the raylet listens that this process belongs to, as host:port."""
+    """The address of the raylet that this process belongs to, as host:port."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
     return next((f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["NodeID"] == own), None)
 
 
-def members() -> dict[str, str]:
+def training_workers() -> dict[str, str]:
     """The worker processes of this driver's training: {actor's id: node's id}."""
-    return {name: node for name, (kind, node) in ray_internals.living_actors(of_this_driver=True).items() if kind == "RayTrainWorker"}
+    return {name: node for name, (kind, node) in ray_internals.living_actors_of_driver().items() if kind == "RayTrainWorker"}
+
+
+def until_free(workers: int, *, cpus: float, gpus: float = 0, spare: int = 0, say: Callable[[str], None]) -> None:
+    """Return when `workers` of so many CPUs and GPUs each, and `spare` CPUs, are free at once; they are free again then, for the taking.
+
+    Says what is waited for and who holds it: once, and again when it changes.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    each = {"CPU": float(cpus)} | ({"GPU": float(gpus)} if gpus else {})
+    group = placement_group([each] * max(workers, 1) + [{"CPU": 1.0}] * spare, strategy="PACK")
+    try:
+        if group.wait(_GLANCE_SECONDS):
+            return
+        reader = [f"{spare} CPU to read with"] * bool(spare)
+        wanted = " + ".join([f"{max(workers, 1)} worker{'s' * (workers > 1)} x {_in_words(each)}", *reader])
+        before = None
+        while not group.wait(_LOOK_SECONDS):
+            now = f"waiting for {wanted}: {occupancy()}"
+            if now != before:
+                say(now)
+            before = now
+        if before:
+            say(f"got {wanted}")
+    finally:
+        remove_placement_group(group)
+
+
+def occupancy() -> str:
+    """What is free, and which jobs hold the rest: `1 of 4 CPUs free; 3 CPUs held by job 02000000 (python -m pipelines train lstm)`.
+
+    Resources left on a node that is about to be taken away are not free: nothing more is placed there, and it is named. Those that are
+    neither free nor held by an actor or a placement group are named too: tasks have them, or nobody whom Ray could name.
+    """
+    import ray
+
+    total, known, held = ray.cluster_resources(), alive().values(), _held_by_job()
+    free = {"CPU": [(node.cpus, node.leaving) for node in known], "GPU": [(node.gpus, node.leaving) for node in known]}
+    counts = ", ".join(
+        f"{sum(left for left, leaving in free[kind] if not leaving):g} of {total[kind]:g} {kind}s free" for kind in KINDS if total.get(kind)
+    )
+    jobs = [f"{_in_words(amounts)} held by {_described(job)}" for job, amounts in sorted(held.items())]
+    unheld = {kind: total.get(kind, 0) - sum(left for left, _ in free[kind]) - sum(job[kind] for job in held.values()) for kind in KINDS}
+    tasks = [f"{text} held by no actor and no placement group: by running tasks, or lost to Ray"] if (text := _in_words(unheld)) else []
+    leaving = [f"{node} is about to be taken away" for node in known if node.leaving]
+    return "; ".join([counts or "no node has CPUs", *jobs, *tasks, *leaving])
+
+
+def _held_by_job() -> dict[str, Amounts]:
+    """Job -> what its actors and placement groups hold, by kind of resource, as the control plane knows it."""
+    held: dict[str, Counter[str]] = {}
+    for job, amounts in ray_internals.reservations():
+        held.setdefault(job, Counter()).update(amounts)
+    return {job: dict(amounts) for job, amounts in held.items() if any(amounts.values())}
+
+
+def _described(job: str) -> str:
+    program, *arguments = ray_internals.entrypoint(job).split() or [""]
+    words = " ".join([program.rpartition("/")[2], *arguments])
+    return f"job {job}" + (f" ({words[:_ENTRYPOINT_LETTERS]}{'…' * (len(words) > _ENTRYPOINT_LETTERS)})" if words else "")
+
+
+def _in_words(amounts: Mapping[str, Any]) -> str:
+    return " and ".join(f"{amounts[kind]:g} {kind}{'s' * (amounts[kind] != 1)}" for kind in KINDS if amounts.get(kind, 0) > 1e-4)

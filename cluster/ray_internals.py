@@ -120,14 +120,36 @@ def growth_limit() -> Amounts:
     return state.get_max_resources_from_cluster_config() or {}
 
 
-def living_actors(*, of_this_driver: bool = False) -> dict[str, tuple[str, str]]:
+def living_actors_of_driver() -> dict[str, tuple[str, str]]:
     """Actor's id -> (its class, its node's id)."""
     import ray
     from ray._private.state import actors
 
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id()) if of_this_driver else None
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
     found = actors(job_id=job, actor_state_name="ALIVE")
     return {name: (actor["ActorClassName"], actor["Address"]["NodeID"]) for name, actor in found.items()}
+
+
+def training_actors() -> list[str]:
+    """Classes of the living actors of trainings that this process started: Ray Train's controllers, and what those started in turn.
+
+    Not those that are detached: Ray Data's statistics and autoscaling outlive whoever was the first to need them.
+    """
+    import ray
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    here = bytes.fromhex(ray.get_runtime_context().get_worker_id())
+    actors = [gcs_pb2.ActorTableData.FromString(row) for row in state._connect_and_get_accessor().get_actor_table(None, None)]
+    by_process = {actor.address.worker_id: actor for actor in actors if actor.address.worker_id}
+
+    def of_training(actor: Any) -> bool:
+        owner = actor.owner_address.worker_id
+        if actor.is_detached:
+            return False
+        return actor.class_name == "TrainController" if owner == here else owner in by_process and of_training(by_process[owner])
+
+    return [actor.class_name for actor in actors if actor.state != gcs_pb2.ActorTableData.DEAD and of_training(actor)]
 
 
 def reservations() -> Iterator[tuple[str, Amounts]]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +20,7 @@ from cluster.capacity import amounts
 R = TypeVar("R")
 _STREAM = "train"
 _SHUFFLED_BATCHES = 16
+_END_SECONDS, _LOOK_SECONDS = 20.0, 0.05
 
 
 class WorkersFailed(Exception):
@@ -89,7 +95,7 @@ def launch(
         ),
     )
     try:
-        return trainer.fit().return_value
+        return _fit(trainer).return_value
     except WorkerGroupError as error:
         raise _failure(error.worker_failures) from error
     except ControllerError as error:
@@ -98,6 +104,40 @@ def launch(
         raise ClusterError(f"Ray Train could not start the workers: {error.controller_failure}") from error
     finally:
         shutil.rmtree(scratch / name, ignore_errors=True)
+
+
+def _fit(trainer: Any) -> Any:
+    """`trainer.fit()`, after which none of its actors lives, whether it returns or raises.
+
+    Ray ends the actors of a training when nobody has a handle of its controller any more (2.60). In the main thread its handler of SIGINT
+    keeps one for ever, and so may the traceback of what it raises: the actors that read a stream then went on living, and with them tasks
+    that hold CPUs.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        result = trainer.fit()
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        if handler and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        if not isinstance(sys.exception(), (KeyboardInterrupt, SystemExit)):
+            _await_end()
+    return result
+
+
+def _await_end() -> None:
+    """Wait until the trainings of this process have no living actor; within bounds, and in a thread, as a lost control plane is silent."""
+
+    def look() -> None:
+        deadline = time.monotonic() + _END_SECONDS
+        while time.monotonic() < deadline and ray_internals.training_actors():
+            time.sleep(_LOOK_SECONDS)
+
+    looking = threading.Thread(target=look, name="end of training", daemon=True)
+    looking.start()
+    looking.join(_END_SECONDS)
 
 
 def _epoch(shard: Any, rows: int, seed: int) -> Iterator[dict[str, Any]]:

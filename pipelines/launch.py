@@ -13,25 +13,23 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cluster import capacity, metrics, ray_data, ray_train, waiting
+from cluster import capacity, metrics, nodes, ray_data, ray_train
 from cluster import session as cluster_session
 from cluster.session import Session
-from cluster.shared_storage import Canary
+from cluster.shared_storage import SharedStorage
 from pipelines import metrics_export
 from pipelines.cost import Attempt
 from pipelines.data import dataset as prepared
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Plan
-from pipelines.elastic import Team
+from pipelines.elastic import STOP, Pause, Paused, WorkerGroup, with_restarts
 from pipelines.errors import StorageError, cause_of
-from pipelines.pausing import STOP, Pause, Paused
 from pipelines.process import in_background
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
-from pipelines.supervision import supervised
 from pipelines.training import checkpoint
 from pipelines.training.job import Job
 
@@ -82,7 +80,7 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         ray_train.preload()
-        storage = Canary(run.root, screen.say)
+        storage = SharedStorage(run.root, screen.say)
         make = functools.partial(preparing.prepare, run, plan, ray_data.each)
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
@@ -111,13 +109,13 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
             raise
 
 
-def _room(run: Run, cpus: int, gpus: float, spare: int, storage: Canary, screen: Screen) -> None:
+def _room(run: Run, cpus: int, gpus: float, spare: int, storage: SharedStorage, screen: Screen) -> None:
     """Wait until a cluster of others has room for this run: also when it has lost so many nodes that it has to get others first.
 
     Raises ClusterError naming the nodes that have another storage.
     """
     storage.check()
-    waiting.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
+    nodes.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
     storage.check()  # nodes may have come meanwhile
 
 
@@ -130,7 +128,7 @@ def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *,
         outcome = training.result()
     except KeyboardInterrupt:
         if begun():
-            pause.ask(STOP)
+            pause.request(STOP)
             screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
             try:
                 training.result(timeout=_PAUSE_SECONDS)
@@ -145,7 +143,7 @@ def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *,
 def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
     """End workers that Ray may end no more, once they have left a checkpoint: without a control plane they train on for a minute, and
     would keep others from writing."""
-    pause.ask(STOP)
+    pause.request(STOP)
     screen.say("the cluster is lost: asked the workers to leave a checkpoint")
     try:
         with folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
@@ -170,7 +168,7 @@ def _supervise(
     screen: Screen,
     pause: Pause,
     watched: metrics_export.Gauges,
-    storage: Canary,
+    storage: SharedStorage,
 ) -> Outcome | None:
     from pipelines.training.worker import guarded_work
 
@@ -180,17 +178,17 @@ def _supervise(
     cpus, gpus = capacity.worker_share(session.resources(), run.scale, spare=spare)
     told = replace(job, threads=run.scale.threads or cpus)
     stream = _stream(run, plan, screen) if streaming else None
-    team = Team(run.scale.workers, cpus, gpus, here=session.resources() if session.local else None)
+    group = WorkerGroup(run.scale.workers, cpus, gpus, here=session.resources() if session.local else None)
     sizes: list[int] = []
 
     def once() -> Outcome | Paused:
         if not session.local:
             _room(run, cpus, gpus, spare, storage, screen)
-        sizes.append(team.size())
+        sizes.append(group.size())
         attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
         if run.scale.workers.elastic:
             screen.say(f"{sizes[-1]} of scale.workers={run.scale.workers} x {cpus} CPUs")
-        with team.watched(sizes[-1], pause):
+        with group.watched(sizes[-1], pause):
             return ray_train.launch(
                 guarded_work,
                 told,
@@ -199,10 +197,10 @@ def _supervise(
                 gpus=gpus,
                 scratch=job.folder.scratch,
                 stream=stream,
-                patience_seconds=team.patience_seconds,
+                patience_seconds=group.patience_seconds,
             )
 
-    return supervised(once, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
+    return with_restarts(once, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
 
 
 def _stream(run: Run, plan: Plan, screen: Screen) -> Any:

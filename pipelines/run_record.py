@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def pause(self) -> Path:
-        """The request to workers to pause (pipelines.pausing)."""
+        """The request to workers to pause (pipelines.elastic)."""
         return self.path / ".pause"
 
     @property

@@ -62,7 +62,7 @@ class Nodes:
 
     def workers(self) -> list[str]:
         """The nodes that training runs on now."""
-        return list(nodes.members().values())
+        return list(nodes.training_workers().values())
 
     def close(self) -> None:
         import ray

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from cluster import nodes, waiting
+from cluster import nodes
 from pipelines.process import in_background
 from pipelines.run_record import RunFolder
 from tests.cli import finish, raylway, start, until
@@ -50,12 +50,12 @@ def test_what_is_left_on_a_node_that_is_about_to_go_is_not_free():
     with made(1) as cluster:
         holder = ray.remote(num_cpus=0.25)(Held).remote()  # keeps the node: an idle one ends at once
         ray.get(holder.__ray_ready__.remote())
-        assert waiting.state().startswith("0.75 of 1 CPUs free; 0.25 CPUs held by job ")
-        [leaving] = [name for name, node in nodes.there().items() if node.cpus]
+        assert nodes.occupancy().startswith("0.75 of 1 CPUs free; 0.25 CPUs held by job ")
+        [leaving] = [name for name, node in nodes.alive().items() if node.cpus]
         cluster.announce(leaving)
-        until(lambda: nodes.there()[leaving].leaving)
-        assert waiting.state().startswith("0 of 1 CPUs free; 0.25 CPUs held by job ")
-        assert waiting.state().endswith(f"({leaving[:8]}) is about to be taken away")
+        until(lambda: nodes.alive()[leaving].leaving)
+        assert nodes.occupancy().startswith("0 of 1 CPUs free; 0.25 CPUs held by job ")
+        assert nodes.occupancy().endswith(f"({leaving[:8]}) is about to be taken away")
 
 
 @pytest.mark.slow

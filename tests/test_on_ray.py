@@ -16,10 +16,10 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from cluster import ask_nodes, nodes, session, shared_storage
+from cluster import nodes, probes, session, shared_storage
+from cluster.nodes import until_free
 from cluster.ray_data import each, stream
 from cluster.ray_train import WorkersFailed, launch
-from cluster.waiting import until_free
 from pipelines import config
 from pipelines.data import preparation
 from pipelines.data.dataset import Dataset
@@ -248,6 +248,36 @@ def test_a_stream_gives_each_worker_other_rows_and_all_of_them_nearly_every_epoc
     assert told[0][0] != told[0][1], "another epoch, another order"
 
 
+def numbers_of(piece):
+    yield from ({"x": np.arange(100) + 1000 * piece} for _ in range(20))
+
+
+def reads_or_raises(payload, *, rank, world_size, device, stream):
+    for number, _ in enumerate(stream(10, 0)):
+        if payload == "raises" and number == 3:
+            raise LookupError("in the middle of the stream")
+    return "read"
+
+
+def living_actors():
+    """Of all living actors but those of Ray Data that live as long as the cluster: (class, id), as the control plane knows them."""
+    from ray._private.state import actors
+
+    alive = {name: actor["ActorClassName"] for name, actor in actors().items() if actor["State"] != "DEAD" and not actor["IsDetached"]}
+    return set(alive.items())
+
+
+@pytest.mark.parametrize("what", ["reads", "raises"])
+def test_a_streamed_training_leaves_no_actor_behind(tmp_path, what):
+    before = living_actors()
+    try:
+        launch(reads_or_raises, what, workers=1, cpus=1, gpus=0, scratch=tmp_path, stream=stream(numbers_of, [1, 2, 3]))
+    except WorkersFailed as failed:
+        kept = failed  # an error that is kept keeps its traceback, and what stands in that
+        assert isinstance(kept.raised[0], LookupError)
+    assert living_actors() <= before
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(images, tracked):
     settings = (f"data.source={images}", "data.mode=stream", "scale.workers=2", "train.batch=64")
@@ -385,14 +415,14 @@ def broken():
 
 
 def test_a_node_that_is_silent_or_raises_is_an_answer_too():
-    [node] = nodes.there().values()
-    silent = ask_nodes.ask([node], asleep, lambda node: (60,), seconds=1)
+    [node] = nodes.alive().values()
+    silent = probes.ask([node], asleep, lambda node: (60,), seconds=1)
     assert (silent.answers, silent.silent) == ({}, {node.id: "no answer within 1 s"})
-    assert ask_nodes.ask([node], broken, seconds=60).silent == {node.id: "ValueError: two"}
+    assert probes.ask([node], broken, seconds=60).silent == {node.id: "ValueError: two"}
 
 
 def test_the_folder_of_this_machine_is_the_same_on_its_only_node(tmp_path):
-    assert shared_storage.looked_for(tmp_path, nodes.there().values(), seconds=30) == {}
+    assert shared_storage.compare(tmp_path, nodes.alive().values(), seconds=30) == {}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines import pausing, process
+from pipelines import elastic, process
 from pipelines.data import dataset
 from pipelines.data.dataset import Dataset
 from pipelines.data.order import micro_batches
+from pipelines.elastic import Paused
 from pipelines.errors import Diverged, WorkerFailed, describe
-from pipelines.pausing import Paused
 from pipelines.run_settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
@@ -93,7 +93,7 @@ class Trained:
 
 
 def work(
-    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = pausing.never
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = elastic.never
 ) -> Outcome | Paused:
     """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows.
 
@@ -127,7 +127,7 @@ def work(
 
 
 def training(
-    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = pausing.never
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, asked: Callable[[], bool] = elastic.never
 ) -> Generator[Look, None, Trained]:
     """Train to the last step, giving each look at the validation rows after it is journalled. To close it is to stop there.
 
@@ -217,7 +217,7 @@ def guarded_work(job: Job, **where: Any) -> Outcome | Paused:
     """`work` that the driver can pause; its exceptions cross processes as a WorkerFailed: plain strings, the exit code decided where
     the error is whole."""
     try:
-        return work(job, **where, asked=pausing.never if where["rank"] else pausing.asked(job.folder.pause))
+        return work(job, **where, asked=elastic.never if where["rank"] else elastic.pause_requested(job.folder.pause))
     except Exception as error:
         raise WorkerFailed(describe(error, where["rank"], time.time())) from None
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cluster import ClusterError, capacity, examination
-from cluster import doctor as judging
+from cluster import ClusterError, capacity, checks
 from cluster import session as cluster_session
-from cluster.doctor import FAIL, PASS, Check
+from cluster.checks import FAIL, PASS, Check
 from cluster.session import Session
 from pipelines import config
 from pipelines.errors import RecipeError, StorageError
@@ -41,16 +40,16 @@ def doctor(overrides: Sequence[str], *, address: str | None, allow_open: bool, s
     run = config.load(_ANY_RECIPE[0], [*_ANY_RECIPE[1:], *overrides]).run
     if address:
         os.environ["RAY_ADDRESS"] = address
-    checks: list[Check] = []
+    lines: list[Check] = []
     asked = any(each.startswith("scale.") for each in overrides)
     with closing(_checks(run, asked=asked, allow_open=allow_open, screen=screen)) as found:
         for _, same in groupby(found, key=lambda check: (check.name, check.status, check.found, check.fix)):
-            checks += (alike := list(same))
+            lines += (alike := list(same))
             screen.say(_line(alike))
-    status = judging.worst(checks)
-    counts = ", ".join(f"{sum(check.status == each for check in checks)} {each}" for each in ("PASS", "WARN", "FAIL"))
+    status = checks.worst(lines)
+    counts = ", ".join(f"{sum(check.status == each for check in lines)} {each}" for each in ("PASS", "WARN", "FAIL"))
     screen.say(f"{status}  ({counts})")
-    return {"checks": [asdict(check) for check in checks], "status": status}
+    return {"checks": [asdict(check) for check in lines], "status": status}
 
 
 def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Generator[Check, None, None]:
@@ -66,7 +65,7 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
             if asked:
                 yield _workers(run, session)
             ready = here[0].status == PASS
-            yield from examination.examined(
+            yield from checks.examine(
                 session, run.root if ready else None, package="pipelines", server=_health(uri), uri=shown, allow_open=allow_open
             )
         except ClusterError as error:

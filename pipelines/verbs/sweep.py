@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 from cluster import metrics, ray_data, ray_train
 from cluster import session as cluster_session
 from cluster.capacity import TrialSlots
+from cluster.nodes import until_free
 from cluster.session import Session
-from cluster.shared_storage import Canary
-from cluster.waiting import until_free
+from cluster.shared_storage import SharedStorage
 from pipelines import metrics_export, publish
 from pipelines.data import dataset as prepared
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
+from pipelines.elastic import Pause, with_restarts
 from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_resumable
-from pipelines.pausing import Pause
 from pipelines.process import in_background
 from pipelines.run_record import begin, check_writable, claim, slug, write_config
 from pipelines.run_states import IDENTITY, RESULT, UNPROMOTED
@@ -37,7 +37,6 @@ from pipelines.search.space import key_of
 from pipelines.search.study import Study, study_of
 from pipelines.search.sweep_report import Confirmed, Report, confirmed, live
 from pipelines.search.trial import Task, train_here, train_on_workers
-from pipelines.supervision import supervised
 from pipelines.tracking import shipper
 from pipelines.tracking.leaderboard import NOTE
 from pipelines.tracking.trial_shipper import Fleet
@@ -169,7 +168,7 @@ class _Sweep:
         """Prepare the data once, before the first trial; few rows in this process, while Ray starts."""
         if session and not session.local:
             session.ready()
-            Canary(self._study.run.root, self._screen.say).check()
+            SharedStorage(self._study.run.root, self._screen.say).check()
         here = self._plan.ready or session is None or self._plan.source.rows() <= _SMALL_ROWS
         if session and not here:
             self._wait_for_room(session, self._study.slots(session.resources()))
@@ -307,4 +306,4 @@ def _launch(slots: TrialSlots, retries: int, worker: Any, task: Task, say: Any) 
     folder = task.job.folder
     where: Any = {"workers": slots.workers, "cpus": slots.cpus, "gpus": slots.gpus, "scratch": folder.scratch}
     launch = functools.partial(ray_train.launch, worker, task, **where)
-    return supervised(launch, folder, pause=Pause(folder.pause), retries=retries, say=say)
+    return with_restarts(launch, folder, pause=Pause(folder.pause), retries=retries, say=say)
