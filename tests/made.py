@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from pyarrow.fs import FileSelector, FileType
 
-from pipelines.data import dataset, joining
-from pipelines.data.dataset import MANIFEST, Dataset, Parts, Shard
+from pipelines.data import dataset
+from pipelines.data.dataset import MANIFEST, Dataset, Joiner, Parts, shards_of
 from pipelines.data.files import filesystem_of
-from pipelines.data.joining import Joiner, shared_out
 from pipelines.data.source import Skipped
 from pipelines.data.splits import SPLITS
 from pipelines.data.stats import Summary
@@ -52,7 +51,7 @@ def written(
     columns: Arrays = COLUMNS,
     *,
     sample: Arrays | None = None,
-    shard_bytes: int = joining.SHARD_BYTES,
+    shard_bytes: int = dataset.SHARD_BYTES,
 ) -> None:
     """A dataset whose three splits hold the same rows, in four pieces of several batches each, as `prepare` writes them."""
     work, told = f".parts.{uuid.uuid4().hex}", []
@@ -66,15 +65,14 @@ def written(
                 store.put(here / split, work, f"{split}-{number}.part")
         told.append({"parts": {split: [f"{split}-{number}", size] for split, size in sizes.items()}})
     with store.writing(name, last=MANIFEST) as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joining, "SHARD_BYTES", shard_bytes)
-        joined = [Joiner(store, work, folder)(one) for one in shared_out(told)]
+        patch.setattr(dataset, "SHARD_BYTES", shard_bytes)
+        joined = [Joiner(store, work, folder)(one) for one in shards_of(told)]
         dataset.finish(
             store,
             folder,
+            joined,
             fingerprint=name,
             source={"rows": "made up"},
-            shards=[Shard.model_validate(one["shard"]) for one in joined],
-            columns=joined[0]["columns"],
             encoding={"mean": [0.25]},
             summary=Summary(read=37, used=37, splits=dict.fromkeys(SPLITS, 37)),
             sample={"one": columns["one"][:3]} if sample is None else sample,

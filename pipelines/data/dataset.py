@@ -2,7 +2,7 @@
 
 A dataset is named by the fingerprint of what went in, so finding it again is the whole check whether it is up to date. Each piece of the
 source is encoded into parts, a file for each split, and parts are joined into shards of up to 256 MB, each of which is one record batch:
-gathering rows from many small ones costs several times as much.
+gathering rows from many small ones costs several times as much. Rows that two splits share are counted by their hashes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -83,10 +84,7 @@ class MappedRows:
     def __init__(self, files: Sequence[Path]) -> None:
         chunks: list[dict[str, np.ndarray]] = []
         for file in files:
-            with pa.memory_map(str(file)) as source:
-                reader = pa.ipc.open_file(source)
-                batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-            chunks += [{name: _view(batch[name]) for name in batch.schema.names} for batch in batches]
+            chunks += [{name: _view(batch[name]) for name in batch.schema.names} for batch in _mapped(file).to_batches()]
         self._columns = {name: [chunk[name] for chunk in chunks] for name in (chunks[0] if chunks else ())}
         self._starts = np.cumsum([0, *(len(next(iter(chunk.values()))) for chunk in chunks)])
 
@@ -133,25 +131,24 @@ class Dataset:
 
     @property
     def train(self) -> MappedRows:
-        return self._mapped["train"]
+        return self._splits["train"]
 
     @property
     def validation(self) -> MappedRows:
-        return self._mapped["validation"]
+        return self._splits["validation"]
 
     @property
     def test(self) -> MappedRows:
-        return self._mapped["test"]
+        return self._splits["test"]
 
     @cached_property
-    def _mapped(self) -> dict[str, MappedRows]:
+    def _splits(self) -> dict[str, MappedRows]:
         return {split: MappedRows([self.folder / s.name for s in self.manifest.shards if s.split == split]) for split in SPLITS}
 
     @cached_property
     def sample(self) -> Arrays:
         """A few raw training rows, as the source gave them."""
-        with pa.memory_map(str(self.folder / SAMPLE)) as source:
-            table = pa.ipc.open_file(source).read_all()
+        table = _mapped(self.folder / SAMPLE)
         return {name: _objects_or_view(table[name].combine_chunks()) for name in table.column_names}
 
 
@@ -178,37 +175,78 @@ class Parts:
 
 def join(parts: Sequence[Path], target: Path) -> tuple[int, dict[str, str]]:
     """Write the rows of `parts` as one record batch to `target`; how many there are, and the columns' types."""
-    batches: list[pa.RecordBatch] = []
-    for part in parts:
-        with pa.memory_map(str(part)) as source:
-            reader = pa.ipc.open_file(source)
-            batches += [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    whole = pa.Table.from_batches(batches).combine_chunks()
-    with pa.ipc.new_file(str(target), whole.schema) as writer:
-        writer.write_table(whole)
-    return whole.num_rows, {field.name: _told(field.type) for field in whole.schema}
+    table = pa.concat_tables([_mapped(part) for part in parts]).combine_chunks()
+    _write(target, table)
+    return table.num_rows, {field.name: _type_name(field.type) for field in table.schema}
+
+
+@dataclass(frozen=True)
+class Joiner:
+    """Joins parts that lie in the folder `work` of a store into a shard in its folder `folder`."""
+
+    store: Store
+    work: str
+    folder: str
+
+    def __call__(self, parts_of_shard: Sequence[Any]) -> dict[str, Any]:
+        """(split, number, names of the parts) to {"shard": the Shard, "columns": name -> type} as JSON values."""
+        split, number, parts = parts_of_shard
+        with self.store.workspace() as here:
+            target = here / "joined"
+            rows, columns = join([self.store.get(self.work, f"{part}.part", here) for part in parts], target)
+            shard = Shard(split=split, number=number, rows=rows, file=sealed.describe(target))
+            self.store.put(target, self.folder, shard.name)
+        return {"shard": shard.model_dump(mode="json"), "columns": columns}
+
+
+def shards_of(encoded: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[str]]]:
+    """Group the parts of encoded pieces (encode.Encoder) into shards: (split, number, names of the parts)."""
+    shards: list[tuple[str, int, list[str]]] = []
+    for split in SPLITS:
+        number, size = -1, SHARD_BYTES
+        for name, part_bytes in (piece["parts"][split] for piece in encoded if split in piece["parts"]):
+            if number < 0 or size + part_bytes > SHARD_BYTES:
+                number, size = number + 1, 0
+                shards.append((split, number, []))
+            shards[-1][2].append(name)
+            size += part_bytes
+    return shards
+
+
+def leaked(store: Store, work: str, encoded: Sequence[Mapping[str, Any]]) -> int:
+    """Count test rows that are training rows as well, whatever their labels; only the test rows' hashes are held at once."""
+    train, test = ([piece["parts"][split][0] for piece in encoded if split in piece["parts"]] for split in ("train", "test"))
+    if not train or not test:
+        return 0
+    with store.workspace() as here:
+        hashes = np.concatenate([np.load(store.get(work, f"{name}.npy", here)) for name in test])
+        trained_on = np.zeros(len(hashes), bool)
+        for name in train:
+            trained_on |= np.isin(hashes, np.load(store.get(work, f"{name}.npy", here)))
+    return int(trained_on.sum())
 
 
 def finish(
     store: Store,
     folder: str,
+    joined: Sequence[Mapping[str, Any]],
     *,
     fingerprint: str,
     source: dict[str, str],
-    shards: Sequence[Shard],
-    columns: dict[str, str],
     encoding: dict[str, Any],
     summary: Summary,
     sample: Mapping[str, np.ndarray],
 ) -> None:
-    """Put the sample and the manifest beside the shards that are in `folder` already."""
+    """Put the sample and the manifest beside the shards that are in `folder` already; `joined` is what each Joiner returned."""
     with store.workspace() as here:
-        _write_sample(here / SAMPLE, sample)
+        # raw rows as they are, in a form that needs no unpickling
+        columns = {name: pa.array(values.tolist()) if values.dtype == object else _column(values) for name, values in sample.items()}
+        _write(here / SAMPLE, pa.table(columns))
         manifest = Manifest(
             fingerprint=fingerprint,
             source=source,
-            columns=columns,
-            shards=tuple(shards),
+            columns=joined[0]["columns"],
+            shards=tuple(Shard.model_validate(one["shard"]) for one in joined),
             sample=sealed.describe(here / SAMPLE),
             encoding=encoding,
             summary=summary,
@@ -256,16 +294,20 @@ def _manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _told(kind: pa.DataType) -> str:
+def _type_name(kind: pa.DataType) -> str:
     """A column's type for people: `uint8 1x28x28`."""
     return f"{kind.value_type} {'x'.join(map(str, kind.shape))}" if isinstance(kind, pa.FixedShapeTensorType) else str(kind)
 
 
-def _write_sample(path: Path, sample: Mapping[str, np.ndarray]) -> None:
-    """Raw rows as they are, in a form that needs no unpickling."""
-    table = pa.table({name: pa.array(column.tolist()) if column.dtype == object else _column(column) for name, column in sample.items()})
+def _write(path: Path, table: pa.Table) -> None:
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
+
+
+def _mapped(path: Path) -> pa.Table:
+    """The rows of an Arrow file where they lie on the disk."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).read_all()
 
 
 def _column(array: np.ndarray) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Work on a piece of a source: read it, tell its splits, encode its rows, leave out or refuse those that cannot be used, count all.
+"""Encode a piece of a source: read it, assign rows to splits, encode them, leave out or refuse those that cannot be used, count all.
 
 A piece is done by one process, a few thousand rows at a time. Which rows are bad is found by halving: a batch that is refused is tried in
 halves, and these in theirs, so any task's own check is enough and no task needs to know of the policy.
@@ -44,7 +44,7 @@ def cut(source: Source, rows: int, piece_rows: int) -> list[Piece]:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows and columns of a source are used, and what is done about bad rows."""
+    """The rows and columns of a source that are used, and the policy for bad rows."""
 
     source: Source
     columns: tuple[str, ...]
@@ -82,30 +82,28 @@ class Batch:
         self.raw = {name: raw[name] for name in selection.columns}
         self.also = {name: raw[name] for name in also}
         self.bad: dict[int, str] = {}
-        self._told_by = {name: raw[name] for name in selection.splitting.columns}
-        self._sortable = np.arange(self.rows)
-        if self._told_by:
-            told = [rows for rows, _ in self._tried(self._belonging, self._sortable, self._told_by)]
-            self._sortable = np.concatenate([np.empty(0, np.int64), *told])
-        self._belong: dict[int, np.ndarray] = {}
+        self._deciding = {name: raw[name] for name in selection.splitting.columns}
+        self._assignable = np.arange(self.rows)
+        if self._deciding:
+            self._assignable = _concatenated(self._tried(self._first_split, self._assignable, self._deciding))
+        self._rows_of_split: dict[int, np.ndarray] = {}
 
     def of_split(self, split: int) -> np.ndarray:
         """The rows, counted from the batch's first, that are to be in a split."""
-        if split not in self._belong:
-            told_by = {name: column[self._sortable] for name, column in self._told_by.items()}
-            found = self._selection.splitting.rows_of(split, self.start, self.start + self.rows, told_by)
-            self._belong[split] = self._sortable[found] if told_by else found
-        return self._belong[split]
+        if split not in self._rows_of_split:
+            deciding = {name: column[self._assignable] for name, column in self._deciding.items()}
+            rows = self._selection.splitting.rows_of(split, self.start, self.start + self.rows, deciding)
+            self._rows_of_split[split] = self._assignable[rows] if deciding else rows
+        return self._rows_of_split[split]
 
     def usable(self, split: int) -> tuple[np.ndarray, Arrays]:
-        """The rows of a split that the task has nothing against, and what is in them."""
+        """The rows of a split that the task accepts, and their columns."""
         chosen = self.of_split(split)
         if not len(chosen):
             return chosen, taken(chosen, self.raw)
         if not self._selection.skip:
             return next(self._tried(lambda raw: raw, chosen, self.raw))
-        good = [rows for rows, _ in self._tried(self._selection.workload.check, chosen, self.raw)]
-        chosen = np.concatenate([np.empty(0, np.int64), *good])
+        chosen = _concatenated(self._tried(self._selection.workload.check, chosen, self.raw))
         return chosen, taken(chosen, self.raw)
 
     def encoded(self, split: int, encoding: Encoding) -> Iterator[dict[str, np.ndarray]]:
@@ -122,28 +120,25 @@ class Batch:
         if not self._selection.skip or not len(chosen):
             return chosen
         encode = self._selection.workload.encode
-        kept = [rows for rows, _ in self._tried(lambda raw: encode(raw, encoding), chosen, self.raw)]
-        return np.concatenate([np.empty(0, np.int64), *kept])
+        return _concatenated(self._tried(lambda raw: encode(raw, encoding), chosen, self.raw))
 
     def place(self, row: int) -> str:
         return self._selection.source.place(self.start + row)
 
     def counts(self) -> Summary:
-        """What became of the rows, once all splits are encoded."""
+        """Counts of used, skipped and missing, once all splits are encoded."""
         bad = np.array(sorted(self.bad), np.int64)
         wanted = np.unique(np.concatenate([bad, *(self.of_split(split) for split in range(len(SPLITS)))]))
         examples = tuple(f"{self.place(row)}: {reason}" for row, reason in sorted(self.bad.items()))
         missing = missing_in({name: column[wanted] for name, column in self.raw.items()})
         return Summary(read=len(wanted), used=len(np.setdiff1d(wanted, bad)), skipped=len(bad), examples=examples[:10], missing=missing)
 
-    def _belonging(self, raw: Arrays) -> Any:
-        rows = len(next(iter(raw.values())))
-        return self._selection.splitting.rows_of(0, 0, rows, raw)
+    def _first_split(self, raw: Arrays) -> np.ndarray:
+        return self._selection.splitting.rows_of(0, 0, len(next(iter(raw.values()))), raw)
 
     def _tried(self, work: Callable[[Arrays], R], rows: np.ndarray, columns: Arrays) -> Iterator[tuple[np.ndarray, R]]:
-        return tried(
-            work, rows, columns, label=self._selection.source.label, place=self.place, bad=self.bad if self._selection.skip else None
-        )
+        bad = self.bad if self._selection.skip else None
+        return tried(work, rows, columns, label=self._selection.source.label, place=self.place, bad=bad)
 
 
 def tried(
@@ -178,13 +173,18 @@ def tried(
     yield from tried(work, rows[half:], columns, label=label, place=place, bad=bad)
 
 
+def _concatenated(parts: Iterable[tuple[np.ndarray, Any]]) -> np.ndarray:
+    """The rows of the parts that `tried` gives."""
+    return np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in parts)])
+
+
 def taken(rows: np.ndarray, columns: Arrays) -> Arrays:
     """Rows of columns; these themselves where all rows are wanted."""
     return columns if len(rows) == len(next(iter(columns.values()))) else {name: column[rows] for name, column in columns.items()}
 
 
 def _check_read(raw: Arrays) -> None:
-    """Raises what a reader gave instead of a value that it could not read, with its row."""
+    """Raises the DataError that a reader gave in place of a value that it could not read, with its row."""
     for name, column in raw.items():
         if column.dtype == object:
             for row, value in enumerate(column):
@@ -194,7 +194,7 @@ def _check_read(raw: Arrays) -> None:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes pieces and puts what comes of them into the folder `work` of a store, for any process to join."""
+    """Encodes pieces and puts the parts into the folder `work` of a store, for any process to join."""
 
     selection: Selection
     encoding: Encoding
@@ -210,8 +210,8 @@ class Encoder:
     def head(self, piece: Piece) -> dict[str, Any]:
         """The same of the first batch that has rows to be stored."""
         wanted = [number for number, split in enumerate(SPLITS) if split in self.kept]
-        found = (batch for batch in self.selection.batches(piece) if any(len(batch.of_split(number)) for number in wanted))
-        return self._stored(piece, itertools.islice(found, 1))
+        with_rows = (batch for batch in self.selection.batches(piece) if any(len(batch.of_split(number)) for number in wanted))
+        return self._stored(piece, itertools.islice(with_rows, 1))
 
     def _stored(self, piece: Piece, batches: Iterable[Batch]) -> dict[str, Any]:
         summary, hashes, parts = Summary(), dict[str, list[np.ndarray]](), dict[str, list[Any]]()
@@ -225,11 +225,11 @@ class Encoder:
                                 written.add(split, arrays)
                                 hashes.setdefault(split, []).append(self._hashes(arrays))
                     summary += batch.counts()
-            for split, found in hashes.items():
+            for split, of_batches in hashes.items():
                 name = f"{split}-{piece.number:06}"
                 parts[split] = [name, (here / split).stat().st_size]
                 self.store.put(here / split, self.work, f"{name}.part")
-                np.save(here / "hashes.npy", np.concatenate(found))
+                np.save(here / "hashes.npy", np.concatenate(of_batches))
                 self.store.put(here / "hashes.npy", self.work, f"{name}.npy")
         return {"summary": summary.model_dump(mode="json"), "parts": parts}
 
@@ -244,9 +244,9 @@ class Encoder:
         return Summary(splits={split: len(next(iter(arrays.values())))}, classes=classes, lengths=lengths)
 
     def _hashes(self, arrays: Arrays) -> np.ndarray:
-        """Of what the network is told from; empty where rows follow one another, for there a row alone says nothing."""
-        told_from = {name: column for name, column in arrays.items() if name != self.selection.workload.target_column}
-        return np.empty(0, np.uint64) if self.selection.workload.ordered else row_hashes(told_from)
+        """Of the network's inputs; empty where rows follow one another, for there a row alone says nothing."""
+        inputs = {name: column for name, column in arrays.items() if name != self.selection.workload.target_column}
+        return np.empty(0, np.uint64) if self.selection.workload.ordered else row_hashes(inputs)
 
 
 @dataclass(frozen=True)

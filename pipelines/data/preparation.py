@@ -1,41 +1,42 @@
 """Prepare: read raw rows, learn the encoding from the training ones, encode all, keep them where every trial finds them.
 
-The source is read twice, a few thousand rows at a time: once by this process, to learn, and once in pieces by whoever `each` sets to it,
-to encode. So neither needs memory for more than a batch, and joining parts into shards none for more than a shard.
+The source is read twice, a few thousand rows at a time: once by this process, to learn, and once in pieces by whatever `each` runs them
+on, to encode. So neither needs memory for more than a batch, and joining parts into shards none for more than a shard. Data that a model
+has not seen are read once: their encoding is the model's own, and nothing is fitted.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import inspect
 import itertools
-import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.data import dataset as prepared
-from pipelines.data import dividing, joining, sources
-from pipelines.data.dataset import MANIFEST, Dataset, Shard
+from pipelines.data import sources, splits
+from pipelines.data.dataset import MANIFEST, Dataset, Joiner, leaked, shards_of
 from pipelines.data.encode import Batch, Encoder, Piece, Selection, Streamed, cut
 from pipelines.data.source import Source, joined
 from pipelines.data.sources import Reading
-from pipelines.data.splits import SPLITS, Splitting
+from pipelines.data.splits import SPLITS, Consecutive, Splitting
 from pipelines.data.stats import Summary
 from pipelines.data.store import Store, store_of
 from pipelines.errors import RecipeError
 from pipelines.run_settings import Run
+from pipelines.sealed import digest
 from pipelines.tracking.provenance import code_sha256, imported
 from workloads.base import Arrays, DataError, Encoding, Workload, choose_columns, count_examples
 
+WHOLE = "test"
+"""The split that holds all rows of new data that are not divided."""
 _PIECE_ROWS, _MOST_PIECES = 8192, 512
-_TOLD = 10
+_EXAMPLES = 10
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 """How pieces are worked: `each(work, pieces)` gives the results in order (a loop here, or cluster.ray_data on Ray Data)."""
@@ -43,14 +44,21 @@ Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be prepared: from where, cut how, kept where under which name."""
+    """What would be prepared: which rows of which source, kept where under which name."""
 
-    source: Source
-    columns: tuple[str, ...]
-    splitting: Splitting
+    selection: Selection
     identity: dict[str, str]
+    """Content of the source: name -> sha256 or the like."""
     fingerprint: str
     store: Store
+    splits: tuple[str, ...] = SPLITS
+    """Those that must have rows."""
+    divided: bool = True
+    """False: all rows of the source count as one split."""
+
+    @property
+    def source(self) -> Source:
+        return self.selection.source
 
     @property
     def folder(self) -> Path:
@@ -72,11 +80,11 @@ def plan(run: Run) -> Plan:
     source = source_of(run)
     if run.data.on_bad_row == "skip" and not run.model.skippable:
         raise RecipeError("data.on_bad_row=skip: rows of a series follow one another in time, so none can be left out; fill the gaps")
-    splitting = dividing.splitting_of(run, source)
-    with naming(run.data.name):
-        there = source.columns()
-        choose_columns(splitting.columns, there)
-        columns = _chosen(run.model, there, splitting.columns)
+    splitting = splits.splitting_of(run, source)
+    with _errors_at(run.data.name):
+        available = source.columns()
+        choose_columns(splitting.columns, available)
+        columns = _chosen(run.model, available, splitting.columns)
     rows, identity = source.rows(), source.identity()
     _check_batch(run, _examples_of_rows(run, splitting, rows)["train"])
     made_of = {
@@ -88,10 +96,40 @@ def plan(run: Run) -> Plan:
         "mode": run.data.mode,
         "skip": run.data.on_bad_row == "skip",
         "task": run.model.task_settings(),
-        "code": code_version(type(run.model)),
+        "code": _code_version(type(run.model)),
     }
-    fingerprint = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    return Plan(source, columns, splitting, identity, fingerprint, store_of(run))
+    return Plan(_selection(run, source, columns, splitting), identity, digest(made_of)[:16], store_of(run))
+
+
+def plan_new(run: Run, encoding: Encoding, *, split: str | None, called: str) -> Plan:
+    """Plan to encode data that a model (`called` so in sentences) has not seen: one of the splits that the settings cut, or all rows.
+
+    Raises DataError, which names the model's task where columns are missing.
+    """
+    source = source_of(run)
+    with _errors_at(run.data.name):
+        rows = source.rows()
+        if not rows:
+            raise DataError("has no rows")
+        try:
+            columns = run.model.read_columns(source.columns(), encoding)
+        except DataError as error:
+            raise DataError(f"{error}; {called} is a model of {run.model.task}") from None
+    splitting: Splitting = Consecutive((0, 0, rows))
+    if split:
+        splitting = splits.settled(run, splits.splitting_of(run, source), source, columns)
+    identity = source.identity()
+    made_of = {
+        "source": identity,
+        "columns": columns,
+        "cut": [split, run.data.splits.model_dump(mode="json"), run.data.seed, run.data.given] if split else None,
+        "skip": run.data.on_bad_row == "skip",
+        "task": run.model.task_settings(),
+        "encoding": encoding.model_dump(mode="json"),
+        "code": _code_version(type(run.model)),
+    }
+    selection = _selection(run, source, columns, splitting)
+    return Plan(selection, identity, digest(made_of)[:16], store_of(run), (split or WHOLE,), divided=split is not None)
 
 
 def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
@@ -100,20 +138,31 @@ def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
     Raises RecipeError if a batch is larger than what there is to train on.
     """
     if not plan.ready:
-        _make(run, plan, each)
+        settled = _settled(run, plan)
+        encoding, sample = _fit(settled.selection, settled.pieces)
+        _make(run, settled, encoding, sample, each, stored=SPLITS[1:] if run.data.mode == "stream" else SPLITS)
     dataset = prepared.proven(plan.store, plan.fingerprint)
-    check_bad(run, dataset.manifest.summary)
+    _check_bad(run, dataset.manifest.summary)
     _check_batch(run, examples(run, dataset)["train"])
+    return dataset
+
+
+def encode_new(run: Run, plan: Plan, encoding: Encoding, each: Each) -> Dataset:
+    """The rows of `plan_new` as a dataset of one split, made now unless it is there already. Raises DataError."""
+    if not plan.ready:
+        _make(run, plan, encoding, {}, each, stored=plan.splits)
+    dataset = prepared.proven(plan.store, plan.fingerprint)
+    _check_rows(run, plan, dataset.manifest.summary)
     return dataset
 
 
 def examples(run: Run, dataset: Dataset) -> dict[str, int]:
     """How many examples each split holds. Raises DataError if one holds none."""
-    found = {}
+    counts = {}
     for split in SPLITS:
-        with naming(f"{run.data.name}, {split} split"):
-            found[split] = len(run.model.examples(getattr(dataset, split), training=split == "train"))
-    return found | ({"train": dataset.manifest.summary.splits["train"]} if run.data.mode == "stream" else {})
+        with _errors_at(f"{run.data.name}, {split} split"):
+            counts[split] = len(run.model.examples(getattr(dataset, split), training=split == "train"))
+    return counts | ({"train": dataset.manifest.summary.splits["train"]} if run.data.mode == "stream" else {})
 
 
 def tell(dataset: Dataset, say: Callable[[str], None]) -> None:
@@ -136,7 +185,7 @@ def peek(run: Run, plan: Plan) -> Encoding:
     """The encoding of a prepared dataset, else one learnt from the first rows: enough to build and count the network."""
     if plan.ready:
         return run.model.encoding_type.model_validate(Dataset.open(prepared.fetch(plan.store, plan.fingerprint)).manifest.encoding)
-    training = _selection(run, plan, plan.splitting).training(plan.pieces)
+    training = plan.selection.training(plan.pieces)
     return run.model.fit(itertools.islice((raw for _, rows, raw in training if len(rows)), 1))
 
 
@@ -144,36 +193,38 @@ def count(run: Run, plan: Plan) -> Mapping[str, int | None]:
     """Examples of each split, from the prepared dataset or from numbers of rows; None where these cannot tell. Raises DataError."""
     if plan.ready:
         return examples(run, Dataset.open(prepared.fetch(plan.store, plan.fingerprint)))
-    return _examples_of_rows(run, plan.splitting, plan.source.rows())
+    return _examples_of_rows(run, plan.selection.splitting, plan.source.rows())
 
 
 def streamed(run: Run, plan: Plan, dataset: Dataset) -> tuple[Streamed, list[Piece]]:
-    """What reads the training rows anew, and the pieces that it reads."""
+    """The reader that encodes the training rows anew, and the pieces that it reads."""
     encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
-    return Streamed(_settled_selection(run, plan), encoding), plan.pieces
+    return Streamed(_settled(run, plan).selection, encoding), plan.pieces
 
 
-def _make(run: Run, plan: Plan, each: Each) -> None:
+def source_of(run: Run) -> Source:
+    """Open what `data.source`, or `data.train` and its like, names. Raises DataError."""
+    data = run.data
+    how = Reading(run.root / "datasets", data.columns, run.model.files, skip=data.on_bad_row == "skip")
+    return sources.open_together(data.given, how) if data.train else sources.open_source(data.source or "", how)
+
+
+def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, *, stored: tuple[str, ...]) -> None:
+    """Encode the pieces into parts, join these into shards, write the manifest. Of splits that are not `stored` a first batch is kept."""
     store, work = plan.store, f".parts.{uuid.uuid4().hex[:8]}"
+    encoder = Encoder(plan.selection, encoding, store, work, stored)
     try:
         with store.writing(plan.fingerprint, last=MANIFEST) as folder:
-            selection = _settled_selection(run, plan)
-            encoding, sample = _fit(selection, plan.pieces)
-            stream = run.data.mode == "stream"
-            told = each(Encoder(selection, encoding, store, work, SPLITS[1:] if stream else SPLITS), plan.pieces)
-            summary = _checked(run, plan, told)
-            if stream:  # a few training rows are kept all the same, to tell naive answers by
-                told = [Encoder(selection, encoding, store, work, SPLITS[:1]).head(Piece(0, 0, plan.source.rows())), *told]
-            else:
-                summary += Summary(leaked=joining.leaked(store, work, told))
-            joined = each(joining.Joiner(store, work, folder), joining.shared_out(told))
+            encoded = each(encoder, plan.pieces)
+            summary = _checked(run, plan, encoded) + Summary(leaked=leaked(store, work, encoded))
+            if streamed := tuple(split for split in plan.splits if split not in stored):  # some rows of it tell the naive baseline
+                encoded = [replace(encoder, kept=streamed).head(Piece(0, 0, plan.source.rows())), *encoded]
             prepared.finish(
                 store,
                 folder,
+                each(Joiner(store, work, folder), shards_of(encoded)),
                 fingerprint=plan.fingerprint,
                 source=plan.identity,
-                shards=[Shard.model_validate(one["shard"]) for one in joined],
-                columns=joined[0]["columns"],
                 encoding=encoding.model_dump(mode="json"),
                 summary=summary,
                 sample=sample,
@@ -182,48 +233,38 @@ def _make(run: Run, plan: Plan, each: Each) -> None:
         store.remove(work)
 
 
-def _settled_selection(run: Run, plan: Plan) -> Selection:
-    return _selection(run, plan, dividing.settled(run, plan.splitting, plan.source, plan.columns))
+def _selection(run: Run, source: Source, columns: tuple[str, ...], splitting: Splitting) -> Selection:
+    return Selection(source, columns, splitting, run.model, skip=run.data.on_bad_row == "skip")
 
 
-def _selection(run: Run, plan: Plan, splitting: Splitting) -> Selection:
-    return Selection(plan.source, plan.columns, splitting, run.model, skip=run.data.on_bad_row == "skip")
+def _settled(run: Run, plan: Plan) -> Plan:
+    """The plan, once labels were read where the splitting depends on them."""
+    chosen = plan.selection
+    return replace(plan, selection=replace(chosen, splitting=splits.settled(run, chosen.splitting, chosen.source, chosen.columns)))
 
 
-def _chosen(workload: Workload, there: Sequence[str], splitting: Sequence[str]) -> tuple[str, ...]:
+def _chosen(workload: Workload, available: Sequence[str], splitting: Sequence[str]) -> tuple[str, ...]:
     """The columns that the task is given; those that only say which split a row is of are not, unless it asks for them by name."""
     try:
-        return workload.read_columns([name for name in there if name not in splitting])
+        return workload.read_columns([name for name in available if name not in splitting])
     except DataError:
-        return workload.read_columns(there)
-
-
-def source_of(run: Run) -> Source:
-    """What `data.source`, or `data.train` and its like, names. Raises DataError."""
-    data = run.data
-    how = Reading(run.root / "datasets", data.columns, run.model.files, skip=data.on_bad_row == "skip")
-    return sources.open_together(data.given, how) if data.train else sources.open_source(data.source or "", how)
+        return workload.read_columns(available)
 
 
 def _examples_of_rows(run: Run, splitting: Splitting, rows: int) -> dict[str, int | None]:
-    """What can be told from numbers of rows alone, before any is read."""
+    """Examples of each split as far as numbers of rows alone can tell, before any is read."""
     if splitting.columns or run.data.splits.stratify:
         return dict.fromkeys(SPLITS)
-    found = {}
+    counts: dict[str, int | None] = {}
     for number, split in enumerate(SPLITS):
-        with naming(f"{run.data.name}, {split} split"):
-            found[split] = count_examples(run.model, len(splitting.rows_of(number, 0, rows, {})), training=split == "train")
-    return found
-
-
-def _check_batch(run: Run, examples: int | None) -> None:
-    if examples is not None and run.train.batch > examples:
-        raise RecipeError(f"train.batch={run.train.batch} is larger than the {examples:,} training examples of {run.data.name}")
+        with _errors_at(f"{run.data.name}, {split} split"):
+            counts[split] = count_examples(run.model, len(splitting.rows_of(number, 0, rows, {})), training=split == "train")
+    return counts
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
-    """Put where it was before the sentence of a DataError."""
+def _errors_at(place: str) -> Iterator[None]:
+    """Begin the sentence of a DataError with its place."""
     try:
         yield
     except DataError as error:
@@ -232,67 +273,68 @@ def naming(place: str) -> Iterator[None]:
 
 def _fit(selection: Selection, pieces: Sequence[Piece]) -> tuple[Encoding, Arrays]:
     """The encoding, learnt from the training rows, and a few of these as they are."""
-    sample: list[Arrays] = []
-    places: Callable[[int], str] = str
-    bad: list[str] = []
-    unread: list[DataError] = []
     wanted = selection.workload.context + selection.workload.sample_rows
-
-    def readable() -> Iterator[tuple[Batch, np.ndarray, Arrays]]:
-        try:
-            yield from selection.training(pieces)
-        except DataError as error:
-            unread.append(error)
-            raise
+    sample: list[Arrays] = []
+    bad: list[str] = []
+    latest: tuple[Batch, np.ndarray] | None = None
+    reading = True  # an error of the reading names its file already; one of `fit` is of the latest batch
 
     def training() -> Iterator[Arrays]:
-        nonlocal places
-        for batch, rows, raw in readable():
-            places = functools.partial(_place_of, batch, rows)
-            bad.extend(f"{batch.place(row)}: {reason}" for row, reason in batch.bad.items() if len(bad) < _TOLD)
+        nonlocal latest, reading
+        for batch, rows, raw in selection.training(pieces):
+            latest, reading = (batch, rows), False
+            bad.extend(f"{batch.place(row)}: {reason}" for row, reason in batch.bad.items() if len(bad) < _EXAMPLES)
             if len(rows):
                 if (lacking := wanted - sum(len(next(iter(part.values()))) for part in sample)) > 0:
                     sample.append({name: column[:lacking].copy() for name, column in raw.items()})
                 yield raw
+            reading = True
+        reading = False
 
     try:
         return selection.workload.fit(training()), joined(sample)
     except DataError as error:
-        if unread:  # which names its file already
+        if reading:
             raise
-        where = selection.source.label if error.row is None else places(error.row)
-        left = "".join(f"\nleft out: {example}" for example in bad[:_TOLD])
-        raise DataError(f"{where}: {error}{left}") from None
+        where = selection.source.label if error.row is None or not latest else latest[0].place(int(latest[1][error.row]))
+        left_out = "".join(f"\nleft out: {example}" for example in bad[:_EXAMPLES])
+        raise DataError(f"{where}: {error}{left_out}") from None
 
 
-def _place_of(batch: Batch, rows: np.ndarray, row: int) -> str:
-    return batch.place(int(rows[row]))
-
-
-def _checked(run: Run, plan: Plan, told: Sequence[dict[str, Any]]) -> Summary:
-    """The sum of what pieces told. Raises DataError if too many rows are bad, a split has none, or the source changed meanwhile."""
+def _checked(run: Run, plan: Plan, encoded: Sequence[dict[str, Any]]) -> Summary:
+    """The sum of the pieces' summaries. Raises DataError if too many rows are bad, a split has none, or the source changed meanwhile."""
     skipped = plan.source.skipped()
     unread = Summary(read=skipped.count, skipped=skipped.count, examples=skipped.examples)
-    summary = sum((Summary.model_validate(one["summary"]) for one in told), unread)
-    check_bad(run, summary)
-    if empty := [split for split in SPLITS if not summary.splits.get(split)]:
-        raise DataError(f"{run.data.name}: the {empty[0]} split has no rows; give it a larger share, or more data")
+    summary = sum((Summary.model_validate(piece["summary"]) for piece in encoded), unread)
+    _check_rows(run, plan, summary)
     if changed := [name for name, content in plan.source.identity().items() if plan.identity.get(name) != content]:
         raise DataError(f"{changed[0]}: changed while {run.data.name} was being read; give the command again")
     assert summary.closes, summary
     return summary
 
 
-def check_bad(run: Run, summary: Summary) -> None:
+def _check_rows(run: Run, plan: Plan, summary: Summary) -> None:
+    _check_bad(run, summary)
+    if empty := [split for split in plan.splits if not summary.splits.get(split)]:
+        lacking = f"the {empty[0]} split has no rows; give it a larger share, or more data" if plan.divided else "has no rows"
+        raise DataError(f"{run.data.name}: {lacking}")
+
+
+def _check_bad(run: Run, summary: Summary) -> None:
     if summary.skipped > run.data.max_bad_fraction * summary.read:
-        examples = "\n".join(summary.examples)
+        listed = "\n".join(summary.examples)
         raise DataError(
             f"{run.data.name}: {summary.skipped:,} of {summary.read:,} rows cannot be used, more than "
-            f"data.max_bad_fraction={run.data.max_bad_fraction:g} allows; the first of them:\n{examples}"
+            f"data.max_bad_fraction={run.data.max_bad_fraction:g} allows; the first of them:\n{listed}"
         )
 
 
-def code_version(workload: type[Workload]) -> str:
+def _check_batch(run: Run, examples: int | None) -> None:
+    if examples is not None and run.train.batch > examples:
+        raise RecipeError(f"train.batch={run.train.batch} is larger than the {examples:,} training examples of {run.data.name}")
+
+
+def _code_version(workload: type[Workload]) -> str:
     """Hash of the code that decides what is in a dataset: the task and what it imports, the reading, the splitting, the writing."""
     task = {file for method in (workload.fit, workload.encode) for file in imported(Path(inspect.getfile(method)), nested=False)}
-    return code_sha256({*task, *Path(sources.__file__).parent.rglob("*.py"), Path(__file__)})
+    return code_sha256({*task, *Path(__file__).parent.rglob("*.py")})

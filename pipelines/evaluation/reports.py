@@ -23,8 +23,8 @@ from workloads.judging import Judged, Judging, Score, metrics
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import Dataset
+    from pipelines.data.preparation import Plan
     from pipelines.evaluation.models import Model
-    from pipelines.newdata import Rows
 
 MISSING, OTHERS = "(missing)", "(others)"
 _MOST_GROUPS = 20
@@ -87,30 +87,30 @@ def plain(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray]) -
     return Report(group(np.arange(len(judged))), slices)
 
 
-def check_columns(columns: Sequence[str], rows: Rows, judging: Judging) -> None:
+def check_columns(columns: Sequence[str], plan: Plan, judging: Judging) -> None:
     """Raise RecipeError for a column that the source has not, or a task whose examples are no rows of the source."""
-    source = rows.selection.source
+    source = plan.selection.source
     for name in columns:
         if name not in source.columns():
             raise RecipeError(f"--slice {name}: {source.label} has no such column; columns: {', '.join(source.columns())}")
     if columns and judging.told_by is None:
-        raise RecipeError(f"--slice: {rows.selection.workload.task} stores tokens, which are no rows of the source: no column can slice it")
+        raise RecipeError(f"--slice: {plan.selection.workload.task} stores tokens, which are no rows of the source: no column can slice it")
 
 
 def column_values(
-    columns: Sequence[str], rows: Rows, model: Model, dataset: Dataset, *, split: str, examples: int
+    columns: Sequence[str], plan: Plan, model: Model, dataset: Dataset, *, split: str, examples: int
 ) -> dict[str, np.ndarray]:
     """Each column's value of each example, objects (N,), read from the source.
 
     Raises DataError if the source is no more what the dataset was made of, or has other rows than were scored.
     """
-    selection, judging = rows.selection, model.workload.judging(model.encoding)
+    selection, judging = plan.selection, model.workload.judging(model.encoding)
     if changed := [name for name, content in selection.source.identity().items() if dataset.manifest.source.get(name) != content]:
         raise DataError(f"{changed[0]}: changed since {model.called} was trained on it, so its columns cannot slice the rows kept")
     assert judging.told_by is not None or not columns
     first, number = judging.told_by or 0, SPLITS.index(split)
     found: dict[str, list[np.ndarray]] = {name: [] for name in columns}
-    for piece in rows.pieces:
+    for piece in plan.pieces:
         for batch in selection.batches(piece, also=columns):
             kept = batch.numbers(number, model.encoding)
             for name in columns:

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipelines import newdata
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Each
+from pipelines.data.preparation import Each, encode_new, plan_new
 from pipelines.errors import StorageError
 from pipelines.evaluation import models, reports, split_scores, statistics
 from pipelines.evaluation.models import Model
@@ -141,9 +140,9 @@ def _slice_columns(model: Model, judging: Judging, dataset: Dataset, examples: i
     columns = list(model.run.promote.slices)
     if not columns:
         return {}
-    rows = newdata.rows_of(model, split=_SPLIT)
-    reports.check_columns(columns, rows, judging)
-    return reports.column_values(columns, rows, model, dataset, split=_SPLIT, examples=examples)
+    plan = plan_new(model.run, model.encoding, split=_SPLIT, called=model.called)
+    reports.check_columns(columns, plan, judging)
+    return reports.column_values(columns, plan, model, dataset, split=_SPLIT, examples=examples)
 
 
 def _champion_lost(model: Model, standing: Standing) -> list[Rule]:
@@ -188,8 +187,8 @@ def _on_the_same_rows(model: Model, other: Model, dataset: Dataset, each: Each) 
     if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
         return split_scores.judged(replace(other, run=model.run), dataset, _SPLIT, each)
     reencoding = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
-    rows = newdata.rows_of(reencoding, split=_SPLIT)
-    return split_scores.judged(reencoding, newdata.encoded(reencoding, rows, each), rows.split, each)
+    plan = plan_new(reencoding.run, other.encoding, split=_SPLIT, called=other.called)
+    return split_scores.judged(reencoding, encode_new(reencoding.run, plan, other.encoding, each), _SPLIT, each)
 
 
 def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:

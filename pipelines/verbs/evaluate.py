@@ -13,17 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from pipelines import newdata
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Each
+from pipelines.data.preparation import Each, Plan, encode_new, plan_new
 from pipelines.data.splits import SPLITS
 from pipelines.errors import RecipeError
 from pipelines.evaluation import models, reports, split_scores
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.reports import Report
 from pipelines.executor import hands
-from pipelines.newdata import Rows
 from pipelines.screen import Screen
 from pipelines.tracking import client as mlflow_client
 from pipelines.tracking import facts, lookup
@@ -40,7 +38,7 @@ class Examples:
     dataset: Dataset
     split: str
     name: str
-    rows: Rows | None
+    plan: Plan | None
 
 
 def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], split: str | None, screen: Screen) -> dict[str, Any]:
@@ -58,14 +56,14 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
     judging = model.workload.judging(model.encoding)
     with hands(model.run) as each:
         examples = _examples(model, overrides, split, each)
-        rows = (examples.rows or newdata.rows_of(model, split=examples.split)) if columns else None
-        if rows:
-            reports.check_columns(columns, rows, judging)
+        plan = (examples.plan or _plan(model, examples.split)) if columns else None
+        if plan:
+            reports.check_columns(columns, plan, judging)
         preparing.tell(examples.dataset, screen.say)
         started = time.monotonic()
         judged = split_scores.judged(model, examples.dataset, examples.split, each)
         seconds = time.monotonic() - started
-        values = reports.column_values(columns, rows, model, examples.dataset, split=examples.split, examples=len(judged)) if rows else {}
+        values = reports.column_values(columns, plan, model, examples.dataset, split=examples.split, examples=len(judged)) if plan else {}
     report = replace(reports.report(judging, judged, values), naive=_naive(model, examples))
     written = _write(model, judging, judged, report, examples, values)
     result = _result(model, examples, report, written) | {
@@ -79,15 +77,20 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
 def _examples(model: Model, overrides: Sequence[str], split: str | None, each: Each) -> Examples:
     """The examples of data that `overrides` name, else of a split (the test rows) of the data that the model was trained on."""
     if _names_data(overrides):
-        rows = newdata.rows_of(model, split=split)
-        label = _slug(rows.selection.source.label)
-        return Examples(newdata.encoded(model, rows, each), rows.split, f"{label}-{split}" if split else label, rows)
+        plan = _plan(model, split)
+        label = _slug(plan.source.label)
+        dataset = encode_new(model.run, plan, model.encoding, each)
+        return Examples(dataset, plan.splits[0], f"{label}-{split}" if split else label, plan)
     return Examples(split_scores.own_data(model, each), split or "test", split or "test", None)
+
+
+def _plan(model: Model, split: str | None) -> Plan:
+    return plan_new(model.run, model.encoding, split=split, called=model.called)
 
 
 def _naive(model: Model, examples: Examples) -> dict[str, float]:
     """Metrics of the strongest naive baseline; none for new data, which have no training rows to fit one on."""
-    if examples.rows is not None:
+    if examples.plan is not None:
         return {}
     workload = model.workload
     train = workload.examples(examples.dataset.train, training=True)
@@ -140,7 +143,7 @@ def _result(model: Model, examples: Examples, report: Report, written: dict[str,
         "model": model.version.uri if model.version else model.called,
         "run_id": model.run_id,
         "data": model.run.data.name,
-        "split": examples.split if examples.rows is None or examples.rows.cut else None,
+        "split": examples.split if examples.plan is None or examples.plan.divided else None,
         "fingerprint": examples.dataset.manifest.fingerprint,
         "skipped": summary.skipped,
         **report.as_json(),

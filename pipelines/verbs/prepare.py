@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster import ray_data, session
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import MANIFEST, Dataset
+from pipelines.executor import hands
 from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
@@ -27,23 +27,19 @@ def prepared(run: Run, screen: Screen) -> dict[str, Any]:
     """Prepare the data of `run`, on Ray Data unless there is but one piece of work. Raises DataError, RecipeError."""
     began = time.monotonic()
     check_writable(run.root)
-    found = preparing.plan(run)
-    there = found.ready
-    if there or not run.scale.workers or len(found.pieces) == 1:
-        dataset = preparing.prepare(run, found, preparing.in_process)
-    else:
-        with session.connect() as connected:
-            connected.ready()
-            dataset = preparing.prepare(run, found, ray_data.each)
+    plan = preparing.plan(run)
+    was_ready = plan.ready
+    with hands(run) as each:
+        dataset = preparing.prepare(run, plan, each)
     summary = dataset.manifest.summary
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.splits.items())
-    screen.say(f"{run.data.name}: {counts}; dataset {found.fingerprint} {'was prepared already' if there else 'is prepared'}")
+    screen.say(f"{run.data.name}: {counts}; dataset {plan.fingerprint} {'was prepared already' if was_ready else 'is prepared'}")
     preparing.tell(dataset, screen.say)
     return {
-        "fingerprint": found.fingerprint,
+        "fingerprint": plan.fingerprint,
         "folder": str(dataset.folder),
         "rows": dataset.manifest.rows,
-        "found": there,
+        "found": was_ready,
         "summary": summary.model_dump(mode="json"),
         "seconds": time.monotonic() - began,
     }

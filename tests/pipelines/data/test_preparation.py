@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.data import joining, preparation
+from pipelines.data import dataset as datasets
+from pipelines.data import preparation
 from pipelines.data.dataset import Dataset
 from pipelines.data.splits import SPLITS, split_of
 from pipelines.errors import RecipeError
@@ -428,7 +429,7 @@ def test_preparations_at_once_end_with_the_same_and_leave_nothing_behind(s3: Any
 
 def test_preparing_twice_gives_the_same_bytes(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "_PIECE_ROWS", 700)
-    monkeypatch.setattr(joining, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(datasets, "SHARD_BYTES", 20_000)
     first, again = (make(load(tmp_path / name, images)).folder for name in ("first", "again"))
     assert {path.name: path.read_bytes() for path in first.iterdir()} == {path.name: path.read_bytes() for path in again.iterdir()}
     assert first.name == again.name

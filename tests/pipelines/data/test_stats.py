@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
+from pipelines.data.dataset import leaked
 from pipelines.data.encode import Encoder, Selection, cut
-from pipelines.data.joining import leaked
 from pipelines.data.splits import SPLITS, Drawn
 from pipelines.data.stats import Summary, counted, lengths_figure, markdown, missing_in, row_hashes
 from tests.made import InMemory, store_in
