@@ -1,7 +1,7 @@
-"""Launch: the data prepared and the workers trained, in this process or on Ray; launched again when one is lost.
+"""Launch: prepare the data and train, in this process or on Ray; launch workers again when one is lost.
 
-Starting is the dear part of a small run, so what can go side by side does: Ray starts while torch is imported, the workers start
-while the data are prepared and MLflow opens its database.
+Starting is the dear part of a small run, so it goes side by side: Ray starts while torch is imported, the workers start while the data are
+prepared and MLflow opens its database.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from cluster import capacity, metrics, nodes, ray_data, ray_train
@@ -37,15 +37,19 @@ if TYPE_CHECKING:
     from pipelines.training.worker import Outcome
 
 R = TypeVar("R")
+TrainingFunction = Callable[[Run], Callable[..., Any]]
+"""Imports and returns the function that every worker of a run calls."""
 _PAUSE_SECONDS = 20.0
 
 
-def trained(job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
-    """Prepare the data and train: the dataset, what the first worker reports, the seconds that preparing took.
+def trained(
+    function: TrainingFunction, job: Job, plan: Plan, attempt: Attempt, screen: Screen, *, meanwhile: Callable[[], None]
+) -> tuple[Dataset, Outcome, float]:
+    """Prepare the data and train: the dataset, the report of the first worker, the seconds that preparing took.
 
-    `meanwhile` is called while the workers start.
+    `function(run)` is the function that every worker runs; `meanwhile` is called while the workers start.
     """
-    return (_here if not job.run.scale.workers else _on_ray)(job, plan, attempt, screen, meanwhile)
+    return (_on_ray if job.run.scale.workers else _here)(function, job, plan, attempt, screen, meanwhile)
 
 
 def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
@@ -54,11 +58,11 @@ def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = Non
     return Job(run, folder, plan.store, plan.fingerprint, folder.read(IDENTITY) or "", threads, stop_after)
 
 
-def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+def _here(
+    function: TrainingFunction, job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]
+) -> tuple[Dataset, Outcome, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
-    from pipelines.training.worker import work
-
-    run = job.run
+    run, work = job.run, function(job.run)
     meanwhile()
     attempt.stage = "prepare"
     dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
@@ -70,7 +74,9 @@ def _here(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Cal
         return dataset, cast("Outcome", ray_train.run_here(work, job, gpus=run.scale.gpus)), seconds
 
 
-def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]) -> tuple[Dataset, Outcome, float]:
+def _on_ray(
+    function: TrainingFunction, job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]
+) -> tuple[Dataset, Outcome, float]:
     run, folder = job.run, job.folder
     watched = metrics_export.Gauges(run, folder)
     with (
@@ -80,134 +86,144 @@ def _on_ray(job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: C
         screen.progress(folder.journal, run.model.headline.metric) as progress,
     ):
         ray_train.preload()
-        storage = SharedStorage(run.root, screen.say)
-        make = functools.partial(preparing.prepare, run, plan, ray_data.each)
+        on_ray = _OnRay(job, plan, session, attempt, screen, watched, SharedStorage(run.root, screen.say), Pause(folder.pause))
         made = None
         # a stream needs the encoding first; and on a cluster of others the workers would hold the CPUs that preparing waits for
         if run.data.mode == "stream" or not session.local:
             session.ready()
-            if not session.local:
-                spare = int(run.data.mode == "stream")
-                _room(run, *capacity.worker_share(session.resources(), run.scale, spare=spare), spare, storage, screen)
+            on_ray.wait_for_room(on_ray.share())
             attempt.stage = "prepare"
-            made = _timed(make)
-        pause, before = Pause(folder.pause), _reached(folder)
-        training = in_background(lambda: _supervise(job, plan, session, attempt, screen, pause, watched, storage))
+            made = on_ray.prepare()
+        before = on_ray.reached()
+        training = in_background(lambda: on_ray.supervise(function))
         try:
             session.ready()
             meanwhile()
             attempt.stage = "prepare"
-            dataset, seconds = made or _timed(make)
+            dataset, seconds = made or on_ray.prepare()
             preparing.tell(dataset, screen.say)
             attempt.stage = "train"
             progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-            return dataset, _finished(training, pause, screen, begun=lambda: not session.lost and _reached(folder) != before), seconds
+            return dataset, on_ray.outcome(training, begun=lambda: not session.lost and on_ray.reached() != before), seconds
         except BaseException:
             folder.abandoned.touch()
             if session.lost:
-                _part(pause, folder, screen)
+                on_ray.part()
             raise
 
 
-def _room(run: Run, cpus: int, gpus: float, spare: int, storage: SharedStorage, screen: Screen) -> None:
-    """Wait until a cluster of others has room for this run: also when it has lost so many nodes that it has to get others first.
+@dataclass(frozen=True)
+class _OnRay:
+    """The stages of a training on Ray, and what they share."""
 
-    Raises ClusterError naming the nodes that have another storage.
-    """
-    storage.check()
-    nodes.until_free(run.scale.workers.least, cpus=cpus, gpus=gpus, spare=spare, say=screen.say)
-    storage.check()  # nodes may have come meanwhile
+    job: Job
+    plan: Plan
+    session: Session
+    attempt: Attempt
+    screen: Screen
+    watched: metrics_export.Gauges
+    storage: SharedStorage
+    pause: Pause
 
+    @property
+    def spare(self) -> int:
+        """CPUs left to readers: if workers held all, readers and workers of a stream would wait for each other for ever."""
+        return int(self.job.run.data.mode == "stream" and not self.session.local)
 
-def _finished(training: Future[Outcome | None], pause: Pause, screen: Screen, *, begun: Callable[[], bool]) -> Outcome:
-    """What came of the training. Asked to stop, workers that have begun get some seconds to leave the checkpoint of their step.
+    def share(self) -> tuple[int, float]:
+        """(CPUs, GPUs) of one worker."""
+        return capacity.worker_share(self.session.resources(), self.job.run.scale, spare=self.spare)
 
-    Raises KeyboardInterrupt when they have, or when asked a second time.
-    """
-    try:
-        outcome = training.result()
-    except KeyboardInterrupt:
-        if begun():
-            pause.request(STOP)
-            screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
-            try:
-                training.result(timeout=_PAUSE_SECONDS)
-            except TimeoutError:
-                screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
-            except Exception as error:
-                screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
-        raise
-    return cast("Outcome", outcome)  # only who was asked to stop has none
+    def prepare(self) -> tuple[Dataset, float]:
+        return _timed(functools.partial(preparing.prepare, self.job.run, self.plan, ray_data.each))
 
+    def wait_for_room(self, share: tuple[int, float]) -> None:
+        """Wait until a cluster of others has room for this run: also when it has lost so many nodes that it has to get others first.
 
-def _part(pause: Pause, folder: RunFolder, screen: Screen) -> None:
-    """End workers that Ray may end no more, once they have left a checkpoint: without a control plane they train on for a minute, and
-    would keep others from writing."""
-    pause.request(STOP)
-    screen.say("the cluster is lost: asked the workers to leave a checkpoint")
-    try:
-        with folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
-            newest = checkpoint.latest_name(folder.checkpoints)
-    except StorageError:
-        screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
-    else:
-        screen.say(f"the workers have ended; {f'going on from {newest}' if newest else 'there is no checkpoint'} the next time")
+        Raises ClusterError naming the nodes that have another storage.
+        """
+        if self.session.local:
+            return
+        self.storage.check()
+        cpus, gpus = share
+        nodes.until_free(self.job.run.scale.workers.least, cpus=cpus, gpus=gpus, spare=self.spare, say=self.screen.say)
+        self.storage.check()  # nodes may have come meanwhile
 
+    def supervise(self, function: TrainingFunction) -> Outcome | None:
+        """Launch the workers, and again after each loss and pause; None where they were asked to stop."""
+        run, work = self.job.run, function(self.job.run)
+        cpus, gpus = self.share()
+        job = replace(self.job, threads=run.scale.threads or cpus)
+        stream = self.stream() if run.data.mode == "stream" else None
+        group = WorkerGroup(run.scale.workers, cpus, gpus, here=self.session.resources() if self.session.local else None)
+        sizes: list[int] = []
 
-def _reached(folder: RunFolder) -> tuple[int, str]:
-    """How far a run has come, as far as can be seen from outside: two of these differ if steps were taken between."""
-    newest = checkpoint.latest_name(folder.checkpoints)
-    return folder.journal.stat().st_size if folder.journal.exists() else 0, newest
+        def once() -> Outcome | Paused:
+            self.wait_for_room((cpus, gpus))
+            sizes.append(group.size())
+            self.attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
+            if run.scale.workers.elastic:
+                self.screen.say(f"{sizes[-1]} of scale.workers={run.scale.workers} x {cpus} CPUs")
+            with group.watched(sizes[-1], self.pause):
+                return ray_train.launch(
+                    work,
+                    job,
+                    workers=sizes[-1],
+                    cpus=cpus,
+                    gpus=gpus,
+                    scratch=job.folder.scratch,
+                    stream=stream,
+                    patience_seconds=group.patience_seconds,
+                )
 
+        retries, restarted = run.scale.retries, self.watched.restarted
+        return with_restarts(once, job.folder, pause=self.pause, retries=retries, say=self.screen.say, restarted=restarted)
 
-def _supervise(
-    job: Job,
-    plan: Plan,
-    session: Session,
-    attempt: Attempt,
-    screen: Screen,
-    pause: Pause,
-    watched: metrics_export.Gauges,
-    storage: SharedStorage,
-) -> Outcome | None:
-    from pipelines.training.worker import guarded_work
+    def stream(self) -> Any:
+        """The training rows as a stream."""
+        say, plan = self.screen.say, self.plan
+        say("data.mode=stream: training rows come in no promised order; a resumed run goes on with other rows than it would have had")
+        read, pieces = preparing.streamed(self.job.run, plan, prepared.proven(plan.store, plan.fingerprint))
+        return ray_data.stream(read, pieces)
 
-    run = job.run
-    streaming = run.data.mode == "stream"
-    spare = int(streaming and not session.local)  # if workers hold all CPUs, readers and workers wait for each other for ever
-    cpus, gpus = capacity.worker_share(session.resources(), run.scale, spare=spare)
-    told = replace(job, threads=run.scale.threads or cpus)
-    stream = _stream(run, plan, screen) if streaming else None
-    group = WorkerGroup(run.scale.workers, cpus, gpus, here=session.resources() if session.local else None)
-    sizes: list[int] = []
+    def outcome(self, training: Future[Outcome | None], *, begun: Callable[[], bool]) -> Outcome:
+        """The outcome of the training. Asked to stop, workers that have begun get some seconds to leave the checkpoint of their step.
 
-    def once() -> Outcome | Paused:
-        if not session.local:
-            _room(run, cpus, gpus, spare, storage, screen)
-        sizes.append(group.size())
-        attempt.hold(sizes[-1], cpus, gpus, from_now=len(sizes) > 1)
-        if run.scale.workers.elastic:
-            screen.say(f"{sizes[-1]} of scale.workers={run.scale.workers} x {cpus} CPUs")
-        with group.watched(sizes[-1], pause):
-            return ray_train.launch(
-                guarded_work,
-                told,
-                workers=sizes[-1],
-                cpus=cpus,
-                gpus=gpus,
-                scratch=job.folder.scratch,
-                stream=stream,
-                patience_seconds=group.patience_seconds,
-            )
+        Raises KeyboardInterrupt when they have, or when asked a second time.
+        """
+        try:
+            outcome = training.result()
+        except KeyboardInterrupt:
+            if begun():
+                self.pause.request(STOP)
+                self.screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
+                try:
+                    training.result(timeout=_PAUSE_SECONDS)
+                except TimeoutError:
+                    self.screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+                except Exception as error:
+                    self.screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
+            raise
+        return cast("Outcome", outcome)  # only a training that was asked to stop has none
 
-    return with_restarts(once, job.folder, pause=pause, retries=run.scale.retries, say=screen.say, restarted=watched.restarted)
+    def part(self) -> None:
+        """Ask workers to checkpoint and exit after the cluster is lost: without a control plane Ray cannot end them, and they would train
+        on for a minute and keep others from writing."""
+        self.pause.request(STOP)
+        self.screen.say("the cluster is lost: asked the workers to leave a checkpoint")
+        try:
+            with self.job.folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
+                newest = checkpoint.latest_name(self.job.folder.checkpoints)
+        except StorageError:
+            self.screen.say(f"no checkpoint within {_PAUSE_SECONDS:g} s; the last one counts")
+        else:
+            going_on = f"going on from {newest}" if newest else "there is no checkpoint"
+            self.screen.say(f"the workers have ended; {going_on} the next time")
 
-
-def _stream(run: Run, plan: Plan, screen: Screen) -> Any:
-    """The training rows as a stream."""
-    screen.say("data.mode=stream: training rows come in no promised order; a resumed run goes on with other rows than it would have had")
-    read, pieces = preparing.streamed(run, plan, prepared.proven(plan.store, plan.fingerprint))
-    return ray_data.stream(read, pieces)
+    def reached(self) -> tuple[int, str]:
+        """The progress of the run as seen from outside: two of these differ if steps were taken between."""
+        journal = self.job.folder.journal
+        return journal.stat().st_size if journal.exists() else 0, checkpoint.latest_name(self.job.folder.checkpoints)
 
 
 def _timed(stage: Callable[[], R]) -> tuple[R, float]:

@@ -1,7 +1,7 @@
-"""Deliver: send what a trained run is known by to MLflow, register its model, close it. Computed is all of it; nothing is trained here.
+"""Publish: what MLflow gets of a run: its description before it begins, its page, model and scores when it is done, or why it failed.
 
-It begins from what lies in the run's folder, and each part can be done again without being there twice. So it is the end of `raylway train`
-and, where MLflow was away then, what `raylway track --sync` does.
+Everything comes from the run's folder and can be sent again without being there twice. So `deliver` is the end of `raylway train` and,
+where MLflow was away then, of `raylway track --sync`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Loaded
+from pipelines.cost import Attempt
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Plan
+from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, cause_of, code_of
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, ENDING, IDENTITY, RESULT, UNPROMOTED, About, Concluded, Cost, Ending
@@ -27,22 +29,16 @@ if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
 
 _FINISHED = "FINISHED"
+_LAST_WORD_SECONDS = 10.0
 _UNTRACKED = (
     *("scale.", "track.", "sweep.", "promote.", "storage", "name"),
     *("train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep"),
 )
-"""How the settings begin that are no parameters in MLflow: they do not decide the weights."""
-
-
-def what(run: Run) -> str:
-    """A run in one line: workload, data, length, batch and workers."""
-    length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
-    where = f"{run.scale.workers} worker{'s' * (run.scale.workers.most > 1)}" if run.scale.workers else "this process"
-    return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
+"""Settings that are no parameters in MLflow, because they do not decide the weights."""
 
 
 def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> About:
-    """What MLflow is told of a run before it begins."""
+    """The description of a run before it begins."""
     run, command = loaded.run, resume_command(loaded, folder)
     return About(
         name=folder.path.name,
@@ -55,7 +51,7 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
             "raylway.code": provenance.code(),
             "raylway.network_code": run.network_code[:12],
             "mlflow.source.name": f"raylway train {run.recipe}",
-            NOTE: pages.begun(what(run), command),
+            NOTE: pages.begun(pages.one_line(run), command),
         },
         source=run.data.name,
         fingerprint=plan.fingerprint,
@@ -110,6 +106,36 @@ def deliver(
     result["seconds"] = seconds | {"total": done.seconds["total"] + time.time() - began}
     folder.write(RESULT, result)
     folder.remove(CONCLUDED)
+    show(screen, folder, result)
+    return result
+
+
+def close_failed(loaded: Loaded, tracker: Tracker, attempt: Attempt, error: BaseException, screen: Screen) -> None:
+    """Close a run as KILLED or FAILED; its page says in which stage, why, and how to resume."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    tags = {
+        "stage": attempt.stage,
+        "cause": cause_of(error)[:500],
+        "exit_code": str(code_of(error)),
+        NOTE: pages.failed(
+            pages.one_line(loaded.run),
+            stage=attempt.stage,
+            cause=cause_of(error)[:2000],
+            hint="This run was interrupted." if interrupted else "This run failed.",
+            command=resume_command(loaded, tracker.folder),
+            resumes=code_of(error) in (INTERRUPTED, CLUSTER, MEMORY),
+        ),
+    }
+    try:
+        tracker.end("KILLED" if interrupted else "FAILED", tags, attempt.settle(tracker.folder).metrics())
+        tracker.last_word(patience_seconds=_LAST_WORD_SECONDS)
+    except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
+        screen.say(str(error))
+
+
+def finished_before(folder: RunFolder, result: dict[str, Any], screen: Screen) -> dict[str, Any]:
+    """The kept result of a run that is finished, shown."""
+    screen.say(f"{folder.path.name} is finished already; this is its result. --again trains it anew.")
     show(screen, folder, result)
     return result
 
@@ -174,12 +200,12 @@ def _note(run: Run, folder: RunFolder, done: Concluded, model: Registered | None
 
 
 def _where(run: Run) -> list[str]:
-    """What a command must be told to find the run."""
+    """The settings by which a command finds the run."""
     return [*([f"storage={run.root}"] if run.storage != "./runs" else []), *([f"track.uri={run.track.uri}"] if run.track.uri else [])]
 
 
 def show(screen: Screen, folder: RunFolder, result: dict[str, Any]) -> None:
-    """A run's result as a person reads it."""
+    """Show the result of a run on the screen."""
     metrics, model = result["metrics"], result["model"]
     screen.table("", *pages.scores(metrics))
     rate = f", {result['samples_per_second']:,.0f} samples/s" if result["samples_per_second"] else ""

@@ -124,7 +124,7 @@ def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Rep
 
 def _final(task: Task, trained: Trained, *, rank: int) -> Report:
     """Score the rows that this trial may see, keep the results in its folder, and make the final report. All workers take part."""
-    from pipelines.shown_by import keep_results
+    from pipelines.score import keep_results
     from pipelines.training.scoring import predictions, validate
 
     run = task.job.run

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from pipelines.run_states import Cost
+
+if TYPE_CHECKING:
+    from pipelines.run_settings import Run
 
 BEST_OF = 5
 BOARD = "## The five best"
 """What our part of an experiment's description begins with; what a person wrote above it is kept."""
+
+
+def one_line(run: Run) -> str:
+    """A run in one line: workload, data, length, batch and workers."""
+    length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
+    where = f"{run.scale.workers} worker{'s' * (run.scale.workers.most > 1)}" if run.scale.workers else "this process"
+    return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 
 def finished(

@@ -52,7 +52,7 @@ class CheckpointError(Exception):
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, identity: str, world_size: int, keep: int) -> Path:
     """Write the checkpoint of `step` into `folder` and delete all but the newest `keep` that are complete.
 
-    Only the first worker does; where each holds a part (Group.together), the others call `give` at the same time.
+    Only the first worker does; where each holds a part (Group.sharded), the others call `give` at the same time.
     """
     import torch
     from safetensors.torch import save_file
@@ -177,7 +177,7 @@ def promised_sha256(path: Path) -> str:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """sha256 over every parameter and buffer in name order: name, dtype, shape, bytes. All workers take part (Group.together)."""
+    """sha256 over every parameter and buffer in name order: name, dtype, shape, bytes. All workers take part (Group.sharded)."""
     return _sha256(_weights(model))
 
 

@@ -1,17 +1,20 @@
-"""What a worker is told. Apart from the worker, so that who only says it need not import torch."""
+"""The job of a worker, apart from the worker: a driver that only makes one need not import torch."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
+from pipelines.data.dataset import MANIFEST, Dataset, proven
 from pipelines.data.store import Store
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
+from workloads.base import DataError
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker is told: plain picklable values."""
+    """Everything a worker needs to know: plain picklable values."""
 
     run: Run
     folder: RunFolder
@@ -20,7 +23,15 @@ class Job:
     identity: str
     threads: int
     stop_after: int | None = None
-    """Steps after which to stop, all being as on the way to the last one."""
+    """Steps after which to stop; all else is as on the way to the last one."""
+
+    def wait_for_data(self) -> Dataset:
+        """The prepared dataset, which the driver may still be preparing while a worker starts."""
+        while not self.store.has(self.fingerprint, MANIFEST):
+            if self.folder.abandoned.exists():
+                raise DataError("the data could not be prepared")
+            time.sleep(1.0 if self.store.remote else 0.05)
+        return proven(self.store, self.fingerprint)
 
     def steps(self, rows: int) -> int:
         """Steps to be taken over `rows` training examples."""

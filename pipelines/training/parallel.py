@@ -30,7 +30,7 @@ class Group:
     device: torch.device
 
     @property
-    def together(self) -> bool:
+    def sharded(self) -> bool:
         """Whether all workers must go through the network equally often."""
         return False
 

@@ -33,7 +33,7 @@ class Sharded(Group):
     """Workers who hold a part each; to `Group` for everyone's use."""
 
     @property
-    def together(self) -> bool:
+    def sharded(self) -> bool:
         return True
 
     def place(self, model: nn.Module) -> nn.Module:

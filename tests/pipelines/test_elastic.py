@@ -134,7 +134,7 @@ def at_call(number):
 def in_parts(rank: int, world_size: int, *, job) -> tuple[object, object]:
     """Pause at the third step, as one of the workers asks, and then go on to the end."""
     asked = at_call(3) if rank == world_size - 1 else elastic.never
-    first = work(job, rank=rank, world_size=world_size, device="cpu", asked=asked)
+    first = work(job, rank=rank, world_size=world_size, device="cpu", pause=asked)
     return first, work(job, rank=rank, world_size=world_size, device="cpu")
 
 
@@ -160,7 +160,7 @@ def undivided(rank: int, world_size: int, *, job) -> object:
 
 def test_who_is_asked_at_the_last_step_is_done(storage, tmp_path):
     job = runs.job(storage, tmp_path / "run", *SETTINGS)
-    assert work(job, rank=0, world_size=1, device="cpu", asked=at_call(12)).steps == 12
+    assert work(job, rank=0, world_size=1, device="cpu", pause=at_call(12)).steps == 12
 
 
 def test_a_request_is_seen_by_who_looks_and_is_over_before_the_next_launch(tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_a_part_may_share_weights_with_itself() -> None:
 
 def test_one_worker_alone_shares_nothing_out() -> None:
     group = group_of("fsdp", 0, 1, CPU)
-    assert not group.together
+    assert not group.sharded
     assert not isinstance(group, Sharded)
 
 
