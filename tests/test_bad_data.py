@@ -64,7 +64,7 @@ def made_or_refused(run: Run) -> Dataset | str:
 
 def kept(run: Run) -> list[str]:
     """What is where datasets are kept, but for what is remembered of files."""
-    return sorted({path.name for path in (run.root / "datasets").glob("*")} - {".hashes.json", ".staged"})
+    return sorted({path.name for path in (run.root / "datasets").glob("*")} - {".hashes.json", ".parsed"})
 
 
 def refusal(run: Run, making: Callable[[Run], object] = make) -> str:

@@ -147,7 +147,7 @@ def test_a_pickle_in_the_place_of_a_checkpoint_s_weights_is_refused(storage, can
 
 @pytest.mark.parametrize("name", ["*.arrow", "manifest.json"])
 def test_a_pickle_in_the_place_of_prepared_data_is_refused(storage, canary, name):
-    files = [file for file in (storage / "datasets").rglob(name) if ".staged" not in file.parts]
+    files = [file for file in (storage / "datasets").rglob(name) if ".parsed" not in file.parts]
     assert files
     for file in files:
         file.write_bytes(pickle.dumps(canary))

@@ -6,7 +6,6 @@ Local files are hashed once and remembered by size and time of change; of an obj
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pipelines.errors import shown
-from pipelines.sealed import sha256, write_atomically
+from pipelines.sealed import digest, sha256, stamp, write_atomically
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -33,19 +32,24 @@ _SETTLED_NANOSECONDS = 2_000_000_000  # a file changed later than this may chang
 
 @dataclass(frozen=True)
 class File:
-    """One file: `uri` is an absolute path, or scheme://…; `name` what people are shown."""
+    """One file: `uri` is an absolute path, or scheme://…; `name` is shown to people."""
 
     uri: str
     name: str
 
     @property
+    def packed(self) -> bool:
+        """The content is gzipped."""
+        return self.name.lower().endswith(".gz")
+
+    @property
     def suffix(self) -> str:
-        """The ending that tells the format, in lower case; `.gz` only tells how it is packed."""
+        """The ending that names the format, in lower case, without `.gz`."""
         return Path(self.name.lower().removesuffix(".gz")).suffix
 
     @property
     def local(self) -> Path | None:
-        """Where it is on this machine; None where it is elsewhere."""
+        """The path on this machine; None where the file is elsewhere."""
         return None if "://" in self.uri else Path(self.uri)
 
     def open(self) -> pa.NativeFile:
@@ -54,31 +58,35 @@ class File:
 
     def stream(self) -> pa.NativeFile:
         """The content from the beginning, unpacked. Raises DataError."""
-        return self._opened("open_input_stream", compression="gzip" if self.name.lower().endswith(".gz") else None)
+        return self._opened("open_input_stream", compression="gzip" if self.packed else None)
+
+    def exists(self) -> bool:
+        try:
+            return self.size() >= 0
+        except DataError:
+            return False
 
     def size(self) -> int:
         """Bytes. Raises DataError if the file is not there."""
         return self._info().size
 
     def version(self) -> str:
-        """What changes when the content does: size and time of change, or an entity tag. Cheap. Raises DataError."""
-        if self.local is not None:
-            info = self._info()
-            return f"{info.size} {info.mtime_ns}"
-        filesystem, path = filesystem_of(self.uri)
-        with self.stream() as stream:
-            tag = (stream.metadata() or {}).get("ETag", b"").decode().strip('"')
-        handler = getattr(filesystem, "handler", None)
-        return f"etag {tag}" if tag else f"key {handler.fs.ukey(path)}" if handler else f"{self._info().size} {self._info().mtime_ns}"
+        """Size and time of change, or an entity tag: another text once the content changes. Cheap. Raises DataError."""
+        if self.local is None:
+            filesystem, path = filesystem_of(self.uri)
+            with self.stream() as stream:
+                tag = (stream.metadata() or {}).get("ETag", b"").decode().strip('"')
+            if tag:
+                return f"etag {tag}"
+            if handler := getattr(filesystem, "handler", None):
+                return f"key {handler.fs.ukey(path)}"
+        info = self._info()
+        return f"{info.size} {info.mtime_ns}"
 
     def _info(self) -> pyarrow.fs.FileInfo:
         import pyarrow.fs
 
-        filesystem, path = filesystem_of(self.uri)
-        try:
-            info = filesystem.get_file_info(path)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.name}: {first_line(error)}") from None
+        info = _info(self.uri, self.name)
         if info.type != pyarrow.fs.FileType.File:
             raise DataError(f"{self.name}: there is no such file any more")
         return info
@@ -102,20 +110,18 @@ def find(text: str) -> tuple[File, ...]:
     place = text if "://" in text else absolute(text)
     filesystem, path = filesystem_of(place)
     try:
-        if not _WILDCARD.search(path):
-            info = filesystem.get_file_info(path)
+        if wildcard := _WILDCARD.search(path):
+            root, pattern = path[: wildcard.start()].rpartition("/")[0], re.compile(glob_translate(path))
+            matching = [below for below in _below(filesystem, root) if pattern.fullmatch(below)]
+        else:
+            root, info = path.rstrip("/"), filesystem.get_file_info(path)
             if info.type == pyarrow.fs.FileType.File:
                 return (File(place, path.rpartition("/")[2]),)
-            listed = info.type == pyarrow.fs.FileType.Directory and _below(filesystem, path)
-            matching, root = listed or [], path.rstrip("/")
-        else:
-            root = path[: _WILDCARD.search(path).start()].rpartition("/")[0]  # type: ignore[union-attr]
-            pattern = re.compile(glob_translate(path))
-            matching = [found for found in _below(filesystem, root) if pattern.fullmatch(found)]
+            matching = _below(filesystem, path) if info.type == pyarrow.fs.FileType.Directory else []
     except (OSError, ValueError) as error:
         raise DataError(f"{shown(text)}: cannot be reached: {first_line(error)}") from None
-    names = [(found, found.removeprefix(root).lstrip("/")) for found in sorted(matching)]
-    files = tuple(File(_uri_of(place, found), name) for found, name in names if not re.search(r"(^|/)[._]", name))
+    names = {below: below.removeprefix(root).lstrip("/") for below in sorted(matching)}
+    files = tuple(File(_uri_of(place, below), name) for below, name in names.items() if not re.search(r"(^|/)[._]", name))
     if not files:
         raise DataError(f"{shown(text)}: there is no such file")
     return files
@@ -125,21 +131,15 @@ def is_folder(text: str) -> bool:
     """Whether a path or URI names a folder. Raises DataError if it cannot be reached."""
     import pyarrow.fs
 
-    filesystem, path = filesystem_of(text if "://" in text else absolute(text))
-    try:
-        return filesystem.get_file_info(path).type == pyarrow.fs.FileType.Directory
-    except (OSError, ValueError) as error:
-        raise DataError(f"{shown(text)}: cannot be reached: {first_line(error)}") from None
+    return _info(text if "://" in text else absolute(text), shown(text)).type == pyarrow.fs.FileType.Directory
 
 
 def identity(files: Sequence[File], scratch: Path) -> dict[str, str]:
-    """What the content of files is: name -> sha256 or entity tag; many files under one hash of them all. Raises DataError."""
-    remembered = _Hashes(scratch / ".hashes.json")
-    found = {file.name: file.version() if file.local is None else remembered.of(file.local, file) for file in files}
-    remembered.save()
-    if len(found) <= _LISTED:
-        return found
-    return {f"{len(found):,} files": hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()}
+    """File name -> sha256 or entity tag of the content; many files under one hash of them all. Raises DataError."""
+    hashes = _Hashes(scratch / ".hashes.json")
+    contents = {file.name: file.version() if file.local is None else hashes.of(file.local, file) for file in files}
+    hashes.save()
+    return contents if len(contents) <= _LISTED else {f"{len(contents):,} files": digest(contents)}
 
 
 class _Hashes:
@@ -148,22 +148,21 @@ class _Hashes:
     def __init__(self, path: Path) -> None:
         self._path, self._new = path, False
         try:
-            found = json.loads(path.read_text())
+            stored = json.loads(path.read_text())
         except (OSError, ValueError):
-            found = None
-        known = found if isinstance(found, dict) else {}
-        self._known = {name: entry for name, entry in known.items() if isinstance(entry, list) and len(entry) == 4}
+            stored = None
+        entries = stored.items() if isinstance(stored, dict) else ()
+        self._known = {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == 4}
 
     def of(self, path: Path, file: File) -> str:
         try:
-            stat = path.stat()
-            seen = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+            seen = list(stamp(path))
             if self._known.get(str(path), [])[:3] == seen:
                 return self._known[str(path)][3]
             content = sha256(path)
         except OSError as error:
             raise DataError(f"{file.name}: cannot be read: {error.strerror or error}") from None
-        if time.time_ns() - stat.st_mtime_ns > _SETTLED_NANOSECONDS:
+        if time.time_ns() - seen[1] > _SETTLED_NANOSECONDS:
             self._known[str(path)], self._new = [*seen, content], True
         return content
 
@@ -205,12 +204,20 @@ def _of_scheme(scheme: str, host: str, query: str) -> pyarrow.fs.FileSystem:
         return pyarrow.fs.FileSystem.from_uri(f"{scheme}://{host}/{'?' if query else ''}{query}")[0]
     except pa.ArrowInvalid:
         if scheme in _PYARROWS:
-            told = "what stands behind the question mark is no option of it (as a wildcard use *)" if query else "names no bucket"
-            raise DataError(f"{scheme}://{host.rpartition('@')[2]}: {told}") from None
+            problem = "what stands behind the question mark is no option of it (as a wildcard use *)" if query else "names no bucket"
+            raise DataError(f"{scheme}://{host.rpartition('@')[2]}: {problem}") from None
     try:
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fsspec.filesystem(scheme)))
     except (ImportError, ValueError) as error:
         raise DataError(f"{scheme}://: no such filesystem: {first_line(error)}") from None
+
+
+def _info(place: str, name: str) -> pyarrow.fs.FileInfo:
+    filesystem, path = filesystem_of(place)
+    try:
+        return filesystem.get_file_info(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: cannot be reached: {first_line(error)}") from None
 
 
 def _below(filesystem: pyarrow.fs.FileSystem, root: str) -> list[str]:
@@ -229,7 +236,7 @@ def _uri_of(place: str, path: str) -> str:
         return handler.fs.unstrip_protocol(path)
     parts = urlsplit(place)
     inside = path.removeprefix(parts.netloc.rpartition("@")[2])
-    return parts._replace(path=re.sub(r"[%?#]", lambda found: f"%{ord(found[0]):X}", inside), fragment="").geturl()
+    return parts._replace(path=re.sub(r"[%?#]", lambda match: f"%{ord(match[0]):X}", inside), fragment="").geturl()
 
 
 def first_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from pipelines.data import sources, splits
 from pipelines.data.dataset import MANIFEST, Dataset, Joiner, leaked, shards_of
 from pipelines.data.encode import Batch, Encoder, Piece, Selection, Streamed, cut
 from pipelines.data.source import Source, joined
-from pipelines.data.sources import Reading
+from pipelines.data.sources import ReadOptions
 from pipelines.data.splits import SPLITS, Consecutive, Splitting
 from pipelines.data.stats import Summary
 from pipelines.data.store import Store, store_of
@@ -205,8 +205,8 @@ def streamed(run: Run, plan: Plan, dataset: Dataset) -> tuple[Streamed, list[Pie
 def source_of(run: Run) -> Source:
     """Open what `data.source`, or `data.train` and its like, names. Raises DataError."""
     data = run.data
-    how = Reading(run.root / "datasets", data.columns, run.model.files, skip=data.on_bad_row == "skip")
-    return sources.open_together(data.given, how) if data.train else sources.open_source(data.source or "", how)
+    how = ReadOptions(run.root / "datasets", data.columns, run.model.files, skip=data.on_bad_row == "skip")
+    return sources.open_splits(data.given, how) if data.train else sources.open_source(data.source or "", how)
 
 
 def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, *, stored: tuple[str, ...]) -> None:

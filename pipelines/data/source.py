@@ -1,8 +1,8 @@
-"""What a source of raw rows is, whatever its format: numbered rows, read in ranges by any process, a few thousand at a time.
+"""A source of raw rows, whatever its format: numbered rows, read in ranges by any process, a few thousand at a time.
 
-A *reader* is one file. A *source* is all that a recipe names: its files one after another, under the columns' names of the task.
-All are frozen and picklable. Row numbers count the rows that can be read; those a reader itself left out (data.on_bad_row=skip) are
-told apart by `skipped`.
+A *reader* reads one file. A *source* is all that a recipe names: files one after another, under the column names of the task. All are
+frozen and picklable. Row numbers count the rows that can be read; `skipped` reports the rows that a reader left out itself
+(data.on_bad_row=skip).
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from workloads.base import Arrays, DataError
 
 BATCH_ROWS = 8192
 """Most rows that a reader gives at once."""
-_TOLD = 10
+EXAMPLES = 10
+"""Most skipped rows that are described."""
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Rows that were left out: how many, and the first ten as sentences (file, row, what was wrong)."""
+    """Rows that were left out: their number, and the first ten as sentences (file, row, problem)."""
 
     count: int = 0
     examples: tuple[str, ...] = ()
 
     def __add__(self, other: Skipped) -> Skipped:
-        return Skipped(self.count + other.count, (*self.examples, *other.examples)[:_TOLD])
+        return Skipped(self.count + other.count, (*self.examples, *other.examples)[:EXAMPLES])
 
 
 class Reader(Protocol):
     def columns(self) -> tuple[str, ...]:
-        """The names of its columns. Raises DataError."""
+        """The column names. Raises DataError."""
         ...
 
     def rows(self) -> int:
-        """How many rows can be read. Raises DataError."""
+        """The number of rows that can be read. Raises DataError."""
         ...
 
     def starts(self) -> Sequence[int]:
@@ -52,16 +53,16 @@ class Reader(Protocol):
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         """Rows [start, stop) of `columns` in order, at most BATCH_ROWS at a time. Raises DataError, its row counted within the batch.
 
-        Numbers; Python strings or bytes (dtype object), None where one is missing; a value that could not be read is a DataError.
+        Numbers; Python strings or bytes (dtype object), None where one is missing; a DataError in place of a value that cannot be read.
         """
         ...
 
     def skipped(self) -> Skipped:
-        """What the reader itself left out."""
+        """The rows that the reader left out itself."""
         ...
 
     def place(self, row: int) -> str:
-        """Where a row is, for people: file and row as the file counts them, from 0."""
+        """The place of a row for people: its file, and its number there, from 0."""
         ...
 
 
@@ -72,11 +73,11 @@ class Source(Reader, Protocol):
         ...
 
     def identity(self) -> dict[str, str]:
-        """What the content is: file -> hash, or package -> version. Equal identities mean equal rows. Cheap the second time."""
+        """File -> hash of its content, or package -> version. Equal identities mean equal rows. Cheap the second time."""
         ...
 
 
-class Chain:
+class Concatenated:
     """Readers one after another, as one."""
 
     readers: Sequence[Reader]
@@ -111,7 +112,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Files(Chain):
+class Files(Concatenated):
     """The rows of several readers; `files` are what these read, `scratch` a folder for what is remembered of them."""
 
     label: str
@@ -131,8 +132,8 @@ class Files(Chain):
 
 
 @dataclass(frozen=True)
-class Together(Chain):
-    """Several sources: the splits that a recipe gives as sources of their own."""
+class SplitSources(Concatenated):
+    """Splits that are sources of their own, one after another; `names` are those of the splits."""
 
     names: tuple[str, ...]
     readers: tuple[Source, ...]
@@ -146,42 +147,31 @@ class Together(Chain):
         return {f"{split}: {name}": content for split, source in parts for name, content in source.identity().items()}
 
     def columns(self) -> tuple[str, ...]:
-        """Those that all have, in the order of the first."""
+        """The columns that all splits have, in the order of the first."""
         others = [set(source.columns()) for source in self.readers[1:]]
-        return tuple(name for name in self.readers[0].columns() if all(name in there for there in others))
+        return tuple(name for name in self.readers[0].columns() if all(name in columns for columns in others))
 
 
-@dataclass(frozen=True)
-class Renamed:
-    """A source under other column names: `names` maps those that the task asks for to the source's own."""
+class Wrapper:
+    """Another source, to be changed where a subclass says so."""
 
     source: Source
-    names: tuple[tuple[str, str], ...]
 
     @property
     def label(self) -> str:
         return self.source.label
 
     def identity(self) -> dict[str, str]:
-        return self.source.identity() | {f"column {ours}": theirs for ours, theirs in self.names}
+        return self.source.identity()
 
     def columns(self) -> tuple[str, ...]:
-        ours = {theirs: ours for ours, theirs in self.names}
-        there = self.source.columns()
-        if missing := [theirs for theirs in ours if theirs not in there]:
-            raise DataError(f"data.columns: there is no column {missing[0]!r}; columns: {', '.join(there)}")
-        return tuple(ours.get(name, name) for name in there)
+        return self.source.columns()
 
     def rows(self) -> int:
         return self.source.rows()
 
     def starts(self) -> Sequence[int]:
         return self.source.starts()
-
-    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        theirs = dict(self.names)
-        for raw in self.source.read(start, stop, [theirs.get(name, name) for name in columns]):
-            yield {name: raw[theirs.get(name, name)] for name in columns}
 
     def skipped(self) -> Skipped:
         return self.source.skipped()
@@ -190,14 +180,37 @@ class Renamed:
         return self.source.place(row)
 
 
+@dataclass(frozen=True)
+class Renamed(Wrapper):
+    """A source under other column names: `names` maps those that the task asks for to the source's own."""
+
+    source: Source
+    names: tuple[tuple[str, str], ...]
+
+    def identity(self) -> dict[str, str]:
+        return self.source.identity() | {f"column {ours}": theirs for ours, theirs in self.names}
+
+    def columns(self) -> tuple[str, ...]:
+        ours = {theirs: ours for ours, theirs in self.names}
+        present = self.source.columns()
+        if missing := [theirs for theirs in ours if theirs not in present]:
+            raise DataError(f"data.columns: there is no column {missing[0]!r}; columns: {', '.join(present)}")
+        return tuple(ours.get(name, name) for name in present)
+
+    def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        theirs = dict(self.names)
+        for raw in self.source.read(start, stop, [theirs.get(name, name) for name in columns]):
+            yield {name: raw[theirs.get(name, name)] for name in columns}
+
+
 def batches_of(columns: Arrays, start: int, stop: int) -> Iterator[Arrays]:
-    """Rows [start, stop) of columns that are in memory (or mapped into it), BATCH_ROWS at a time."""
+    """Rows [start, stop) of columns in memory, BATCH_ROWS at a time."""
     for low in range(start, stop, BATCH_ROWS):
         yield {name: column[low : min(low + BATCH_ROWS, stop)] for name, column in columns.items()}
 
 
 def even_starts(rows: int) -> range:
-    """Where reading may begin if it can begin anywhere."""
+    """The starts of a reader that can begin anywhere."""
     return range(0, max(rows, 1), BATCH_ROWS)
 
 

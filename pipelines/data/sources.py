@@ -1,4 +1,4 @@
-"""Which reader reads what a recipe names: an embedded data set, files of any format anywhere, a data set of the Hugging Face hub."""
+"""Open what a recipe names: an embedded data set, files of any format anywhere, a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,31 +11,27 @@ from urllib.parse import urlsplit
 from pipelines.data import files
 from pipelines.data.embedded import EMBEDDED
 from pipelines.data.files import File
-from pipelines.data.readers import idx
-from pipelines.data.readers.arrays import Npy, Npz
+from pipelines.data.readers.arrays import Idx, Npy, Npz, labels_beside
 from pipelines.data.readers.columnar import Arrow, Parquet
 from pipelines.data.readers.delimited import Delimited
 from pipelines.data.readers.hub import Hub, is_saved
-from pipelines.data.readers.idx import Idx
-from pipelines.data.readers.image_folder import ImageFolder, pictures_in
-from pipelines.data.readers.jsonlines import JsonLines
-from pipelines.data.readers.path_columns import Opened
-from pipelines.data.readers.plain_text import PlainText
-from pipelines.data.source import Files, Reader, Renamed, Source, Together
+from pipelines.data.readers.image_files import ImageFolder, PathColumns, pictures_in
+from pipelines.data.readers.lines import JsonLines, PlainText
+from pipelines.data.readers.parse_cache import Parsed
+from pipelines.data.source import Files, Reader, Renamed, Source, SplitSources
 from pipelines.data.splits import SPELLINGS, SPLITS
 from pipelines.errors import shown
 from workloads.base import DataError
 
 _HUB = "hf://"
-_ENTERED: Mapping[str, Callable[[File], Reader]] = {
+_IN_PLACE: Mapping[str, Callable[[File], Reader]] = {
     ".parquet": Parquet,
     ".arrow": Arrow,
     ".feather": Arrow,
     ".ipc": Arrow,
     ".npy": Npy,
-    ".npz": Npz,
 }
-_PARSED: Mapping[str, Callable[[File, Path, bool], Reader]] = {
+_PARSED: Mapping[str, type[Parsed]] = {
     ".csv": Delimited,
     ".tsv": Delimited,
     ".jsonl": JsonLines,
@@ -43,11 +39,12 @@ _PARSED: Mapping[str, Callable[[File, Path, bool], Reader]] = {
     ".json": JsonLines,
     ".txt": PlainText,
     ".md": PlainText,
+    ".npz": Npz,
 }
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How what a recipe names is to be read."""
 
     scratch: Path
@@ -55,53 +52,56 @@ class Reading:
     names: Mapping[str, str] = field(default_factory=dict)
     """Columns that the task asks for -> the source's own names of them."""
     paths: tuple[str, ...] = ()
-    """Columns that may hold paths of files, of which the content is given."""
+    """Columns that may hold paths of files, whose content is read in their place."""
     skip: bool = False
     """Leave rows out that cannot even be read."""
     labelled: bool = True
-    """Whether pictures must have labels (a folder a class, a file beside); if not, those they have are not read."""
+    """Pictures must have labels (a folder a class, a file beside); otherwise the labels that there are are not read."""
 
 
-def open_source(text: str, how: Reading) -> Source:
-    """What `text` names: an embedded data set, a path, a glob, a URI, or hf://name[:config]. Raises DataError.
+def open_source(text: str, options: ReadOptions) -> Source:
+    """Open an embedded data set, a path, a glob, a URI, or hf://name[:config]. Raises DataError.
 
-    A data set of the hub that has a training split and others is Together, as if each had been given.
+    A data set of the hub that has a training split and others becomes SplitSources, as if each had been given.
     """
     if text in EMBEDDED:
-        return _renamed(EMBEDDED[text], how)
+        return _renamed(EMBEDDED[text], options)
     if text.startswith(_HUB):
-        return _of_hub(text, how)
+        return _open_hub(text, options)
     if "://" not in text and files.is_folder(text) and is_saved(Path(text).expanduser()):
-        return _of_hub(f"{_HUB}{Path(text).expanduser().absolute()}", how)
-    found = _renamed(_of_files(text, how), how)
-    if set(how.paths) & set(found.columns()):
-        return Opened(found, how.paths, _folder_of(text))
-    return found
+        return _open_hub(f"{_HUB}{Path(text).expanduser().absolute()}", options)
+    source = _renamed(_open_files(text, options), options)
+    return PathColumns(source, options.paths, _folder_of(text)) if set(options.paths) & set(source.columns()) else source
 
 
-def open_together(texts: Mapping[str, str], how: Reading) -> Together:
-    """Splits that are sources of their own, by name; of a data set of the hub that has several, the one of that name. Raises DataError."""
-    found = {}
+def open_splits(texts: Mapping[str, str], options: ReadOptions) -> SplitSources:
+    """Open splits that are sources of their own, by name; of a data set of the hub that has several, the one of that name.
+
+    Raises DataError.
+    """
+    sources = {}
     for split, text in texts.items():
-        source = open_source(text, how)
-        found[split] = dict(zip(source.names, source.readers, strict=True)).get(split, source) if isinstance(source, Together) else source
-    return Together(tuple(found), tuple(found.values()))
+        source = open_source(text, options)
+        own = dict(zip(source.names, source.readers, strict=True)) if isinstance(source, SplitSources) else {}
+        sources[split] = own.get(split, source)
+    return SplitSources(tuple(sources), tuple(sources.values()))
 
 
-def _renamed(source: Source, how: Reading) -> Source:
-    return Renamed(source, tuple(sorted(how.names.items()))) if how.names else source
+def _renamed(source: Source, options: ReadOptions) -> Source:
+    return Renamed(source, tuple(sorted(options.names.items()))) if options.names else source
 
 
-def _of_hub(text: str, how: Reading) -> Source:
-    there = {SPELLINGS[name.lower()]: name for name in Hub(text, None, how.scratch).splits() if name.lower() in SPELLINGS}
-    if 0 not in there or len(there) == 1:
-        return _renamed(Hub(text, there.get(0), how.scratch), how)
-    splits = {SPLITS[number]: _renamed(Hub(text, there[number], how.scratch), how) for number in sorted(there)}
-    return Together(tuple(splits), tuple(splits.values()))
+def _open_hub(text: str, options: ReadOptions) -> Source:
+    names = Hub(text, None, options.scratch).splits()
+    spelled = {SPELLINGS[name.lower()]: name for name in names if name.lower() in SPELLINGS}
+    if 0 not in spelled or len(spelled) == 1:
+        return _renamed(Hub(text, spelled.get(0), options.scratch), options)
+    splits = {SPLITS[number]: _renamed(Hub(text, spelled[number], options.scratch), options) for number in sorted(spelled)}
+    return SplitSources(tuple(splits), tuple(splits.values()))
 
 
 def _folder_of(text: str) -> str:
-    """What the paths in a table are relative to: the folder given, else that of the file, or of all that a glob can find."""
+    """The folder that paths in a table are relative to: the one given, else that of the file, or of all that a glob can match."""
     if "://" not in text:
         place = Path(text).expanduser()
         return str(place if files.is_folder(text) else Path(re.split(r"[*?\[]", str(place))[0] + "_").parent)
@@ -110,25 +110,27 @@ def _folder_of(text: str) -> str:
     return parts._replace(path=path).geturl()
 
 
-def _of_files(text: str, how: Reading) -> Files:
+def _open_files(text: str, options: ReadOptions) -> Files:
     try:
         found = files.find(text)
     except DataError as error:
         raise DataError(str(error) if "/" in text else f"{error}, nor an embedded data set ({', '.join(EMBEDDED)})") from None
     label = PurePosixPath(found[0].name if len(found) == 1 else re.split(r"/[^/]*[*?\[]", text.rstrip("/"))[0]).name.split(".")[0]
-    kinds = {file.suffix for file in found}
     if pictures := pictures_in(found):
-        return Files(label, (ImageFolder(pictures, how.labelled),), pictures, how.scratch)
-    if len(found) == 1 and not kinds & {*_ENTERED, *_PARSED}:
-        if not how.labelled:
-            return Files(label, (Idx(found[0]),), (found[0],), how.scratch)
-        pair = idx.beside(found[0])
-        return Files(label, (pair,), (found[0], pair.labels or found[0]), how.scratch)
-    data = tuple(file for file in found if file.suffix in {*_ENTERED, *_PARSED})
+        return Files(label, (ImageFolder(pictures, options.labelled),), pictures, options.scratch)
+    if len(found) == 1 and found[0].suffix not in {*_IN_PLACE, *_PARSED}:
+        labels = labels_beside(found[0]) if options.labelled else None
+        pair = Idx(found[0], options.scratch, options.skip, labels)
+        return Files(label, (pair,), (found[0], labels) if labels else found, options.scratch)
+    data = tuple(file for file in found if file.suffix in {*_IN_PLACE, *_PARSED})
     if files.is_folder(text):  # a folder has notes beside its data: README.md, dataset_info.json
         data = tuple(file for file in data if file.suffix not in (".md", ".json")) or data
-    if not data or len({file.suffix for file in data}) > 1:
-        raise DataError(f"{shown(text)}: files of one format are expected, not {', '.join(sorted(kinds))}")
-    kind = data[0].suffix
-    readers = tuple(_ENTERED[kind](file) if kind in _ENTERED else _PARSED[kind](file, how.scratch, how.skip) for file in data)
-    return Files(label or "data", readers, data, how.scratch)
+    if len({file.suffix for file in data}) != 1:
+        kinds = ", ".join(sorted({file.suffix for file in found}))
+        raise DataError(f"{shown(text)}: files of one format are expected, not {kinds}")
+    return Files(label or "data", tuple(_reader(file, options) for file in data), data, options.scratch)
+
+
+def _reader(file: File, options: ReadOptions) -> Reader:
+    in_place = _IN_PLACE.get(file.suffix)
+    return in_place(file) if in_place else _PARSED[file.suffix](file, options.scratch, options.skip)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.data.source import Source, Together
+from pipelines.data.source import Source, SplitSources
 from pipelines.errors import RecipeError
 from pipelines.run_settings import Run
 from workloads.base import Arrays, DataError
@@ -146,7 +146,7 @@ class Given:
 def splitting_of(run: Run, source: Source) -> Splitting:
     """The splitting that the settings ask for. Raises DataError, RecipeError where they cannot be had."""
     splits, seed = run.data.splits, run.data.seed
-    if isinstance(source, Together):
+    if isinstance(source, SplitSources):
         return _given(run, source)
     if splits.column:
         return ByColumn(splits.column)
@@ -180,7 +180,7 @@ def _consecutive(run: Run, rows: int) -> Consecutive:
     return Consecutive((int(splits.train), int(splits.validation), int(splits.test)), run.model.context)
 
 
-def _given(run: Run, source: Together) -> Given:
+def _given(run: Run, source: SplitSources) -> Given:
     """Splits given as sources; what is missing of them is cut from the training rows, in the proportion of its share to theirs."""
     sizes = dict(zip(source.names, source.sizes, strict=True))
     shares = [0.0 if split in sizes and split != "train" else share for split, share in zip(SPLITS, run.data.splits.sizes, strict=True)]

@@ -16,10 +16,9 @@ import pyarrow as pa
 
 from pipelines.data import sources
 from pipelines.data.encode import Piece, cut, tried
-from pipelines.data.readers.image_folder import ImageFolder
-from pipelines.data.readers.path_columns import Opened
+from pipelines.data.readers.image_files import ImageFolder, PathColumns
 from pipelines.data.source import Files, Source
-from pipelines.data.sources import Reading
+from pipelines.data.sources import ReadOptions
 from pipelines.errors import shown
 from pipelines.evaluation import output
 from pipelines.evaluation.models import Model
@@ -48,7 +47,7 @@ class Input:
     def read(self, start: int, stop: int) -> Iterator[tuple[Arrays, Arrays]]:
         """Rows [start, stop) in batches: the model's columns, and those that are kept. Raises DataError."""
         wanted = tuple(dict.fromkeys([*self.columns, *self.kept]))
-        if isinstance(self.source, Opened):  # a file's name is kept, and not its content
+        if isinstance(self.source, PathColumns):  # a file's name is kept, and not its content
             for raw in self.source.source.read(start, stop, wanted):
                 for part, contents in self.source.opened(raw, self.columns):
                     yield self._parted(part, contents)
@@ -72,7 +71,7 @@ def open_input(model: Model, text: str) -> Input:
     """Open what `text` names (a path, a glob, a URI …) for the model. Raises DataError where it has no rows or lacks a column."""
     run, serving = model.run, model.serving
     scratch, skip = run.root / "datasets", run.data.on_bad_row == "skip"
-    plain = sources.open_source(text, Reading(scratch, skip=skip, labelled=False))
+    plain = sources.open_source(text, ReadOptions(scratch, skip=skip, labelled=False))
     available = plain.columns()
     if not plain.rows():
         raise DataError(f"{shown(text)}: has no rows")
@@ -84,7 +83,7 @@ def open_input(model: Model, text: str) -> Input:
     if plain.rows() <= serving.lookback:
         raise DataError(f"{shown(text)}: {plain.rows():,} rows are fewer than a window of {serving.lookback + 1:,}")
     names = {ours: theirs for theirs, ours in renamed.items() if ours in columns}
-    source = sources.open_source(text, Reading(scratch, names, model.workload.files, skip=skip, labelled=False))
+    source = sources.open_source(text, ReadOptions(scratch, names, model.workload.files, skip=skip, labelled=False))
     pictures = isinstance(plain, Files) and isinstance(plain.readers[0], ImageFolder)  # of pictures the paths are kept, not the content
     return Input(source, columns, {name: names.get(name, name) for name in source.columns() if name != "image" or not pictures})
 

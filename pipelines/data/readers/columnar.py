@@ -1,6 +1,8 @@
 """Parquet and Arrow files (Feather among them), read by pyarrow in pieces: a row group or record batch is never held as a whole.
 
 But for one of compressed Arrow columns: their buffers can only be unpacked as a whole.
+
+Not by pyarrow.dataset (25): it enters no Arrow file at a record batch, reads no Arrow stream, and reads several row groups ahead.
 """
 
 from __future__ import annotations
@@ -10,13 +12,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.data.files import File, first_line
-from pipelines.data.readers.columns import is_text, to_numpy
-from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, check_version, reading
+from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, reading
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:
@@ -27,28 +28,61 @@ _BUFFER_BYTES = 1 << 20  # read at a time of each column
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-class Parquet(Planned):
-    """A Parquet file; read from the start of any row group."""
+class Columnar(Planned):
+    """A file of parts, read from the start of any of them."""
+
+    def _cut(self, batches: Iterator[pa.RecordBatch], first: int, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        """Rows [start, stop) out of batches that begin at row `first`, each validated before it is used."""
+        at = first
+        for batch in batches:
+            low, high = max(start - at, 0), min(stop - at, batch.num_rows)
+            at += batch.num_rows
+            if low < high:
+                _validate(batch, columns)
+                size = batch_rows(batch.nbytes / batch.num_rows)
+                for cut in range(low, high, size):
+                    part = batch.slice(cut, min(size, high - cut))
+                    yield {name: self._array(name, part.column(name)) for name in columns}
+            if at >= stop:
+                return
+        raise DataError(f"{self.file.name}: ends before row {stop:,}, but {stop:,} rows were promised: it is damaged")
+
+    def _array(self, name: str, column: pa.Array) -> np.ndarray:
+        import pyarrow as pa
+
+        try:
+            values = to_numpy(pa.chunked_array([column]))
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise DataError(f"{self.file.name}: column {name!r} of type {column.type} cannot be read: {first_line(error)}") from error
+        return values if values.flags.owndata else values.copy()  # else it may be the mapped file, which somebody may cut off
+
+    def _parts(self, start: int, stop: int) -> list[int]:
+        """The parts that hold rows of [start, stop)."""
+        edges = itertools.pairwise(self._plan.edges)
+        return [part for part, (low, high) in enumerate(edges) if max(low, start) < min(high, stop)]
+
+
+class Parquet(Columnar):
+    """A Parquet file; its parts are the row groups."""
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        plan = self._plan
-        groups = [group for group, (low, high) in enumerate(itertools.pairwise(plan.edges)) if low < stop and start < high and low < high]
         if start >= stop:
             return
+        groups = self._parts(start, stop)
         with reading(self.file, "Parquet"), self.file.open() as file:
-            footer = _footer(self.file, plan.version)
+            footer = _footer(self.file, self._plan.version)
             with _parquet(file, footer) as parquet:
                 size = batch_rows(_row_bytes(footer, groups[0], columns))
                 # one thread: the work is divided among processes already
                 batches = parquet.iter_batches(size, row_groups=groups, columns=list(columns), use_threads=False)
-                yield from _cut(self.file, batches, plan.edges[groups[0]], start, stop, columns)
+                yield from self._cut(batches, self._plan.edges[groups[0]], start, stop, columns)
 
     @cached_property
     def _plan(self) -> Plan:
-        version = self.file.version()
+        version = self._version()
         with reading(self.file, "Parquet"):
             footer = _footer(self.file, version)
-            check_version(self.file, version)
+            self._check_version(version)
             names = footer.schema.to_arrow_schema().names
             check_names(self.file, names)
             counts = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
@@ -57,80 +91,59 @@ class Parquet(Planned):
         return Plan(version, tuple(names), tuple(itertools.accumulate(counts, initial=0)))
 
 
-class Arrow(Planned):
-    """An Arrow IPC file or stream (.arrow, .feather, .ipc), memory-mapped if it is local; read from the start of any record batch.
+class Arrow(Columnar):
+    """An Arrow IPC file or stream (.arrow, .feather, .ipc), memory-mapped if it is local; its parts are the record batches.
 
     A stream that is not on this machine can only be read from its beginning.
     """
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        plan = self._plan
         if start >= stop:
             return
-        with _ipc(self.file, [plan.names.index(name) for name in columns]) as (reader, _):
-            if _is_file(reader):
-                overlapping = [part for part, (low, high) in enumerate(itertools.pairwise(plan.edges)) if low < stop and start < high]
-                batches, first = (reader.get_batch(part) for part in overlapping), plan.edges[overlapping[0]]
-            else:
-                batches, first = iter(reader), 0
-            yield from _cut(self.file, batches, first, start, stop, columns)
+        with self._opened([self._plan.names.index(name) for name in columns]) as (reader, _):
+            parts = self._parts(start, stop) if _is_file(reader) else [0]
+            batches = (reader.get_batch(part) for part in parts) if _is_file(reader) else iter(reader)
+            yield from self._cut(batches, self._plan.edges[parts[0]], start, stop, columns)
 
     @cached_property
     def _plan(self) -> Plan:
-        version = self.file.version()
-        with _ipc(self.file) as (reader, _):
+        version = self._version()
+        with self._opened() as (reader, _):
             schema, names = reader.schema, tuple(reader.schema.names)
         check_names(self.file, names)
-        with _ipc(self.file, [_narrowest(schema)]) as (reader, file):
+        with self._opened([_narrowest(schema)]) as (reader, file):
             if _is_file(reader):
                 counts = [_checked_length(reader.get_batch(part)) for part in range(reader.num_record_batches)]
             else:
                 counts = [_checked_length(batch) for batch in reader]
-                _check_end(self.file, file)
+                self._check_end(file)
                 counts = counts if self.file.local else [sum(counts)]
-        check_version(self.file, version)
+        self._check_version(version)
         return Plan(version, names, tuple(itertools.accumulate(counts, initial=0)))
 
+    @contextmanager
+    def _opened(self, fields: Sequence[int] = ()) -> Iterator[tuple[Any, pa.NativeFile]]:
+        """A reader of only these fields (of all, where none are given), and what it reads from. Raises DataError."""
+        import pyarrow as pa
+        import pyarrow.ipc
 
-def _cut(file: File, batches: Iterator[pa.RecordBatch], first: int, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-    """Rows [start, stop) out of batches that begin at row `first`, each made sure of before it is believed."""
-    at = first
-    for batch in batches:
-        low, high = max(start - at, 0), min(stop - at, batch.num_rows)
-        at += batch.num_rows
-        if low < high:
-            _validate(batch, columns)
-            size = batch_rows(batch.nbytes / batch.num_rows)
-            for cut in range(low, high, size):
-                part = batch.slice(cut, min(size, high - cut))
-                yield {name: _array(file, name, part.column(name)) for name in columns}
-        if at >= stop:
-            return
-    raise DataError(f"{file.name}: ends before row {stop:,}, but {stop:,} rows were promised: it is damaged")
+        # an empty file cannot be mapped
+        mapped = self.file.local is not None and self.file.size() > 0
+        with reading(self.file, "Arrow"), pa.memory_map(self.file.uri) if mapped else self.file.open() as opened:
+            options = pa.ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
+            magic = opened.read(6)
+            opened.seek(0)
+            if magic.startswith(b"FEA1"):
+                raise DataError(f"{self.file.name}: is Feather of version 1; write it anew with pyarrow.feather.write_feather")
+            with (pa.ipc.open_file if magic == b"ARROW1" else pa.ipc.open_stream)(opened, options=options) as reader:
+                yield reader, opened
 
-
-def _array(file: File, name: str, column: pa.Array) -> np.ndarray:
-    import pyarrow as pa
-
-    try:
-        found = to_numpy(pa.chunked_array([column]))
-    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{file.name}: column {name!r} of type {column.type} cannot be read: {first_line(error)}") from error
-    return found if found.flags.owndata else found.copy()  # else it may be the file itself, which somebody may cut off
-
-
-def _validate(batch: pa.RecordBatch, columns: Sequence[str]) -> None:
-    """What damaged offsets point to may lie outside of memory: pyarrow itself looks at no offset while it reads."""
-    import pyarrow as pa
-
-    for name in columns:
-        column = batch.column(name)
-        if is_text(column.type) and not pa.types.is_string_view(column.type):  # text that is not UTF-8 is told with its row
-            column = column.view(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
-        column.validate(full=True)
-
-
-# ---- Parquet
+    def _check_end(self, opened: pa.NativeFile) -> None:
+        """Where a stream is cut off between two batches, pyarrow takes it for ended."""
+        end, size = opened.tell(), opened.size()
+        opened.seek(max(size - len(_END_OF_STREAM), 0))
+        if end != size or opened.read() != _END_OF_STREAM:
+            raise DataError(f"{self.file.name}: its end mark is missing: it is truncated or damaged, or was never closed")
 
 
 @functools.lru_cache(maxsize=64)
@@ -156,36 +169,6 @@ def _row_bytes(footer: pyarrow.parquet.FileMetaData, group: int, columns: Sequen
     return sum(chunk.total_uncompressed_size for chunk in chunks if f"{chunk.path_in_schema}.".startswith(wanted)) / described.num_rows
 
 
-# ---- Arrow
-
-
-@contextmanager
-def _ipc(file: File, fields: Sequence[int] = ()) -> Iterator[tuple[pa.RecordBatchFileReader | pa.RecordBatchStreamReader, pa.NativeFile]]:
-    """A reader of only these fields (of all, where none are given), and what it reads from. Raises DataError."""
-    import pyarrow as pa
-    import pyarrow.ipc
-
-    with reading(file, "Arrow"), _mapped(file) as opened:
-        options = pa.ipc.IpcReadOptions(included_fields=list(fields), use_threads=False)
-        magic = opened.read(6)
-        opened.seek(0)
-        if magic.startswith(b"FEA1"):
-            raise DataError(f"{file.name}: is Feather of version 1; write it anew with pyarrow.feather.write_feather")
-        with (pa.ipc.open_file if magic == b"ARROW1" else pa.ipc.open_stream)(opened, options=options) as reader:
-            yield reader, opened
-
-
-def _mapped(file: File) -> pa.NativeFile:
-    import pyarrow as pa
-
-    if file.local is None or file.size() == 0:  # an empty file cannot be mapped
-        return file.open()
-    try:
-        return pa.memory_map(str(file.local))
-    except OSError as error:
-        raise DataError(f"{file.name}: cannot be opened: {first_line(error)}") from error
-
-
 def _is_file(reader: pa.RecordBatchFileReader | pa.RecordBatchStreamReader) -> bool:
     return hasattr(reader, "get_batch")
 
@@ -203,9 +186,79 @@ def _checked_length(batch: pa.RecordBatch) -> int:
     return batch.num_rows
 
 
-def _check_end(file: File, opened: pa.NativeFile) -> None:
-    """Where a stream is cut off between two batches, pyarrow takes it for ended."""
-    end, size = opened.tell(), opened.size()
-    opened.seek(max(size - len(_END_OF_STREAM), 0))
-    if end != size or opened.read() != _END_OF_STREAM:
-        raise DataError(f"{file.name}: its end mark is missing: it is truncated or damaged, or was never closed")
+def _validate(batch: pa.RecordBatch, columns: Sequence[str]) -> None:
+    """Damaged offsets may point outside of memory: pyarrow itself looks at none while it reads."""
+    import pyarrow as pa
+
+    for name in columns:
+        column = batch.column(name)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):  # text that is not UTF-8 is reported with its row
+            column = column.view(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
+        column.validate(full=True)
+
+
+# ---- columns
+
+
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """(N, …) for lists of one length at every level, else (N,): numbers with NaN, strings, bytes or lists with None, where one is missing.
+
+    A picture as `datasets` stores it (a struct of bytes and path) is its bytes, or its path where there are none. Text that is not
+    UTF-8 is a DataError in its row. Raises pyarrow's exceptions for a type that has no such form, such as a union.
+    """
+    import pyarrow as pa
+    import pyarrow.compute
+
+    kind, types = column.type, pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        if isinstance(kind, pa.FixedShapeTensorType) and len(column) and not column.null_count:
+            return column.combine_chunks().to_numpy_ndarray()
+        return to_numpy(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
+    if types.is_dictionary(kind):  # not cast(): it knows no dictionaries of lists
+        return to_numpy(pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], kind.value_type))
+    if types.is_boolean(kind) or types.is_decimal(kind):
+        return column.cast(pa.int8() if types.is_boolean(kind) else pa.float64()).to_numpy()
+    if types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
+        content, path = (to_numpy(pa.compute.struct_field(column, name)) for name in ("bytes", "path"))
+        return np.where(content == None, path, content)  # noqa: E711
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    if any(is_one(kind) for is_one in lists):
+        return _lists(column)
+    if types.is_struct(kind):  # not to_numpy(): its integers are floats where another row has none
+        return _objects(column.to_pylist())
+    return _text(column) if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) else column.to_numpy()
+
+
+def _lists(column: pa.ChunkedArray) -> np.ndarray:
+    """Stacked where every list has the same length and holds numbers; else objects."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lengths = pc.unique(pc.list_value_length(column))
+    if not column.null_count and len(lengths) == 1:
+        inside = to_numpy(pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type))
+        if inside.dtype != object:
+            return inside.reshape(len(column), lengths[0].as_py(), *inside.shape[1:])
+    return _objects(column.to_pylist())
+
+
+def _text(column: pa.ChunkedArray) -> np.ndarray:
+    import pyarrow as pa
+
+    try:
+        return column.to_numpy()
+    except (pa.ArrowException, UnicodeDecodeError):  # the one or the other, as pyarrow's version has it
+        return _objects([_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()])
+
+
+def _decoded(content: bytes | None) -> str | DataError | None:
+    try:
+        return None if content is None else content.decode()
+    except UnicodeDecodeError as error:
+        return DataError(f"text that is not UTF-8 at byte {error.start:,}")
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.data.files import File, find, first_line, identity
 from pipelines.data.readers.columnar import Arrow
-from pipelines.data.readers.image_folder import AT_ONCE, contents
+from pipelines.data.readers.image_files import FILES_AT_ONCE, contents
 from pipelines.data.source import Files, Skipped
 from workloads.base import Arrays, DataError
 
@@ -73,8 +73,8 @@ class Hub:
             if not any(isinstance(value, str) for name in pictures for value in batch[name]):
                 yield batch
                 continue
-            for low in range(0, len(batch[pictures[0]]), AT_ONCE):
-                part = {name: column[low : low + AT_ONCE] for name, column in batch.items()}
+            for low in range(0, len(batch[pictures[0]]), FILES_AT_ONCE):
+                part = {name: column[low : low + FILES_AT_ONCE] for name, column in batch.items()}
                 yield part | {name: contents([_picture(value, split.roots) for value in part[name]]) for name in pictures}
 
     def skipped(self) -> Skipped:

@@ -1,20 +1,16 @@
 """Files that cannot be entered at any row: parsed once into an Arrow file of this machine, from then on memory-mapped and read at any row.
 
-The Arrow file lies in `scratch/.staged`, named by what it was made from, and beside it a card that tells which bytes hold which rows,
-their checksums and what the parser left out. Both are renamed into place, the card last, and no byte is believed before its checksum was
-compared; what is damaged is made anew.
+The Arrow file lies in `scratch/.parsed`, named by what it was made from, and beside it a card: its size and hash, which batches hold which
+rows, and what the parser left out. Both are renamed into place, the card last. Nothing of the file is believed before its hash was compared
+(once for each node and change); what is damaged is made anew.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
-import hashlib
 import itertools
-import json
 import os
-import uuid
-import zlib
 from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,14 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
+from pipelines import sealed
 from pipelines.data.files import File, first_line
-from pipelines.data.readers.columns import to_numpy
-from pipelines.data.readers.planned import Plan, Planned, check_names, check_version
-from pipelines.data.source import BATCH_ROWS, Skipped
+from pipelines.data.readers.columnar import to_numpy
+from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names
+from pipelines.data.source import EXAMPLES, Skipped
 from pipelines.errors import StorageError
-from pipelines.sealed import write_atomically
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:
@@ -38,23 +34,22 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 8 << 20
 """Read and parsed at a time."""
 LONGEST_ROW_BYTES = 256 << 20
-_TOLD = 10
 
 
-class LeftOut:
-    """Rows that the parser of a file leaves out, as the file counts them; where nothing is to be skipped the first of them is raised."""
+class BadRows:
+    """Rows that a parser leaves out, as the file counts them; where nothing is to be skipped the first of them is raised."""
 
     def __init__(self, file: File, skip: bool) -> None:
         self._file, self._skip = file, skip
-        self._rows, self._told = array("q"), list[tuple[int, str]]()
+        self._rows, self._first = array("q"), list[tuple[int, str]]()
 
-    def add(self, row: int, what: str) -> None:
+    def add(self, row: int, problem: str) -> None:
         """Raises DataError unless rows may be skipped."""
-        sentence = f"{self._file.name}, row {row:,}: {what}"
+        sentence = f"{self._file.name}, row {row:,}: {problem}"
         if not self._skip:
             raise DataError(sentence)
         self._rows.append(row)
-        self._told = sorted([*self._told, (row, sentence)])[:_TOLD]
+        self._first = sorted([*self._first, (row, sentence)])[:EXAMPLES]
 
     @property
     def rows(self) -> list[int]:
@@ -62,84 +57,108 @@ class LeftOut:
 
     @property
     def examples(self) -> list[str]:
-        return [sentence for _, sentence in self._told]
+        return [sentence for _, sentence in self._first]
 
 
 @dataclass(frozen=True)
-class Staged(Planned):
-    """What the formats share; each says how its file is parsed. `skip`: leave bad rows out and count them, instead of a DataError.
+class Parsed(Planned):
+    """A reader of what a parser made of a file; each format is a subclass. `skip`: leave bad rows out and count them.
 
     The plan is made once and travels with the reader: if the file changes afterwards, its rows are not read as those that were planned.
     """
 
     scratch: Path
     skip: bool = False
+    parser: ClassVar[str]
+    """The format and the version of its parser: raise the number when rows come out otherwise."""
+
+    @abstractmethod
+    def _parse(self, bad: BadRows) -> Iterator[pa.RecordBatch]:
+        """All rows but the bad ones, in batches of one schema; at least one, even if it has no rows. Raises DataError."""
 
     def skipped(self) -> Skipped:
-        mapped = self._mapped(self._plan.version)
-        return Skipped(len(mapped.skipped), mapped.examples)
+        cached = self._cached(self._plan.version)
+        return Skipped(len(cached.skipped), cached.examples)
 
     def place(self, row: int) -> str:
-        return f"{self.file.name}, row {in_file(row, self._mapped(self._plan.version).skipped):,}"
-
-    @abstractmethod
-    def _parsed(self, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
-        """All rows but those left out, in batches of one schema; at least one, even if it has no rows. Raises DataError."""
-
-    @property
-    @abstractmethod
-    def _parser(self) -> str:
-        """What decides how a file is parsed, besides the file: raise the number of a format when its rows come out otherwise."""
+        return f"{self.file.name}, row {in_file(row, self._cached(self._plan.version).skipped):,}"
 
     @cached_property
     def _plan(self) -> Plan:
-        version = self.file.version()
-        mapped = self._mapped(version)
-        return Plan(version, mapped.names, mapped.edges)
+        version = self._version()
+        cached = self._cached(version)
+        return Plan(version, tuple(cached.reader.schema.names), cached.edges)
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         import pyarrow as pa
 
-        edges = self._plan.edges
-        number = bisect.bisect_right(edges, start) - 1
+        number = bisect.bisect_right(self._plan.edges, start) - 1
         while start < stop:
-            high = min(edges[number + 1], stop)
-            part = self._batch(number).slice(start - edges[number], high - start)
+            low, high = self._plan.edges[number : number + 2]
+            batch = self._cached(self._plan.version).reader.get_batch(number)
+            part = batch.slice(start - low, min(high, stop) - start)
             yield {name: to_numpy(pa.chunked_array([part.column(name)])) for name in columns}
             start, number = high, number + 1
 
-    def _batch(self, number: int) -> pa.RecordBatch:
-        version = self._plan.version
-        with suppress(_DamagedError):
-            return self._mapped(version).batch(number)
-        self._stage(self._path(version), version)
-        return self._mapped(version).batch(number)
-
-    def _mapped(self, version: str) -> _Mapped:
-        path = self._path(version)
-        with suppress(_DamagedError):
-            return _opened(path, *_stamps(path))
-        self._stage(path, version)
-        return _opened(path, *_stamps(path))
-
-    def _path(self, version: str) -> Path:
+    def _cached(self, version: str) -> _Cached:
         import pyarrow as pa
 
-        made_from = json.dumps([self.file.uri, version, self.skip, self._parser, pa.__version__])
-        return self.scratch / ".staged" / f"{hashlib.sha256(made_from.encode()).hexdigest()[:32]}.arrow"
+        made_from = [self.file.uri, version, self.skip, self.parser, pa.__version__]
+        path = self.scratch / ".parsed" / f"{sealed.digest(made_from)[:32]}.arrow"
+        with suppress(sealed.DamagedError):
+            return _opened(path, *_stamps(path))
+        self._write(path, version)
+        try:
+            return _opened(path, *_stamps(path))
+        except sealed.DamagedError as error:
+            raise StorageError(f"{path}: is not what was written there: {error}") from error
 
-    def _stage(self, path: Path, version: str) -> None:
+    def _write(self, path: Path, version: str) -> None:
         """Parse the file into `path`; processes that do so at once end with the same."""
-        left_out = LeftOut(self.file, self.skip)
+        bad = BadRows(self.file, self.skip)
         with partial_beside(path) as partial:
-            batches = self._parsed(left_out)
-            edges, ends = write(partial, batches, self.file)
-            check_version(self.file, version)
-            card: dict[str, Any] = {"edges": edges, "ends": ends, "checksums": _checksums(partial, ends)}
-            card |= {"skipped": left_out.rows, "examples": left_out.examples}
+            edges = write(partial, self._parse(bad), self.file)
+            self._check_version(version)
             with keeping(path):
+                made = sealed.describe(partial).model_dump()
                 os.replace(partial, path)
-                write_atomically(_card(path), json.dumps([card, _seal(card)]))
+                card = {"file": made, "edges": edges, "skipped": bad.rows, "examples": bad.examples}
+                sealed.write_atomically(_card(path), sealed.card(card))
+
+
+class _Cached:
+    """An Arrow file and its card. Raises DamagedError where they are not what was written."""
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow as pa
+
+        try:
+            card = sealed.card_content(_card(path).read_bytes())
+            content = {path.name: sealed.File(**card["file"])}
+            wrong = sealed.mismatch_since(path.with_suffix(".proof"), path.parent, content)
+        except (OSError, LookupError, TypeError) as error:
+            raise sealed.DamagedError(first_line(error)) from error
+        if wrong:
+            raise sealed.DamagedError(wrong)
+        self.reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self.edges, self.skipped, self.examples = tuple(card["edges"]), array("q", card["skipped"]), tuple(card["examples"])
+
+
+@functools.lru_cache(maxsize=16)
+def _opened(path: Path, *stamps: tuple[int, ...]) -> _Cached:
+    return _Cached(path)
+
+
+def _stamps(path: Path) -> list[tuple[int, ...]]:
+    """What distinguishes a file and its card from others that took their place, or that were changed there."""
+    try:
+        return [sealed.stamp(path), sealed.stamp(_card(path))]
+    except OSError as error:
+        raise sealed.DamagedError(first_line(error)) from error
+
+
+def _card(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def in_file(row: int, skipped: Sequence[int]) -> int:
@@ -149,15 +168,15 @@ def in_file(row: int, skipped: Sequence[int]) -> int:
 
 def blocks(file: File) -> Iterator[bytes]:
     """The unpacked content, BLOCK_BYTES at a time. Raises DataError, also if there is none."""
-    found = 0
+    done = 0
     try:
         with file.stream() as stream:
             while block := stream.read(BLOCK_BYTES):
-                found += len(block)
+                done += len(block)
                 yield block
     except OSError as error:
-        raise DataError(f"{file.name}: cannot be read behind byte {found:,}: {first_line(error)}") from None
-    if not found:
+        raise DataError(f"{file.name}: cannot be read behind byte {done:,}: {first_line(error)}") from None
+    if not done:
         raise DataError(f"{file.name}: is empty")
 
 
@@ -179,7 +198,7 @@ def line_blocks(file: File) -> Iterator[bytes]:
 @contextmanager
 def partial_beside(path: Path) -> Iterator[Path]:
     """A new name beside `path`; what lies there in the end is deleted."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    partial = sealed.partial(path)
     with keeping(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -191,104 +210,28 @@ def partial_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def keeping(path: Path) -> Iterator[None]:
-    """What fails inside is the fault of the disk that holds `path`: StorageError."""
+    """Blame what fails inside on the disk that holds `path`: StorageError."""
     try:
         yield
     except OSError as error:
         raise StorageError(f"{path.parent} cannot be written: {error.strerror or first_line(error)}") from error
 
 
-class _DamagedError(StorageError):
-    """A staged file is not there, or is not what was written: a person is told of it if that is so again once it was made anew."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path}: is not what was written there")
-
-
-class _Mapped:
-    """A staged file in memory; raises _DamagedError for what is not as its card says."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-
-        self._path = path
-        try:
-            card, seal = json.loads(_card(path).read_bytes())
-            self._content = pa.memory_map(str(path)).read_buffer()
-        except (OSError, ValueError, TypeError) as error:
-            raise _DamagedError(path) from error
-        if seal != _seal(card) or card["ends"][-1] != self._content.size:
-            raise _DamagedError(path)
-        self.edges, self.skipped, self.examples = tuple(card["edges"]), array("q", card["skipped"]), tuple(card["examples"])
-        self._ends, self._checksums, self._proved = card["ends"], card["checksums"], set[int]()
-        self._prove(0)
-        self._prove(len(self._ends) - 1)
-        self._reader = pa.ipc.open_file(pa.BufferReader(self._content))
-        self.names = tuple(self._reader.schema.names)
-
-    def batch(self, number: int) -> pa.RecordBatch:
-        self._prove(number + 1)
-        return self._reader.get_batch(number)
-
-    def _prove(self, piece: int) -> None:
-        if piece not in self._proved:
-            if zlib.crc32(_piece(self._content, self._ends, piece)) != self._checksums[piece]:
-                raise _DamagedError(self._path)
-            self._proved.add(piece)
-
-
-@functools.lru_cache(maxsize=16)
-def _opened(path: Path, *stamps: int) -> _Mapped:
-    return _Mapped(path)
-
-
-def _stamps(path: Path) -> tuple[int, ...]:
-    """What tells a staged file from one that took its place, or was changed there."""
-    try:
-        stats = [path.stat(), _card(path).stat()]
-    except OSError as error:
-        raise _DamagedError(path) from error
-    return tuple(number for stat in stats for number in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-
-
-def _card(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _seal(card: Any) -> str:
-    return hashlib.sha256(json.dumps(card).encode()).hexdigest()
-
-
-def write(path: Path, batches: Iterator[pa.RecordBatch], file: File) -> tuple[list[int], list[int]]:
-    """The row behind each batch (0 first), and the byte behind each piece: the head, every batch, the tail."""
+def write(path: Path, batches: Iterator[pa.RecordBatch], file: File) -> list[int]:
+    """Write an Arrow file of batches that are small enough to be read at once; the row behind each of them, 0 first."""
     import pyarrow as pa
 
     first = next(batches)
     check_names(file, first.schema.names)
     edges = [0]
-    with keeping(path), pa.OSFile(str(path), "wb") as sink:
-        with pa.ipc.new_file(sink, first.schema) as writer:
-            ends = [sink.tell()]
-            for batch in _of_few_rows(itertools.chain([first], batches)):
-                writer.write_batch(batch)
-                edges.append(edges[-1] + batch.num_rows)
-                ends.append(sink.tell())
-        ends.append(sink.tell())
-    return edges, ends
+    with keeping(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+        for batch in _small(itertools.chain([first], batches)):
+            writer.write_batch(batch)
+            edges.append(edges[-1] + batch.num_rows)
+    return edges
 
 
-def _of_few_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _small(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        yield from (batch.slice(low, BATCH_ROWS) for low in range(0, batch.num_rows, BATCH_ROWS))
-
-
-def _checksums(path: Path, ends: Sequence[int]) -> list[int]:
-    import pyarrow as pa
-
-    content = pa.memory_map(str(path)).read_buffer()
-    return [zlib.crc32(_piece(content, ends, piece)) for piece in range(len(ends))]
-
-
-def _piece(content: pa.Buffer, ends: Sequence[int], number: int) -> pa.Buffer:
-    low = ends[number - 1] if number else 0
-    return content.slice(low, ends[number] - low)
+        size = batch_rows(batch.nbytes / max(batch.num_rows, 1))
+        yield from (batch.slice(low, size) for low in range(0, batch.num_rows, size))

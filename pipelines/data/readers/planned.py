@@ -1,4 +1,4 @@
-"""What every reader of a binary file owes: DataError and no other exception, and never rows of two versions of a file."""
+"""A reader of one file that is planned once: DataError and no other exception, and never rows of two versions of the file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipelines.data.files import File, first_line
 from pipelines.data.source import BATCH_ROWS, Skipped
 from workloads.base import Arrays, DataError
 
-# what pyarrow, numpy and zipfile raise for bytes that they did not expect: they promise no kind
+# what pyarrow, numpy, gzip and zipfile raise for bytes that they did not expect: they promise no kind
 _DAMAGE = (
     *(ValueError, TypeError, ArithmeticError, LookupError, OSError, EOFError, MemoryError, RuntimeError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
@@ -26,7 +26,7 @@ _BATCH_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a file before its rows are read; `edges`: the row at which each part begins, and the row behind the last."""
+    """Facts of a file that are known before its rows are read; `edges`: the row at which each part begins, and the row behind the last."""
 
     version: str
     names: tuple[str, ...]
@@ -67,8 +67,15 @@ class Planned(ABC):
         return self._plan.starts
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
+        """Each batch is given once the file proved to be still the one planned; a file elsewhere is asked at the start and the end."""
         self._plan.check(self.file, stop, columns)
-        return unchanged(self.file, self._plan.version, self._batches(start, stop, columns))
+        self._check_version(self._plan.version)
+        for batch in self._batches(start, stop, columns):
+            if self.file.local is not None:
+                self._check_version(self._plan.version)
+            yield batch
+        if self.file.local is None:
+            self._check_version(self._plan.version)
 
     def skipped(self) -> Skipped:
         return Skipped()
@@ -83,34 +90,25 @@ class Planned(ABC):
 
     @abstractmethod
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        """Rows [start, stop), which are there, of columns that are there."""
+        """Rows [start, stop), which exist, of columns that exist."""
+
+    def _version(self) -> str:
+        return self.file.version()
+
+    def _check_version(self, version: str) -> None:
+        if self._version() != version:
+            raise DataError(f"{self.file.name}: has changed since its rows were counted")
 
 
 @contextmanager
 def reading(file: File, kind: str) -> Iterator[None]:
-    """Whatever a library says of a damaged file as a DataError that names the file, and what `kind` of file it is thought to be."""
+    """Turn whatever a library raises for a damaged file into a DataError that names the file, and the `kind` of file it is taken for."""
     try:
         yield
     except DataError:
         raise
     except _DAMAGE as error:
         raise DataError(f"{file.name}: cannot be read as {kind}: {first_line(error)}") from error
-
-
-def unchanged(file: File, version: str, batches: Iterator[Arrays]) -> Iterator[Arrays]:
-    """`batches`, each given once it is known that the file was still of that version; what is elsewhere is asked once more at the end."""
-    check_version(file, version)
-    for batch in batches:
-        if file.local is not None:
-            check_version(file, version)
-        yield batch
-    if file.local is None:
-        check_version(file, version)
-
-
-def check_version(file: File, version: str) -> None:
-    if file.version() != version:
-        raise DataError(f"{file.name}: has changed since its rows were counted")
 
 
 def check_names(file: File, names: Sequence[str]) -> None:
@@ -122,5 +120,5 @@ def check_names(file: File, names: Sequence[str]) -> None:
 
 
 def batch_rows(row_bytes: float) -> int:
-    """How many rows of that size may be in memory at once."""
+    """The number of rows of that size that may be in memory at once."""
     return max(1, min(BATCH_ROWS, int(_BATCH_BYTES / max(row_bytes, 1))))

@@ -52,7 +52,7 @@ def refusal(run: Run) -> str:
 def kept(run: Run) -> list[str]:
     """What is where datasets are kept, but for what is remembered of files."""
     place = run.root / "datasets"
-    return sorted({path.name for path in place.glob("*")} - {".hashes.json", ".staged"})
+    return sorted({path.name for path in place.glob("*")} - {".hashes.json", ".parsed"})
 
 
 def test_each_split_holds_its_rows_of_the_source(tmp_path: Path, images: Path) -> None:
@@ -423,7 +423,7 @@ def test_preparations_at_once_end_with_the_same_and_leave_nothing_behind(s3: Any
         made = list(pool.map(lambda _: preparation.prepare(run, preparation.plan(run), at_once), range(3)))
     assert len({dataset.folder for dataset in made}) == 1
     store = preparation.store_of(run)
-    assert [name for name in folders_in(store) if name not in (".staged",)] == [made[0].folder.name]
+    assert [name for name in folders_in(store) if name not in (".parsed",)] == [made[0].folder.name]
     assert [len(dataset.train) for dataset in made] == [2400] * 3
 
 

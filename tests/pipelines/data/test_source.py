@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.data.files import File
-from pipelines.data.source import BATCH_ROWS, Files, Renamed, Skipped, Together, batches_of, even_starts, joined
+from pipelines.data.source import BATCH_ROWS, Files, Renamed, Skipped, SplitSources, batches_of, even_starts, joined
 from tests.made import InMemory
 from workloads.base import DataError
 
@@ -93,7 +93,7 @@ def test_rows_that_readers_left_out_are_added_up_and_the_first_ten_told() -> Non
 
 def test_sources_of_splits_are_told_apart_in_what_the_content_is() -> None:
     one, two = InMemory({"x": np.zeros(2), "more": np.zeros(2)}, content="1"), InMemory({"x": np.zeros(3)}, content="2")
-    source = Together(("train", "test"), (one, two))
+    source = SplitSources(("train", "test"), (one, two))
     assert source.identity() == {"train: made": "1", "test: made": "2"}
     assert source.columns() == ("x",)
     assert (source.sizes, source.rows(), source.label) == ([2, 3], 5, "made")

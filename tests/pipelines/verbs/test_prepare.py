@@ -167,7 +167,7 @@ def test_a_dataset_that_lost_its_manifest_is_freed(tmp_path: Path) -> None:
     assert folder.name not in left(tmp_path, days=7)
 
 
-@pytest.mark.parametrize("kept", [".staged", "hub"])
+@pytest.mark.parametrize("kept", [".parsed", "hub"])
 def test_copies_that_readers_made_are_freed_by_their_age(tmp_path: Path, kept: str) -> None:
     place = make(tmp_path).folder.parent / kept
     (place / "folder").mkdir(parents=True)

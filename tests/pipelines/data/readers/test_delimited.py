@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipelines.data.files import File
 from pipelines.data.readers import parse_cache
-from pipelines.data.readers.columns import to_numpy
+from pipelines.data.readers.columnar import to_numpy
 from pipelines.data.readers.delimited import Delimited
 from workloads.base import DataError
 

@@ -1,4 +1,4 @@
-"""A staged file is made once, never believed when damaged, and never mixes two versions of what it was made from."""
+"""A parsed file is made once, never believed when damaged, and never mixes two versions of what it was made from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from pipelines.data.files import File, find
 from pipelines.data.readers.delimited import Delimited
-from pipelines.data.readers.jsonlines import JsonLines
-from pipelines.data.readers.parse_cache import Staged, in_file
-from pipelines.data.readers.plain_text import PlainText
+from pipelines.data.readers.lines import JsonLines, PlainText
+from pipelines.data.readers.parse_cache import Parsed, in_file
 from pipelines.data.source import BATCH_ROWS
 from pipelines.errors import StorageError
 from workloads.base import DataError
@@ -31,12 +30,12 @@ def text(folder: Path, content: bytes, name: str = "t.txt", *, skip: bool = Fals
     return PlainText(File(str(folder / name), name), folder / "scratch", skip)
 
 
-def lines(reader: Staged) -> list[str]:
+def lines(reader: Parsed) -> list[str]:
     return [line for batch in reader.read(0, reader.rows(), ["text"]) for line in batch["text"]]
 
 
-def staged_file(folder: Path) -> Path:
-    (found,) = (folder / "scratch" / ".staged").glob("*.arrow")
+def cached_file(folder: Path) -> Path:
+    (found,) = (folder / "scratch" / ".parsed").glob("*.arrow")
     return found
 
 
@@ -55,25 +54,25 @@ def test_reading_may_start_at_each_batch(tmp_path: Path) -> None:
 def test_a_file_is_parsed_once_for_all_processes(tmp_path: Path) -> None:
     reader = text(tmp_path, b"a\nb\n")
     assert lines(reader) == ["a\n", "b\n"]
-    before = staged_file(tmp_path).stat()
+    before = cached_file(tmp_path).stat()
     for again in (PlainText(reader.file, reader.scratch), pickle.loads(pickle.dumps(reader))):  # noqa: S301
         assert lines(again) == ["a\n", "b\n"]
-    after = staged_file(tmp_path).stat()
+    after = cached_file(tmp_path).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_nothing_is_left_but_the_staged_file_and_its_card(tmp_path: Path) -> None:
+def test_nothing_is_left_but_the_cached_file_and_its_card(tmp_path: Path) -> None:
     for name, kind in (("t.csv", Delimited), ("t.jsonl", JsonLines), ("t.txt", PlainText)):
         (tmp_path / name).write_text('{"a":1}\n')
         kind(File(str(tmp_path / name), name), tmp_path / "scratch").rows()
-    left = sorted(path.suffix for path in (tmp_path / "scratch" / ".staged").iterdir())
-    assert left == [".arrow"] * 3 + [".json"] * 3
+    left = sorted(path.suffix for path in (tmp_path / "scratch" / ".parsed").iterdir())
+    assert left == [".arrow"] * 3 + [".json"] * 3 + [".proof"] * 3
 
 
 def test_nothing_is_kept_of_a_file_that_cannot_be_parsed(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         text(tmp_path, b"good\n\xff\n").rows()
-    assert not list((tmp_path / "scratch" / ".staged").iterdir())
+    assert not list((tmp_path / "scratch" / ".parsed").iterdir())
 
 
 def test_those_who_parse_at_once_end_with_the_same(tmp_path: Path) -> None:
@@ -81,19 +80,19 @@ def test_those_who_parse_at_once_end_with_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda _: lines(PlainText(reader.file, reader.scratch)), range(4)))
     assert all(part == CONTENT.splitlines(keepends=True) for part in found)
-    assert len(list((tmp_path / "scratch" / ".staged").iterdir())) == 2
+    assert len(list((tmp_path / "scratch" / ".parsed").iterdir())) == 3
 
 
 @settings(max_examples=60)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans(), card=st.booleans(), opened=st.booleans())
-def test_a_damaged_staged_file_is_made_anew(
+def test_a_damaged_cached_file_is_made_anew(
     tmp_path_factory: pytest.TempPathFactory, where: float, bit: int, cut: bool, card: bool, opened: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     content = "".join(f"line {number}\n" for number in range(20))
     reader = text(folder, content.encode() + b"\xff\n", skip=True)
     assert reader.rows() == 20
-    path = staged_file(folder).with_suffix(".json") if card else staged_file(folder)
+    path = cached_file(folder).with_suffix(".json") if card else cached_file(folder)
     damaged = bytearray(path.read_bytes())
     damaged[int(where * len(damaged))] ^= 1 << bit
     path.unlink()  # a new inode: what is mapped stays as it is
@@ -103,10 +102,10 @@ def test_a_damaged_staged_file_is_made_anew(
     assert again.skipped().examples == ("t.txt, row 20: not UTF-8 at byte 150 of the file",)
 
 
-def test_a_staged_file_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
+def test_a_cached_file_that_was_deleted_is_made_anew(tmp_path: Path) -> None:
     reader = text(tmp_path, b"a\nb\n")
     assert reader.rows() == 2
-    staged_file(tmp_path).unlink()
+    cached_file(tmp_path).unlink()
     assert lines(reader) == ["a\n", "b\n"]
 
 
@@ -146,12 +145,12 @@ def test_rows_and_columns_that_are_not_there_are_refused(tmp_path: Path) -> None
 def test_a_scratch_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     reader = text(tmp_path, b"a\n")
     (tmp_path / "scratch").write_text("a file")
-    with pytest.raises(StorageError, match=r"scratch/\.staged cannot be written"):
+    with pytest.raises(StorageError, match=r"scratch/\.parsed cannot be written"):
         reader.rows()
 
 
 @pytest.mark.parametrize("kind", [Delimited, JsonLines, PlainText])
-def test_an_empty_file_is_refused(tmp_path: Path, kind: type[Staged]) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path, kind: type[Parsed]) -> None:
     for name, content in (("t.any", b""), ("t.any.gz", b""), ("u.any.gz", gzip.compress(b""))):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name}: is empty"):
@@ -162,7 +161,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, kind: type[Staged]) -> None:
 @settings(max_examples=40)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_damaged_gzip_is_refused_or_read_as_it_was(
-    kind: type[Staged], tmp_path_factory: pytest.TempPathFactory, where: float, bit: int, cut: bool
+    kind: type[Parsed], tmp_path_factory: pytest.TempPathFactory, where: float, bit: int, cut: bool
 ) -> None:
     folder = tmp_path_factory.mktemp("damaged")
     content = "".join(f'{{"a":{number % 7}}}\n' for number in range(300)).encode()
@@ -185,11 +184,11 @@ def test_a_damaged_gzip_is_refused_or_read_as_it_was(
 def test_a_file_elsewhere_is_read_like_one_here(tmp_path: Path) -> None:
     import fsspec
 
-    fsspec.filesystem("memory").pipe("/staged/t.csv.gz", gzip.compress(b"a,b\n1,x\n2,y\n"))
-    (file,) = find("memory://staged/t.csv.gz")
+    fsspec.filesystem("memory").pipe("/parsed/t.csv.gz", gzip.compress(b"a,b\n1,x\n2,y\n"))
+    (file,) = find("memory://parsed/t.csv.gz")
     reader = Delimited(file, tmp_path)
     assert [batch["b"].tolist() for batch in reader.read(0, reader.rows(), ["b"])] == [["x", "y"]]
-    fsspec.filesystem("memory").pipe("/staged/t.csv.gz", gzip.compress(b"a,b\n1,x\n2,y\n3,z\n"))
+    fsspec.filesystem("memory").pipe("/parsed/t.csv.gz", gzip.compress(b"a,b\n1,x\n2,y\n3,z\n"))
     assert Delimited(file, tmp_path).rows() == 3
 
 

@@ -1,42 +1,79 @@
-"""JSON lines, parsed by pyarrow in blocks of whole lines: once to find the bad rows and what the columns hold, once to read them so."""
+"""Files of which a line is a row: JSON lines, parsed by pyarrow in blocks of whole lines, and plain text."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.data.files import first_line
-from pipelines.data.readers.parse_cache import LeftOut, Staged, keeping, line_blocks, partial_beside
+from pipelines.data.readers.parse_cache import BadRows, Parsed, keeping, line_blocks, partial_beside
 from workloads.base import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OTHER_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)  # that of UTF-32-LE begins as that of UTF-16-LE
 # Arrow files hold no more than 64 levels; pyarrow 25 reads ten thousand, and crashes at a hundred thousand.
-_DEEPEST, _MANY = 32, 5000
+_DEEPEST, _MANY_BRACKETS = 32, 5000
 
 
-@dataclass(frozen=True)
-class JsonLines(Staged):
+class PlainText(Parsed):
+    """A UTF-8 text: column `text`, a row a line, its line end included. A line that is not UTF-8 is a bad row.
+
+    Only a line feed ends a line, for anything else would change what is trained on. A byte order mark belongs to the first line.
+    """
+
+    parser = "text 1"
+
+    def _parse(self, bad: BadRows) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        row = begin = 0
+        for block in line_blocks(self.file):
+            if not row and block.startswith(_OTHER_MARKS):  # else all of its lines but the first might pass for UTF-8
+                raise DataError(f"{self.file.name}: is UTF-16 or UTF-32, not UTF-8; convert it, as with iconv --to-code=utf-8")
+            lines = list(io.BytesIO(block))
+            try:
+                block.decode()
+                good = lines
+            except UnicodeDecodeError:
+                good = list(_decodable(lines, row, begin, bad))
+            yield pa.record_batch({"text": pa.array(good, pa.binary()).view(pa.string())})
+            row, begin = row + len(lines), begin + len(block)
+
+
+def _decodable(lines: Sequence[bytes], row: int, begin: int, bad: BadRows) -> Iterator[bytes]:
+    """The lines that are UTF-8; the first is row `row` of the file and lies at byte `begin`."""
+    for number, line in enumerate(lines, row):
+        try:
+            line.decode()
+            yield line
+        except UnicodeDecodeError as error:
+            bad.add(number, f"not UTF-8 at byte {begin + error.start:,} of the file")
+        begin += len(line)
+
+
+class JsonLines(Parsed):
     """A row an object a line; empty lines are no rows. A key that a row lacks is a missing value there; NaN and Infinity are numbers.
 
     Integers become floats where the column has floats too; dates stay strings; objects and lists are kept. Bad rows are those that are no
     JSON object, have a key twice, are not UTF-8, or hold another kind of value in a column than the rows before.
+
+    Lines are parsed twice: to find the bad ones and the types of the columns, which pyarrow settles by its first block; then with these.
     """
 
-    @property
-    def _parser(self) -> str:
-        return "json lines 1"
+    parser = "json lines 1"
 
-    def _parsed(self, left_out: LeftOut) -> Iterator[pa.RecordBatch]:
+    def _parse(self, bad: BadRows) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        with partial_beside(self._path("good lines")) as partial:
-            schema, sizes = self._good_lines(partial, left_out)
+        with partial_beside(self.scratch / ".parsed" / "good lines") as partial:
+            schema, sizes = self._good_lines(partial, bad)
             if not schema.names:
                 raise DataError(f"{self.file.name}: holds no rows that can be read")
             yield pa.RecordBatch.from_pylist([], schema=schema)
@@ -44,12 +81,12 @@ class JsonLines(Staged):
                 for size in sizes:
                     yield from _table(lines.read(size), schema).to_batches()
 
-    def _good_lines(self, partial: Path, left_out: LeftOut) -> tuple[pa.Schema, list[int]]:
+    def _good_lines(self, partial: Path, bad: BadRows) -> tuple[pa.Schema, list[int]]:
         """The columns of all good lines, which are written to `partial` in blocks of those sizes."""
-        good, row, sizes = _Good(left_out), 0, list[int]()
+        good, row, sizes = _Good(bad), 0, list[int]()
         with keeping(partial), partial.open("wb") as sink:
             for number, block in enumerate(line_blocks(self.file)):
-                text = block.removeprefix(b"\xef\xbb\xbf") if number == 0 else block
+                text = block.removeprefix(codecs.BOM_UTF8) if number == 0 else block
                 lines = [line for line in text.split(b"\n") if line.strip()]
                 sizes.append(sink.write(b"".join(b"%b\n" % line for line in good.of(lines, row))))
                 row += len(lines)
@@ -57,12 +94,12 @@ class JsonLines(Staged):
 
 
 class _Good:
-    """Finds the lines that can be rows of one table; `schema` is what those found until now have."""
+    """Finds the lines that can be rows of one table; `schema` is that of those found until now."""
 
-    def __init__(self, left_out: LeftOut) -> None:
+    def __init__(self, bad: BadRows) -> None:
         import pyarrow as pa
 
-        self._left_out, self.schema = left_out, pa.schema([])
+        self._bad, self.schema = bad, pa.schema([])
 
     def of(self, lines: Sequence[bytes], row: int) -> list[bytes]:
         """Those of `lines` that are good, the first of them being row `row`: all if they parse together, else those of either half."""
@@ -75,18 +112,18 @@ class _Good:
             return list(lines)
         except (pa.ArrowException, ValueError, RecursionError) as error:
             if len(lines) == 1:
-                self._left_out.add(row, _what_is_wrong(lines[0], self.schema, error))
+                self._bad.add(row, _problem(lines[0], error))
                 return []
         half = len(lines) // 2
         return [*self.of(lines[:half], row), *self.of(lines[half:], row + half)]
 
 
 class _BadError(ValueError):
-    """What pyarrow would take, or not survive, but no row a line of a table."""
+    """A line that pyarrow would take, or not survive, but that is no row of a table."""
 
 
 def _schema(lines: Sequence[bytes]) -> pa.Schema:
-    """What columns these lines give: one row each, or a _BadError."""
+    """The columns that these lines give: one row each, or a _BadError."""
     import pyarrow as pa
 
     content = b"\n".join(lines)
@@ -95,7 +132,7 @@ def _schema(lines: Sequence[bytes]) -> pa.Schema:
         text = line.strip()
         if not (text.startswith(b"{") and text.endswith(b"}")):  # so no row goes on in the next line
             raise _BadError("is no JSON object")
-        if text.count(b"{") + text.count(b"[") > _MANY:
+        if text.count(b"{") + text.count(b"[") > _MANY_BRACKETS:
             json.loads(text)  # raises RecursionError long before pyarrow would crash
     table = _table(content)
     if table.num_rows != len(lines):
@@ -130,7 +167,7 @@ def _depth(kind: pa.DataType) -> int:
     return 1 + max((_depth(kind.field(number).type) for number in range(kind.num_fields)), default=0)
 
 
-def _what_is_wrong(line: bytes, known: pa.Schema, error: Exception) -> str:
+def _problem(line: bytes, error: Exception) -> str:
     """Why a line is no row, as a sentence without a subject."""
     try:
         value = json.loads(line.decode(), object_pairs_hook=_each_key_once)
@@ -142,15 +179,13 @@ def _what_is_wrong(line: bytes, known: pa.Schema, error: Exception) -> str:
         return f"is no JSON object: {first_line(wrong)}"
     if not isinstance(value, dict):
         return "is no JSON object"
-    said = first_line(error)
-    if clash := re.search(r".*Field (.*) has incompatible types: (.*) vs (.*)", said):
+    if clash := re.search(r".*Field (.*) has incompatible types: (.*) vs (.*)", first_line(error)):
         return f"holds {clash[3]} in {clash[1]!r}, but the rows before hold {clash[2]}"
-    return f"cannot be read: {said}"
+    return f"cannot be read: {first_line(error)}"
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _BadError(f"has the key {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []:
+        raise _BadError(f"has the key {twice[0]!r} twice")
+    return dict(pairs)
