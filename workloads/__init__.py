@@ -1,4 +1,4 @@
-"""What is trained: tasks, networks and recipes. torch and numpy; no ray, no mlflow.
+"""Workloads: tasks, networks and recipes. torch and numpy; no ray, no mlflow.
 
 Every import inside this package is relative, because the package also travels inside each registered model under a name of its
 own (pipelines/tracking/registry.py), and two versions of it must be able to stand side by side in one process.

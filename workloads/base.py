@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .judging import Judging
 
-_TOLD = 3
+_MOST_SHOWN = 3
 Arrays = Mapping[str, np.ndarray]
 """Columns of the same length: name -> array whose first axis counts rows."""
 
@@ -36,7 +36,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A sum and what it is a sum over; added over micro-batches and workers, divided once (`value`)."""
+    """A sum and its count; added over micro-batches and workers, divided once (`value`)."""
 
     total: Any
     count: Any
@@ -68,13 +68,13 @@ class Rows(Protocol):
 
 
 class Encoding(BaseModel):
-    """What was learnt from the training rows in order to encode any row: JSON, stored with the model."""
+    """State learnt from the training rows in order to encode any row: JSON, stored with the model."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Workload(BaseModel):
-    """What is trained. Subclasses are tasks (how rows become arrays and scores) and, below them, networks.
+    """Settings and behaviour of a training. Subclasses are tasks (how rows become arrays and scores) and, below them, networks.
 
     *Stored rows* are what `encode` makes and a prepared dataset holds; *examples* are what a step is given, made from them by `examples`:
     the rows themselves, or windows over a series that is stored once. Two objects hold what is done with the outputs of a network:
@@ -138,7 +138,7 @@ class Workload(BaseModel):
         return stored
 
     def collate(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A batch of examples as a network is given it: where rows differ in length, cut to the longest."""
+        """A batch of examples in the shape that the network takes: where rows differ in length, cut to the longest."""
         return batch
 
     # ---- the network and its scores
@@ -172,10 +172,10 @@ class Workload(BaseModel):
 
     @abstractmethod
     def judging(self, encoding: Any) -> Judging:
-        """How outputs of `predict` are scored beside their examples, one by one."""
+        """The scores of outputs of `predict`, example by example."""
 
     def serving(self, encoding: Any) -> Serving:
-        """How a registered model takes raw input and answers."""
+        """The input and output of a registered model."""
         return self.serving_type(self, encoding)
 
     def task_settings(self) -> dict[str, Any]:
@@ -254,6 +254,6 @@ def choose_columns(wanted: Sequence[str], available: Sequence[str]) -> tuple[str
             near = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
             problems.append(f"there is no column {name!r}" + (f"; did you mean data.columns.{name}={near[0]}?" if near else ""))
     if problems:
-        more = f"; and {len(problems) - _TOLD} more are missing" if len(problems) > _TOLD else ""
-        raise DataError("; ".join(problems[:_TOLD]) + f"{more}; columns: {', '.join(available)}")
+        more = f"; and {len(problems) - _MOST_SHOWN} more are missing" if len(problems) > _MOST_SHOWN else ""
+        raise DataError("; ".join(problems[:_MOST_SHOWN]) + f"{more}; columns: {', '.join(available)}")
     return tuple(wanted)

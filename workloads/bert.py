@@ -84,7 +84,7 @@ class BERT(TextClassification):
                 cast("SequenceClassifier", model).load_body(self.pretrained, self.revision)
 
     def task_settings(self) -> dict[str, Any]:
-        """What `pretrained` holds counts too: a folder's content, not its name, decides how rows are encoded and what is trained."""
+        """The content of `pretrained` counts too: not a folder's name but its files decide how rows are encoded and what is trained."""
         if self.pretrained is None:
             shape: dict[str, Any] = {"layers": self.layers, "heads": self.heads, "width": self.width}
         else:

@@ -1,6 +1,6 @@
-"""How the answers of a model are judged: what each example adds to each score, from which metrics, intervals, slices and tests all follow.
+"""Scores of predictions, example by example: metrics, intervals, slices and significance tests all follow from them.
 
-A task says how, by a Judging; what is done with the scores (intervals, tests, pages) is not its business.
+A task gives a Judging; what is done with the scores (intervals, tests, pages) is not its business.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Score:
-    """What each example adds to a metric, float64 (N,) both: the metric is sum(total) / sum(count)."""
+    """Contributions of the examples to a metric, float64 (N,) both: the metric is sum(total) / sum(count)."""
 
     total: np.ndarray
     count: np.ndarray
@@ -35,10 +35,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Judged:
-    """Examples beside what a model said of them."""
+    """Examples, the predictions for them, and their scores."""
 
     columns: Mapping[str, np.ndarray]
-    """The truth and the answers, arrays with examples first."""
+    """The truth and the predictions, arrays with examples first."""
     scores: Mapping[str, Score]
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Judged:
 
 
 def joined(parts: Sequence[Judged]) -> Judged:
-    """Several as one, in order."""
+    """Concatenate, in order."""
     columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
     scores = {
         name: Score(*(np.concatenate([getattr(part.scores[name], field) for part in parts]) for field in ("total", "count")))
@@ -62,24 +62,24 @@ def joined(parts: Sequence[Judged]) -> Judged:
 
 
 class Judging(ABC):
-    """How the answers of one model are judged. Metrics are those of the training's curves, by the same names, and more."""
+    """The metrics of one model's predictions: those of the training's curves, by the same names, and more."""
 
     derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {}
     """Metrics that are a rising function of a score, such as a root of it: name -> (score, function). Models are tested by that score."""
 
     @property
     def span(self) -> int:
-        """How many examples in a row share rows of the data with one another: 1 where none does."""
+        """Number of consecutive examples that share rows of the data with one another: 1 where none does."""
         return 1
 
     @property
-    def told_by(self) -> int | None:
-        """Which stored row an example's slice is told by, counted from the example's own number; None where no row stands for it."""
+    def row_offset(self) -> int | None:
+        """Stored row whose columns put an example into a slice, counted from the example's own number; None where no row stands for it."""
         return 0
 
     @abstractmethod
     def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
-        """What `Workload.predict` said of examples, beside these."""
+        """Score the outputs of `Workload.predict` for examples."""
 
     def from_means(self, means: Mapping[str, float]) -> dict[str, float]:
         """Metrics of the curves, from the means of what `Workload.step` gave over all rows (of a batch, or of a split).
@@ -88,27 +88,27 @@ class Judging(ABC):
         """
         return dict(means)
 
-    def translated(self, judged: Judged, by: Judging) -> Judged:
-        """Examples that another judged, in the terms of this one: its units, its order of classes. `columns["truth"]` is then the same.
+    def aligned(self, judged: Judged, by: Judging) -> Judged:
+        """Judge predictions of another model in the terms of this one: its units, its order of classes, the same `columns["truth"]`.
 
-        Raises ValueError, with a sentence, for one whose terms are others altogether.
+        Raises ValueError, with a sentence, where the two predict different things.
         """
         return judged
 
-    def others(self, judged: Judged) -> dict[str, float]:
-        """Metrics that no sum over examples gives, of all examples and, as group/name/metric, of groups of them."""
+    def joint_metrics(self, judged: Judged) -> dict[str, float]:
+        """Metrics that are no sum over examples, of all examples and, as group/name/metric, of groups of them."""
         return {}
 
-    def parts(self, judged: Judged) -> dict[str, Score]:
+    def part_scores(self, judged: Judged) -> dict[str, Score]:
         """Scores of parts of each example, as group/name/metric, such as horizon/1/mse."""
         return {}
 
     @abstractmethod
     def table(self, judged: Judged) -> dict[str, Any]:
-        """A row an example, for people: column -> values (an array, or a list)."""
+        """A readable table with a row for each example: column -> values (an array, or a list)."""
 
     def details(self, judged: Judged) -> dict[str, Any]:
-        """What else is to be told of all examples, as JSON."""
+        """Further findings on all examples, as JSON."""
         return {}
 
     @abstractmethod
@@ -118,6 +118,6 @@ class Judging(ABC):
 
 def metrics(judging: Judging, judged: Judged) -> dict[str, float]:
     """Every metric of all examples."""
-    means = {name: score.value for name, score in {**judged.scores, **judging.parts(judged)}.items()}
+    means = {name: score.value for name, score in {**judged.scores, **judging.part_scores(judged)}.items()}
     derived = {name: function(means[of]) for name, (of, function) in judging.derived.items()}
-    return means | derived | judging.others(judged)
+    return means | derived | judging.joint_metrics(judged)

@@ -24,7 +24,7 @@ class _Layers(BaseModel):
     layers: int = Field(1, ge=0)
     """Hidden layers; 0 makes a linear classifier."""
     activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
-    """What a hidden unit makes of its sum."""
+    """Activation of the hidden layers."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of hidden units silenced at each training step."""
 

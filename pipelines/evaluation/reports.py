@@ -67,8 +67,8 @@ def report(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray] |
     """The report of scored examples; `columns` are those to slice by, a value an example."""
     block = statistics.block_of(len(judged), judging.span)
     found = metrics(judging, judged)
-    intervals = _intervals(judging, {**judged.scores, **judging.parts(judged)}, block)
-    intervals |= statistics.intervals(lambda index: judging.others(judged.take(index)), len(judged), block=block)
+    intervals = _intervals(judging, {**judged.scores, **judging.part_scores(judged)}, block)
+    intervals |= statistics.intervals(lambda index: judging.joint_metrics(judged.take(index)), len(judged), block=block)
     slices = {
         name: {value: _slice(judging, judged, inside, block) for value, inside in groups(values).items()}
         for name, values in (columns or {}).items()
@@ -93,7 +93,7 @@ def check_columns(columns: Sequence[str], plan: Plan, judging: Judging) -> None:
     for name in columns:
         if name not in source.columns():
             raise RecipeError(f"--slice {name}: {source.label} has no such column; columns: {', '.join(source.columns())}")
-    if columns and judging.told_by is None:
+    if columns and judging.row_offset is None:
         raise RecipeError(f"--slice: {plan.selection.workload.task} stores tokens, which are no rows of the source: no column can slice it")
 
 
@@ -107,8 +107,8 @@ def column_values(
     selection, judging = plan.selection, model.workload.judging(model.encoding)
     if changed := [name for name, content in selection.source.identity().items() if dataset.manifest.source.get(name) != content]:
         raise DataError(f"{changed[0]}: changed since {model.called} was trained on it, so its columns cannot slice the rows kept")
-    assert judging.told_by is not None or not columns
-    first, number = judging.told_by or 0, SPLITS.index(split)
+    assert judging.row_offset is not None or not columns
+    first, number = judging.row_offset or 0, SPLITS.index(split)
     found: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     for piece in plan.pieces:
         for batch in selection.batches(piece, also=columns):

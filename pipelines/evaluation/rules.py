@@ -171,7 +171,7 @@ def _against_champion(
         if other.workload.task != model.workload.task:
             return failed(name, wanted, f"it is a model of {other.workload.task}, this one of {model.workload.task}"), ()
         theirs = _on_the_same_rows(model, other, dataset, each)
-        theirs = judging.translated(theirs, other.workload.judging(other.encoding))
+        theirs = judging.aligned(theirs, other.workload.judging(other.encoding))
         if len(theirs) != len(judged) or not np.allclose(theirs.columns["truth"], judged.columns["truth"], rtol=1e-3, atol=1e-3):
             return failed(name, wanted, "it cannot be given the same test rows, so the two cannot be compared"), ()
         difference = _difference(judging, judged, theirs, metric)
@@ -207,7 +207,9 @@ def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> 
         )
         return replace(tested, value=drawn.value, interval=drawn.interval)
     return statistics.apart(
-        lambda index: judging.others(ours.take(index))[score] - judging.others(theirs.take(index))[score], len(ours), block=block
+        lambda index: judging.joint_metrics(ours.take(index))[score] - judging.joint_metrics(theirs.take(index))[score],
+        len(ours),
+        block=block,
     )
 
 

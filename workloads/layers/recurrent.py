@@ -40,9 +40,9 @@ class Recurrent(nn.Module):
         self.between = nn.Dropout(dropout)
 
     def forward(self, x_BTI: Tensor, length_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What the last layer says of each time step (B, T, D), and of each row when all of it is read (B, D).
+        """Outputs of the last layer at each time step (B, T, D), and at the end of each row (B, D).
 
-        With `length_B` (int64, each at least 1) only so many steps of a row are read; what is said of the others means nothing.
+        With `length_B` (int64, each at least 1) only so many steps of a row are read; the outputs of the others mean nothing.
         """
         for number, forwards in enumerate(self.forwards):
             x_BTI = self.between(x_BTI) if number else x_BTI

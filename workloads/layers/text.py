@@ -103,7 +103,7 @@ class EncoderClassifier(nn.Module):
         return self.head(self.dropout(self.pooler(x_BD)))
 
     def attention_weights(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        """How much each token (third axis but one) heeds each other one (last axis), in each layer and head: (B, L, H, T, T)."""
+        """Attention weights of each query token (last axis but one) over the others (last axis), by layer and head: (B, L, H, T, T)."""
         mask_BT = valid(length_B, tokens_BT.shape[1])
         x_BTD, weights = self._embed(tokens_BT), []
         for block in cast("Iterable[Block]", self.blocks):

@@ -1,1 +1,1 @@
-"""What is asked of the data, one file a task; a network inherits from exactly one of them."""
+"""Tasks, one file each, and what several share; a network inherits from exactly one task."""

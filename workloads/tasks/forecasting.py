@@ -1,4 +1,4 @@
-"""What comes next in one or many series: a window of rows in, the rows after it out."""
+"""Forecasts of one or many series: a window of rows in, the rows after it out."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Forecasting(Workload):
 
     Stored is `values` float32 (N, S), the targets first, standardised by the training rows. That is done when a row is encoded, and not
     by the network as with an image's bytes: loss and metrics are of standardised values too, as published ones are, and of numbers like
-    1,013,250.3 single precision leaves little, so the mean is taken off in double precision. A registered model is given windows of raw
+    1,013,250.3 single precision leaves little, so the mean is subtracted in double precision. A registered model is given windows of raw
     values and answers in the targets' own units; both hold the series in the order of the encoding's names.
     """
 
@@ -115,7 +115,7 @@ class Forecasting(Workload):
     time: str | None = None
     """Column that says when a row was: no series, but where it holds numbers or dates they must not fall from row to row."""
     season: int = Field(24, gt=0)
-    """Rows of a season, at most a window's; one naive answer repeats the last season."""
+    """Rows of a season, at most a window's; one naive baseline repeats the last season."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Forecasting:
@@ -178,7 +178,7 @@ class Forecasting(Workload):
         return (*self.targets, *(name for name in found if name not in self.targets))
 
     def _check_time(self, raw: Arrays, latest: Any) -> Any:
-        """The time of the last row, where it can be told. Raises DataError if one is before that of the row above, or before `latest`."""
+        """The time of the last row, where times can be compared. Raises DataError if one is before that of the row above, or `latest`."""
         when_N = raw.get(self.time or "")
         if when_N is None or when_N.dtype.kind not in "iufM":
             return latest
@@ -188,7 +188,7 @@ class Forecasting(Workload):
             raise DataError(f"column {self.time}: {when_N[row]} follows {above_N[row]}; rows must be in the order of time", row)
         return when_N[-1]
 
-    # ---- what a network is scored by, what it says
+    # ---- scores and figures
 
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
         x_BTS, y_BHS = batch["values"].split([self.window, self.horizon], dim=1)
@@ -235,7 +235,7 @@ class Forecasting(Workload):
         )
 
     def _naive(self) -> dict[str, Answer]:
-        """Answers that need no training, worked out of the window alone."""
+        """Naive baselines: forecasts from the window alone."""
         of_season_H = self.window - self.season + np.arange(self.horizon) % self.season
         return {
             "last_value": lambda index_B, x_BTK: x_BTK[:, -1:].repeat(self.horizon, axis=1),
@@ -304,7 +304,7 @@ def _holds_numbers(column: np.ndarray) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether `value`, of a column of Python objects or of strings, is or spells a number."""
+    """True where `value`, of a column of Python objects or of strings, is or spells a finite number."""
     try:
         return bool(np.isfinite(float(value)))
     except (TypeError, ValueError, OverflowError):

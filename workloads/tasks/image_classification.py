@@ -113,7 +113,7 @@ class ImageClassification(Classification):
 
 
 def worst_images(images_NCHW: np.ndarray, truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Images that were classified wrongly, each with its true class and what was said instead."""
+    """Misclassified images, each with its true class and the predicted one."""
     from matplotlib.figure import Figure
 
     columns = 4
@@ -130,8 +130,16 @@ def worst_images(images_NCHW: np.ndarray, truth_N: np.ndarray, p_NK: np.ndarray,
         image = image_CHW.transpose(1, 2, 0) if len(image_CHW) == 3 else image_CHW[0]
         middle, foot = column + 0.5, row + 0.56 + tall / 2
         axes.imshow(image, cmap="gray", extent=(middle - wide / 2, middle + wide / 2, foot, foot - tall), aspect="auto")
-        said = int(p_K.argmax())
-        axes.text(middle, row + 0.11, f"{classes[truth]}, said {classes[said]} ({p_K[said]:.2f})", fontsize=9, ha="center", va="bottom")
+        predicted = int(p_K.argmax())
+        mistake = f"{classes[truth]}, predicted {classes[predicted]} ({p_K[predicted]:.2f})"
+        axes.text(
+            middle,
+            row + 0.11,
+            mistake,
+            fontsize=9,
+            ha="center",
+            va="bottom",
+        )
     axes.set(xlim=(0, columns), ylim=(rows, 0))
     figure.suptitle("The surest mistakes" if len(images_NCHW) else "No mistakes")
     return figure

@@ -1,4 +1,4 @@
-"""How classifiers are judged: accuracy and its kin, probabilities against what came true, each class by itself."""
+"""Metrics and figures of classifiers: accuracy, calibration, and precision, recall and F1 of each class."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 _BINS, _NAME_LETTERS = 10, 40
 _MOST_RANKED = 20
-"""Most classes whose ROC curves are looked at: each is sorted by itself."""
+"""Most classes whose ROC curves are computed: each is sorted by itself."""
 
 
 class ClassJudging(Judging):
-    """Examples with a `label`, outputs with `probabilities`. Scores by scikit-learn, but for the calibration error, which it has not."""
+    """Examples with a `label`, outputs with `probabilities`. Metrics by scikit-learn, but for the calibration error, which it lacks."""
 
     def __init__(self, classes: Sequence[str]) -> None:
         self._classes = tuple(classes)
@@ -40,7 +40,7 @@ class ClassJudging(Judging):
         }
         return Judged({"truth": truth_N, "probabilities": p_NK}, scores)
 
-    def translated(self, judged: Judged, by: Judging) -> Judged:
+    def aligned(self, judged: Judged, by: Judging) -> Judged:
         if not isinstance(by, ClassJudging) or set(by._classes) != set(self._classes):
             theirs = ", ".join(by._classes) if isinstance(by, ClassJudging) else "none"
             raise ValueError(f"its classes are {theirs}, not {', '.join(self._classes)}")
@@ -51,97 +51,98 @@ class ClassJudging(Judging):
         order = [by._classes.index(name) for name in self._classes]
         return self.judge({"probabilities": judged.columns["probabilities"][:, order]}, {"label": truth_N})
 
-    def others(self, judged: Judged) -> dict[str, float]:
+    def joint_metrics(self, judged: Judged) -> dict[str, float]:
         truth_N, p_NK = judged.columns["truth"], judged.columns["probabilities"]
-        found = self._by_class(truth_N, p_NK.argmax(1))
+        metrics = self._by_class(truth_N, p_NK.argmax(1))
         if len(self._classes) <= _MOST_RANKED:
-            found["roc_auc"] = _roc_auc(truth_N, p_NK)
-        return found | {"calibration_error": _calibration_error(truth_N, p_NK)}
+            metrics["roc_auc"] = _roc_auc(truth_N, p_NK)
+        return metrics | {"calibration_error": _calibration_error(truth_N, p_NK)}
 
     def table(self, judged: Judged) -> dict[str, Any]:
         truth_N, p_NK = judged.columns["truth"], judged.columns["probabilities"]
-        said_N, names = p_NK.argmax(1), np.array(self._classes)
+        predicted_N, names = p_NK.argmax(1), np.array(self._classes)
         return {
             "label": names[truth_N],
-            "predicted": names[said_N],
-            "correct": said_N == truth_N,
-            "probability": p_NK[np.arange(len(p_NK)), said_N],
+            "predicted": names[predicted_N],
+            "correct": predicted_N == truth_N,
+            "probability": p_NK[np.arange(len(p_NK)), predicted_N],
             "loss": judged.scores["loss"].total,
             "probabilities": p_NK,
         }
 
     def details(self, judged: Judged) -> dict[str, Any]:
-        """`calibration`: of the rows whose probability falls into each tenth, how many, how sure, how often right."""
-        sure_N, right_N = _confidence(judged.columns["truth"], judged.columns["probabilities"])
-        right_B, sure_B = _curve(sure_N, right_N)
-        rows_B = _rows_of_bins(sure_N)
+        """`calibration`: rows, mean confidence and accuracy by tenths of the predicted probability."""
+        confidence_N, correct_N = _confidence(judged.columns["truth"], judged.columns["probabilities"])
+        accuracy_B, confidence_B = _curve(confidence_N, correct_N)
+        rows_B = _rows_of_bins(confidence_N)
         bins = [
-            {"rows": int(rows), "confidence": float(sure), "accuracy": float(right)}
-            for rows, sure, right in zip(rows_B, sure_B, right_B, strict=True)
+            {"rows": int(rows), "confidence": float(confidence), "accuracy": float(accuracy)}
+            for rows, confidence, accuracy in zip(rows_B, confidence_B, accuracy_B, strict=True)
         ]
         return {"calibration": bins}
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
         truth_N, p_NK = judged.columns["truth"], judged.columns["probabilities"]
-        sure_N, right_N = _confidence(truth_N, p_NK)
+        confidence_N, correct_N = _confidence(truth_N, p_NK)
         drawn = {
             "confusion_matrix": confusion_matrix(truth_N, p_NK.argmax(1), self._classes),
-            "reliability": reliability(*_curve(sure_N, right_N), _rows_of_bins(sure_N)),
+            "reliability": reliability(*_curve(confidence_N, correct_N), _rows_of_bins(confidence_N)),
         }
         return drawn | ({"roc_curves": roc_curves(truth_N, p_NK, self._classes)} if len(self._classes) <= _MOST_RANKED else {})
 
-    def _by_class(self, truth_N: np.ndarray, said_N: np.ndarray) -> dict[str, float]:
-        """precision, recall and f1: their means over the classes that occur, and of each class; what cannot be told counts as 0."""
+    def _by_class(self, truth_N: np.ndarray, predicted_N: np.ndarray) -> dict[str, float]:
+        """precision, recall and f1 of each class, and their means over the classes that occur; an undefined one counts as 0."""
         from sklearn.metrics import precision_recall_fscore_support
 
         size = len(self._classes)
-        cells, rows = np.unique(truth_N * size + said_N, return_counts=True)  # counted once, so that a resample costs the same for any N
+        # counted once, so that a resample costs the same for any N
+        cells, rows = np.unique(truth_N * size + predicted_N, return_counts=True)
         each = precision_recall_fscore_support(
             cells // size, cells % size, labels=np.arange(size), sample_weight=rows, average=None, zero_division=0
         )
         occurs_K = each[3] > 0
-        found = {name: float(values[occurs_K].mean()) for name, values in zip(("precision", "recall", "f1"), each, strict=False)}
+        metrics = {name: float(values[occurs_K].mean()) for name, values in zip(("precision", "recall", "f1"), each, strict=False)}
         for k in np.flatnonzero(occurs_K):
             for name, values in zip(("precision", "recall", "f1"), each, strict=False):
-                found[f"class/{self._classes[k]}/{name}"] = float(values[k])
-        return found
+                metrics[f"class/{self._classes[k]}/{name}"] = float(values[k])
+        return metrics
 
 
 def _roc_auc(truth_N: np.ndarray, p_NK: np.ndarray) -> float:
-    """Area under the ROC curve: of the second class of two, else each class against the rest, their mean over those there are."""
+    """Area under the ROC curve: of the second class of two, else the mean of each class against the rest, over the classes that occur."""
     from sklearn.metrics import roc_auc_score
 
-    there = [k for k in range(p_NK.shape[1]) if 0 < (truth_N == k).sum() < len(truth_N)]
-    there = there[-1:] if p_NK.shape[1] == 2 else there
-    return float(roc_auc_score(truth_N[:, None] == np.array(there), p_NK[:, there])) if there else float("nan")
+    occurring = [k for k in range(p_NK.shape[1]) if 0 < (truth_N == k).sum() < len(truth_N)]
+    occurring = occurring[-1:] if p_NK.shape[1] == 2 else occurring
+    return float(roc_auc_score(truth_N[:, None] == np.array(occurring), p_NK[:, occurring])) if occurring else float("nan")
 
 
 def _calibration_error(truth_N: np.ndarray, p_NK: np.ndarray) -> float:
-    """Expected calibration error (Naeini et al., 2015): how far sureness and rightness are apart, a mean over rows in ten equal bins."""
-    sure_N, right_N = _confidence(truth_N, p_NK)
-    right_B, sure_B = _curve(sure_N, right_N)
-    rows_B = _rows_of_bins(sure_N)
-    return float((np.abs(right_B - sure_B) * rows_B).sum() / rows_B.sum())
+    """Expected calibration error (Naeini et al., 2015): mean distance of confidence and accuracy over rows, in ten equal bins."""
+    confidence_N, correct_N = _confidence(truth_N, p_NK)
+    accuracy_B, confidence_B = _curve(confidence_N, correct_N)
+    rows_B = _rows_of_bins(confidence_N)
+    return float((np.abs(accuracy_B - confidence_B) * rows_B).sum() / rows_B.sum())
 
 
 def _confidence(truth_N: np.ndarray, p_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The probability of the class that was said, and whether it came true."""
-    said_N = p_NK.argmax(1)
-    return np.clip(p_NK[np.arange(len(p_NK)), said_N], 0, 1), (said_N == truth_N).astype(np.int64)
+    """Probability of the predicted class, and 1 where it is the true one."""
+    predicted_N = p_NK.argmax(1)
+    return np.clip(p_NK[np.arange(len(p_NK)), predicted_N], 0, 1), (predicted_N == truth_N).astype(np.int64)
 
 
-def _curve(sure_N: np.ndarray, right_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(how often right, how sure) in each bin that has rows."""
+def _curve(confidence_N: np.ndarray, correct_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(accuracy, mean confidence) of each bin that has rows."""
     from sklearn.calibration import calibration_curve
 
-    with warnings.catch_warnings():  # of rows that are all right, or all wrong, scikit-learn (1.9) doubts that they are labels
+    with warnings.catch_warnings():  # scikit-learn (1.9) warns of labels that are all 0 or all 1
         warnings.simplefilter("ignore")
-        return calibration_curve(right_N, sure_N, n_bins=_BINS, pos_label=1)
+        return calibration_curve(correct_N, confidence_N, n_bins=_BINS, pos_label=1)
 
 
-def _rows_of_bins(sure_N: np.ndarray) -> np.ndarray:
+def _rows_of_bins(confidence_N: np.ndarray) -> np.ndarray:
     """Rows of each bin that has any, the bins cut as `calibration_curve` cuts them."""
-    rows = np.bincount(np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], sure_N), minlength=_BINS)
+    rows = np.bincount(np.searchsorted(np.linspace(0, 1, _BINS + 1)[1:-1], confidence_N), minlength=_BINS)
     return rows[rows > 0]
 
 
@@ -185,16 +186,16 @@ def roc_curves(truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) ->
     return figure
 
 
-def reliability(right_B: np.ndarray, sure_B: np.ndarray, rows_B: np.ndarray) -> Figure:
-    """How often what was said came true, by how sure it was said, and how many rows each point stands for."""
+def reliability(accuracy_B: np.ndarray, confidence_B: np.ndarray, rows_B: np.ndarray) -> Figure:
+    """Accuracy by confidence, and the number of rows behind each point."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="as sure as right")
-    axes.plot(sure_B, right_B, marker="o", label="this model")
-    axes.set(title="Is it as right as it is sure?", ylabel="share of rows that are right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="calibrated")
+    axes.plot(confidence_B, accuracy_B, marker="o", label="this model")
+    axes.set(title="Reliability", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left")
-    below.bar(sure_B, rows_B, width=0.05)
-    below.set(xlabel="probability of the class that was said", ylabel="rows")
+    below.bar(confidence_B, rows_B, width=0.05)
+    below.set(xlabel="probability of the predicted class", ylabel="rows")
     return figure

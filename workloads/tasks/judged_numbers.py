@@ -1,4 +1,4 @@
-"""How predicted numbers are judged: squared and absolute error; of forecasts in all and by how far ahead."""
+"""Metrics and figures of predicted numbers: squared and absolute error; of forecasts also by steps ahead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ErrorJudging(Judging):
         loss = squared if self.deviation == 1 else _score(np.square(error_N / self.deviation))
         return Judged({"truth": truth_N, "predicted": predicted_N}, {"mse": squared, "mae": absolute, "loss": loss})
 
-    def translated(self, judged: Judged, by: Judging) -> Judged:
+    def aligned(self, judged: Judged, by: Judging) -> Judged:
         return self.compared(judged.columns["truth"], judged.columns["predicted"])
 
     def table(self, judged: Judged) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class ForecastJudging(ErrorJudging):
         return self._window + self._horizon
 
     @property
-    def told_by(self) -> int:
+    def row_offset(self) -> int:
         """The first row that is forecast."""
         return self._window
 
@@ -69,26 +69,26 @@ class ForecastJudging(ErrorJudging):
         truth_NHK = examples["values"][:, self._window :, : forecast_NHK.shape[2]].astype(np.float64)
         return self.compared(truth_NHK, forecast_NHK)
 
-    def translated(self, judged: Judged, by: Judging) -> Judged:
+    def aligned(self, judged: Judged, by: Judging) -> Judged:
         if not isinstance(by, ForecastJudging) or (by._names, by._horizon) != (self._names, self._horizon):
-            told = f"{by._horizon} rows of {', '.join(by._names)}" if isinstance(by, ForecastJudging) else "nothing"
-            raise ValueError(f"it forecasts {told}, not {self._horizon} rows of {', '.join(self._names)}")
+            theirs = f"{by._horizon} rows of {', '.join(by._names)}" if isinstance(by, ForecastJudging) else "nothing"
+            raise ValueError(f"it forecasts {theirs}, not {self._horizon} rows of {', '.join(self._names)}")
         truth_NHK, forecast_NHK = (self._standardised(by._restored(judged.columns[name])) for name in ("truth", "predicted"))
         return self.compared(truth_NHK, forecast_NHK)
 
-    def parts(self, judged: Judged) -> dict[str, Score]:
+    def part_scores(self, judged: Judged) -> dict[str, Score]:
         error_NHK = judged.columns["predicted"] - judged.columns["truth"]
-        found = {}
+        scores = {}
         for ahead in range(self._horizon):
             for name, each_NHK in (("mse", np.square(error_NHK)), ("mae", np.abs(error_NHK))):
-                found[f"horizon/{ahead + 1}/{name}"] = _score(each_NHK[:, ahead : ahead + 1])
-        return found
+                scores[f"horizon/{ahead + 1}/{name}"] = _score(each_NHK[:, ahead : ahead + 1])
+        return scores
 
     def table(self, judged: Judged) -> dict[str, Any]:
         own = {name: self._restored(judged.columns[of]) for name, of in (("truth", "truth"), ("forecast", "predicted"))}
-        told = {name: x_NHK[:, :, 0] if x_NHK.shape[2] == 1 else x_NHK for name, x_NHK in own.items()}
+        columns = {name: x_NHK[:, :, 0] if x_NHK.shape[2] == 1 else x_NHK for name, x_NHK in own.items()}
         each = {name: judged.scores[name].total / judged.scores[name].count for name in ("mse", "mae")}
-        return {"window": np.arange(len(judged))} | told | each
+        return {"window": np.arange(len(judged))} | columns | each
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
         squared_NH = np.square(judged.columns["predicted"] - judged.columns["truth"]).mean(2)
@@ -101,7 +101,7 @@ def _score(each_NHK: np.ndarray) -> Score:
 
 
 def error_by_horizon(squared: Mapping[str, np.ndarray]) -> Figure:
-    """Mean squared error of each answer, by steps ahead."""
+    """Mean squared error of each forecast, by steps ahead."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")

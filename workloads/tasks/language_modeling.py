@@ -132,17 +132,17 @@ class LanguageModeling(Workload):
     tokens: Literal["characters", "bpe"] = "characters"
     """What the text is cut into: characters, or pairs of bytes merged again and again as in GPT-2."""
     vocabulary: int = Field(512, gt=1)
-    """Most tokens that are told apart, the commonest ones; byte pairs need 256 at least."""
+    """Size of the vocabulary: the commonest tokens; byte pairs need 256 at least."""
     window: int = Field(64, gt=0)
     """Tokens that a prediction looks back on, at most."""
     stride: int | None = Field(None, gt=0)
     """Tokens between the beginnings of two training windows; default: the window, so that an epoch holds each token once."""
     prompt: str = Field("\n", min_length=1)
-    """Text that samples begin with, and answers to an empty prompt."""
+    """Text that samples begin with, and continuations of an empty prompt."""
     sample_tokens: int = Field(200, gt=0)
-    """Tokens of a sample, and of a registered model's answer."""
+    """Tokens of a sample, and of a registered model's continuation."""
     temperature: float = Field(0.8, ge=0)
-    """How freely samples and answers are drawn: 1 as the network says, less keeps to what is likely, 0 always takes the likeliest."""
+    """Sampling temperature: 1 draws by the network's probabilities, less keeps to likely tokens, 0 always takes the likeliest."""
     top_k: int | None = Field(None, gt=0)
     """Only so many of the likeliest tokens are drawn from; default: all."""
 
@@ -170,7 +170,7 @@ class LanguageModeling(Workload):
         return LanguageEncoding(tokenizer=tokenizer)
 
     def encode(self, raw: Arrays, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
-        """`token` int32: not as many as rows were given."""
+        """`token` int32, of all rows in one column: not as many as there are rows."""
         return {"token": tokens.stream(encoding.tokenizer, texts_in(raw["text"]))}
 
     def examples(self, stored: Rows, *, training: bool) -> Rows:
@@ -193,7 +193,7 @@ class LanguageModeling(Workload):
         return {"loss": Mean(loss, count), "accuracy": Mean(correct, count)}
 
     def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`nll` (B, T): minus the logarithm of the probability that each token was given; `correct` uint8: whether it was the likeliest."""
+        """`nll` (B, T): negative log-likelihood of each token; `correct` uint8: 1 where it was the likeliest."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -203,11 +203,11 @@ class LanguageModeling(Workload):
         return {"nll": cross_entropy(logits_BTV.transpose(1, 2), target_BT, reduction="none"), "correct": correct_BT}
 
     def baselines(self, train: Rows, test: Rows, encoding: LanguageEncoding) -> dict[str, dict[str, float]]:
-        """Always the same probabilities: how often each token was predicted in training, and once more."""
+        """The unigram model: probabilities in proportion to how often each token is predicted in training, plus one."""
         size = tokens.size(encoding.tokenizer)
-        seen_V, asked_V = _targets(train, size) + 1, _targets(test, size)
-        loss = -(asked_V * np.log(seen_V / seen_V.sum())).sum() / asked_V.sum()
-        return {"unigram": {"loss": float(loss), "accuracy": float(asked_V[seen_V.argmax()] / asked_V.sum())}}
+        seen_V, target_V = _targets(train, size) + 1, _targets(test, size)
+        loss = -(target_V * np.log(seen_V / seen_V.sum())).sum() / target_V.sum()
+        return {"unigram": {"loss": float(loss), "accuracy": float(target_V[seen_V.argmax()] / target_V.sum())}}
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: LanguageEncoding) -> dict[str, Figure]:
         nll_BT = outputs["nll"]
@@ -234,7 +234,7 @@ def _targets(windows: Rows, size: int) -> np.ndarray:
 
 
 def _passage(pieces: Sequence[str], p_N: np.ndarray) -> Figure:
-    """A text whose characters stand on the colour of the probability that their token was given."""
+    """A text, each character coloured by the predicted probability of its token."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
@@ -254,7 +254,7 @@ def _passage(pieces: Sequence[str], p_N: np.ndarray) -> Figure:
         colour = "white" if p < _WHITE_BELOW else "black"
         axes.text(column, row, character, family="monospace", fontsize=9, color=colour, ha="center", va="center", parse_math=False)
     axes.axis("off")
-    axes.set_title("The first test tokens, on the colour of the probability that each was given", loc="left")
+    axes.set_title("The first test tokens, coloured by the predicted probability of each", loc="left")
     figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, format="{x:g}")
     return figure
 
@@ -278,7 +278,7 @@ class TokenJudging(Judging):
         return 2
 
     @property
-    def told_by(self) -> None:
+    def row_offset(self) -> None:
         """A text is stored as its tokens, which are not the source's rows."""
 
     def judge(self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray]) -> Judged:
@@ -288,7 +288,7 @@ class TokenJudging(Judging):
         scores = {"loss": Score((nll_NT * fresh_NT).sum(1), count_N), "accuracy": Score((correct_NT * fresh_NT).sum(1), count_N)}
         return Judged({"truth": token_NT, "fresh": fresh_NT, "nll": outputs["nll"]}, scores)
 
-    def translated(self, judged: Judged, by: Judging) -> Judged:
+    def aligned(self, judged: Judged, by: Judging) -> Judged:
         if not isinstance(by, TokenJudging) or by._tokenizer != self._tokenizer:
             raise ValueError("it cuts a text into other tokens, so losses per token cannot be compared")
         return judged
@@ -309,7 +309,7 @@ class TokenJudging(Judging):
 
 
 def loss_by_position(nll_BT: np.ndarray) -> Figure:
-    """Whether more context helps: the loss at each place of the window, of places further on several together, with its standard error."""
+    """Loss by position in the window, which shows if more context helps: with its standard error, later positions averaged in groups."""
     from matplotlib.figure import Figure
 
     window = nll_BT.shape[1]

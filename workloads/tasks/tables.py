@@ -97,7 +97,7 @@ class TableServing(Serving):
 
 
 class Moments(NamedTuple):
-    """How many numbers there are of each feature, their mean, and the sum of their squared distances from it.
+    """Count, mean and sum of squared deviations of each feature's numbers.
 
     Batches are merged by these (Chan, Golub & LeVeque, 1979): sums of squares would cancel where the mean is large.
     """
@@ -111,11 +111,11 @@ class Moments(NamedTuple):
         return cls(np.zeros(1), np.zeros(1), np.zeros(1))
 
     def with_rows(self, x_NF: np.ndarray) -> Moments:
-        there_NF = ~np.isnan(x_NF)
-        count_F = self.count_F + there_NF.sum(0)
-        share_F = there_NF.sum(0) / np.maximum(count_F, 1)
-        mean_F = np.where(there_NF, x_NF, 0).sum(0) / np.maximum(there_NF.sum(0), 1)
-        square_F = (np.where(there_NF, x_NF - mean_F, 0) ** 2).sum(0)
+        known_NF = ~np.isnan(x_NF)
+        count_F = self.count_F + known_NF.sum(0)
+        share_F = known_NF.sum(0) / np.maximum(count_F, 1)
+        mean_F = np.where(known_NF, x_NF, 0).sum(0) / np.maximum(known_NF.sum(0), 1)
+        square_F = (np.where(known_NF, x_NF - mean_F, 0) ** 2).sum(0)
         apart_F = mean_F - self.mean_F
         return Moments(count_F, self.mean_F + apart_F * share_F, self.square_F + square_F + apart_F**2 * self.count_F * share_F)
 

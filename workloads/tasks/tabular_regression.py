@@ -108,7 +108,7 @@ class RegressionJudging(ErrorJudging):
         curves = {"loss": means["loss"], "mse": mse, "mae": means["absolute"] * self.deviation, "rmse": math.sqrt(mse)}
         return curves | ({"r2": 1 - means["loss"] / spread} if spread > _LEAST_SPREAD else {})
 
-    def others(self, judged: Judged) -> dict[str, float]:
+    def joint_metrics(self, judged: Judged) -> dict[str, float]:
         truth_N, squared_N = judged.columns["truth"], judged.scores["mse"].total
         spread = float(np.square(truth_N - truth_N.mean()).sum())
         return {"r2": 1 - float(squared_N.sum()) / spread if spread else float("nan")}

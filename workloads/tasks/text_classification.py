@@ -59,9 +59,9 @@ class TextClassification(Classification):
     tokens: Literal["words", "wordpiece"] = "words"
     """What a text is cut into: whole words, or pieces of them as in BERT."""
     vocabulary: int = Field(20_000, ge=8)
-    """Most tokens that are told apart, the commonest ones."""
+    """Size of the vocabulary: the commonest tokens."""
     frequency: int = Field(2, gt=0)
-    """How often a token must occur in the training rows to be known."""
+    """Occurrences in the training rows that a token needs to be known."""
     length: int = Field(64, ge=3)
     """Longest text, in tokens with its [CLS]; the rest is cut."""
 
@@ -116,7 +116,7 @@ class TextClassification(Classification):
 
 
 def worst_texts(texts: Sequence[str], truth_N: np.ndarray, p_NK: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Texts that were classified wrongly, each with its true class and what was said instead."""
+    """Misclassified texts, each with its true class and the predicted one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 1 + 0.6 * max(1, len(texts))), layout="constrained")
@@ -124,16 +124,17 @@ def worst_texts(texts: Sequence[str], truth_N: np.ndarray, p_NK: np.ndarray, cla
     axes.axis("off")
     axes.set_title("The surest mistakes" if texts else "No mistakes", loc="left")
     for row, (text, truth, p_K) in enumerate(zip(texts, truth_N, p_NK, strict=True)):
-        said = int(p_K.argmax())
+        predicted = int(p_K.argmax())
+        mistake = f"{classes[truth]}, predicted {classes[predicted]} ({p_K[predicted]:.2f})"
         height = 1 - (row + 0.5) / len(texts)
-        axes.text(0, height, f"{classes[truth]}, said {classes[said]} ({p_K[said]:.2f})", fontsize=9, weight="bold", va="center")
+        axes.text(0, height, mistake, fontsize=9, weight="bold", va="center")
         shown = textwrap.shorten(text, 220, placeholder=" …").replace("$", r"\$")
         axes.text(0.27, height, textwrap.fill(shown, 110), fontsize=9, va="center")
     return figure
 
 
 def attention_map(weights_HTT: np.ndarray, names: Sequence[str]) -> Figure:
-    """Where each of H heads looks in one text: a row for each token that looks, dark where it looks."""
+    """Attention weights of H heads over one text: a row for each query token, dark where its weight is high."""
     from matplotlib.figure import Figure
 
     heads, count = len(weights_HTT), len(names)
@@ -152,5 +153,5 @@ def attention_map(weights_HTT: np.ndarray, names: Sequence[str]) -> Figure:
         axes.set_title(f"head {head + 1}, up to {weights_TT.max():.2f}", fontsize=9)
         axes.set_xticks(range(count), shown if head + columns >= heads else [], rotation=90, fontsize=7)
         axes.set_yticks(range(count), shown if head % columns == 0 else [], fontsize=7)
-    figure.suptitle("Each row is a token; what it heeds is dark")
+    figure.suptitle("Attention: a row for each token, dark where it attends")
     return figure

@@ -61,7 +61,7 @@ def names(tokenizer: str, tokens: Sequence[int]) -> list[str]:
 
 
 def size(tokenizer: str) -> int:
-    """How many tokens there are."""
+    """Size of the vocabulary."""
     return _load(tokenizer).get_vocab_size(with_added_tokens=True)
 
 
@@ -186,8 +186,8 @@ def text_column(given: Any, name: str = "text") -> np.ndarray:
     alone = not isinstance(given, (pd.DataFrame, Mapping)) and list(table.columns) == ["0"]
     names = list(table.columns) if alone else [each for each in table.columns if each == name]
     if len(names) != 1:
-        found = "was given more than once" if names else f"is not there; columns given: {', '.join(table.columns) or 'none'}"
-        raise DataError(f"column {name}: {found}")
+        problem = "was given more than once" if names else f"is missing; columns given: {', '.join(table.columns) or 'none'}"
+        raise DataError(f"column {name}: {problem}")
     return table[names[0]].to_numpy(object, na_value=None)
 
 

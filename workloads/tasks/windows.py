@@ -30,7 +30,7 @@ class Windows:
 
 
 def count(rows: int, length: int, stride: int = 1) -> int:
-    """How many windows `rows` rows hold."""
+    """Number of windows in `rows` rows."""
     return max(0, (rows - length) // stride + 1)
 
 

@@ -51,11 +51,11 @@ def test_answers_in_another_order_of_the_classes_are_put_into_this_one():
     here, expected = judged("abc", truth, p)
     order = [2, 0, 1]  # c, a, b
     there, theirs = judged("cab", np.array([1, 2, 0])[truth], p[:, order])
-    found = here.translated(theirs, there)
+    found = here.aligned(theirs, there)
     np.testing.assert_array_equal(found.columns["truth"], expected.columns["truth"])
     np.testing.assert_allclose(found.columns["probabilities"], expected.columns["probabilities"])
     with pytest.raises(ValueError, match="its classes are x, y, not a, b, c"):
-        here.translated(theirs, ClassJudging("xy"))
+        here.aligned(theirs, ClassJudging("xy"))
 
 
 def test_pieces_joined_are_the_whole():

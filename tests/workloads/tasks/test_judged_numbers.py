@@ -23,7 +23,7 @@ def test_errors_of_another_scale_are_put_into_this_one():
     values = np.concatenate([np.zeros((8, 3, 1)), truth], axis=1)
     by_narrow = narrow.judge({"forecast": truth + 1}, {"values": values})
     assert by_narrow.scores["mse"].value == pytest.approx(1)
-    found = wide.translated(by_narrow, narrow)
+    found = wide.aligned(by_narrow, narrow)
     assert found.scores["mse"].value == pytest.approx(0.25)
     np.testing.assert_allclose(wide._restored(found.columns["truth"]), narrow._restored(truth))
 
@@ -33,7 +33,7 @@ def test_forecasts_of_other_rows_or_other_series_are_no_rivals():
     longer = judging(0.0, 1.0, horizon=3)
     found = longer.judge({"forecast": np.zeros((4, 3, 1))}, values)
     with pytest.raises(ValueError, match="it forecasts 3 rows of demand, not 2 rows of price"):
-        judging(0.0, 1.0, names=("price",)).translated(found, longer)
+        judging(0.0, 1.0, names=("price",)).aligned(found, longer)
 
 
 def test_several_targets_are_judged_together_and_by_steps_ahead():
@@ -42,5 +42,5 @@ def test_several_targets_are_judged_together_and_by_steps_ahead():
     values = np.concatenate([np.zeros((5, 3, 2)), truth], axis=1)
     found = several.judge({"forecast": truth + error}, {"values": np.concatenate([values, np.zeros((5, 5, 1))], axis=2)})
     assert found.scores["mse"].value == pytest.approx((error**2).mean())
-    assert several.parts(found)["horizon/2/mae"].value == pytest.approx(np.abs(error[:, 1]).mean())
+    assert several.part_scores(found)["horizon/2/mae"].value == pytest.approx(np.abs(error[:, 1]).mean())
     assert several.table(found)["forecast"].shape == (5, 2, 2)

@@ -355,7 +355,7 @@ def test_a_prompt_that_is_missing_or_no_text_is_refused_by_column_and_row(value:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (pd.DataFrame({"promt": ["a"]}), "column prompt: is not there; columns given: promt"),
+        (pd.DataFrame({"promt": ["a"]}), "column prompt: is missing; columns given: promt"),
         ("one text", "a list of texts, was expected, not str"),
     ],
 )
@@ -426,4 +426,4 @@ def test_each_window_is_a_row_with_its_text():
 def test_models_of_other_tokens_are_no_rivals():
     other = tokens.learn("characters", iter([["xyz\n"]]), vocabulary=8)
     with pytest.raises(ValueError, match="other tokens, so losses per token cannot be compared"):
-        TokenJudging(TOKENIZER).translated(judged(), TokenJudging(other))
+        TokenJudging(TOKENIZER).aligned(judged(), TokenJudging(other))

@@ -114,7 +114,7 @@ def test_rows_of_one_target_have_no_share_of_its_variance() -> None:
     batch = {"features": torch.zeros(1, 1), "target": torch.tensor([1.7])}
     assert "r2" not in JUDGING.from_means({name: float(mean.value) for name, mean in TASK.step(Says(0.5), batch).items()})
     judged = JUDGING.judge({"predicted": np.array([0.5])}, {"target": np.array([1.7])})
-    assert math.isnan(JUDGING.others(judged)["r2"])
+    assert math.isnan(JUDGING.joint_metrics(judged)["r2"])
 
 
 def test_the_naive_baseline_is_the_mean_of_the_training_rows() -> None:

@@ -149,10 +149,10 @@ def test_a_registered_model_takes_texts_in_every_usual_form(given: Any) -> None:
     [
         ("a good film", "a list of texts, was expected, not str"),
         (5, "a list of texts, was expected, not int"),
-        (pd.DataFrame({"review": ["a"]}), "column text: is not there; columns given: review"),
+        (pd.DataFrame({"review": ["a"]}), "column text: is missing; columns given: review"),
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "column text: was given more than once"),
-        (np.array([["a", "b"]]), "column text: is not there; columns given: 0, 1"),
-        ([{"review": "a"}], "column text: is not there; columns given: review"),
+        (np.array([["a", "b"]]), "column text: is missing; columns given: 0, 1"),
+        ([{"review": "a"}], "column text: is missing; columns given: review"),
         (["a", 3], "column text: 3 is not a text"),
         (["a", None], "column text: is missing"),
         (pd.DataFrame({"text": ["a", float("nan")]}), "column text: is missing"),
@@ -216,7 +216,14 @@ def test_the_worst_mistakes_are_shown_as_texts() -> None:
     figures = TASK.figures(nn.Identity(), {"probabilities": said}, stored, encoding)
     assert set(figures) == {"confusion_matrix", "worst_mistakes"}
     shown = [text.get_text() for text in figures["worst_mistakes"].axes[0].texts]
-    assert shown == ["yes, said no (0.90)", "a good film .", "no, said yes (0.80)", "", "no, said yes (0.70)", "not a good film at"]
+    assert shown == [
+        "yes, predicted no (0.90)",
+        "a good film .",
+        "no, predicted yes (0.80)",
+        "",
+        "no, predicted yes (0.70)",
+        "not a good film at",
+    ]
 
 
 def test_the_naive_answer_is_the_commonest_class() -> None:
