@@ -108,6 +108,8 @@ def reading(file: File, kind: str) -> Iterator[None]:
     except DataError:
         raise
     except _DAMAGE as error:
+        if isinstance(error, EOFError) and file.name.lower().endswith(".gz"):
+            raise DataError(f"{file.name}: a truncated or damaged gzip file") from error
         raise DataError(f"{file.name}: cannot be read as {kind}: {first_line(error)}") from error
 
 
