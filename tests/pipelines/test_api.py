@@ -217,10 +217,11 @@ print("ray", ray.is_initialized())
 """
 
 
+@pytest.mark.timeout(300)  # three trainings, two of them on Ray
 def test_a_ray_dataset_trains_as_its_file_does_on_the_callers_own_ray_which_stays(from_file, place):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, "-c", ON_RAY, str(place / "table.csv"), str(place)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=110, env=environment, cwd=place)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, env=environment, cwd=place)
     lines = done.stdout.splitlines()
     assert f"weights {from_file.weights_sha256}" in lines, done.stdout + done.stderr
     assert {"workers 2", "pictures 90", "ray True"} <= set(lines), done.stdout + done.stderr

@@ -137,8 +137,10 @@ def test_only_datasets_that_were_not_used_for_so_long_are_freed(tmp_path: Path) 
 def test_what_is_freed_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path).folder
     size = sum(path.stat().st_size for path in folder.iterdir())
+    parsed = {path.name: path.stat().st_size for path in (folder.parent / ".parsed").iterdir()}
     told = prepare.pruned(str(tmp_path / "storage"), Screen(), days=0)
-    assert told == {"freed": [{"name": folder.name, "bytes": size}], "bytes": size}
+    assert {one["name"]: one["bytes"] for one in told["freed"]} == {folder.name: size, **parsed}
+    assert told["bytes"] == size + sum(parsed.values())
     assert f"freed {folder.name}: " in capsys.readouterr().out
 
 
@@ -158,7 +160,7 @@ def test_remains_of_stopped_preparations_are_freed_once_nobody_can_be_at_work(tm
     assert {path.name for path in remains} <= left(tmp_path, days=7)
     for path in remains:
         age(path, 0.1)
-    assert left(tmp_path, days=7) <= {folder.name, ".hashes.json"}
+    assert left(tmp_path, days=7) <= {folder.name, ".hashes.json", ".parsed"}
 
 
 def test_a_dataset_that_lost_its_manifest_is_freed(tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def test_labels_are_found_beside_a_link_to_the_images(tmp_path: Path) -> None:
 def test_a_truncated_gzip_is_refused_by_name(tmp_path: Path, name: str) -> None:
     images = written_idx(tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
-    assert refusal(images).startswith(f"{name}: cannot be read as IDX: Compressed file ended before the end-of-stream marker")
+    assert refusal(images) == f"{name}: a truncated or damaged gzip file"
 
 
 @pytest.mark.parametrize("name", ["t-images-idx3-ubyte.gz", "t-labels-idx1-ubyte.gz"])
