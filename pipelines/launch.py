@@ -52,6 +52,13 @@ def trained(
     return (_on_ray if job.run.scale.workers else _here)(function, job, plan, attempt, screen, meanwhile)
 
 
+def training_function(run: Run) -> Callable[..., Any]:
+    """The function that every worker of a run calls. It is imported while Ray starts, because it imports torch."""
+    from pipelines.training import worker
+
+    return worker.guarded_work if run.scale.workers else worker.work
+
+
 def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
     """The job that the workers of a run get, with as many threads as this process would have."""
     threads = run.scale.threads or run.scale.cpus or cluster_session.local_resources().cpus

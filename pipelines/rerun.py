@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines import launch
 from pipelines.cost import Attempt
@@ -71,18 +71,12 @@ def trained(run: Run, plan: Plan, folder: RunFolder, until: int, screen: Screen)
     """Train to step `until`, resuming from a checkpoint in `folder`: the first worker's outcome, or None if it diverged."""
     try:
         job = launch.job_of(run, plan, folder, stop_after=until)
-        return launch.trained(_training_function, job, plan, Attempt(), screen, meanwhile=lambda: None)[1]
+        return launch.trained(launch.training_function, job, plan, Attempt(), screen, meanwhile=lambda: None)[1]
     except (Diverged, WorkerFailed) as error:
         if code_of(error) != DIVERGED:
             raise
         screen.say(str(error))
         return None
-
-
-def _training_function(run: Run) -> Callable[..., Any]:
-    from pipelines.training import worker
-
-    return worker.guarded_work if run.scale.workers else worker.work
 
 
 def curves(folder: RunFolder) -> dict[str, dict[int, float]]:

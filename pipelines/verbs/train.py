@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 from cluster import capacity
@@ -47,7 +46,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         try:
             job = launch.job_of(run, plan, folder)
             meanwhile = functools.partial(tracker.start, screen.say)
-            dataset, outcome, seconds = launch.trained(_training_function, job, plan, attempt, screen, meanwhile=meanwhile)
+            dataset, outcome, seconds = launch.trained(launch.training_function, job, plan, attempt, screen, meanwhile=meanwhile)
             with screen.captured(folder.log):
                 done = score.score_run(run, folder, attempt, dataset=dataset, outcome=outcome, prepare_seconds=seconds)
                 for refused in outcome.refused_checkpoints:
@@ -60,13 +59,6 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
             if not isinstance(error, TrackingError) or folder.read(CONCLUDED) is None:  # else only MLflow has not all of it yet
                 publish.close_failed(loaded, tracker, attempt, error, screen)
             raise
-
-
-def _training_function(run: Run) -> Callable[..., Any]:
-    """The function that every worker runs. It is imported while Ray starts, because it imports torch."""
-    from pipelines.training import worker
-
-    return worker.guarded_work if run.scale.workers else worker.work
 
 
 def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
