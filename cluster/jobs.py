@@ -1,7 +1,11 @@
-"""Ray Jobs: submit a command to a cluster, follow it, stop it; plain values in and out, every question bounded in time.
+"""Ray Jobs: submit a command to a cluster, follow it, stop it; plain values in and out, every request bounded in time.
 
-Whether the nodes can ever hold the workers is for the job itself to say, which asks the cluster before anything starts: what a cluster may
-grow to is not told here. Python's version here does not matter either, for the job's driver runs there (Ray 2.60).
+The job itself checks whether the nodes can hold its workers, before anything starts. Python's version here does not matter, for the job's
+driver runs on the cluster (Ray 2.60).
+
+The package of a job is counted by Ray's own walker, so the files shown are the files sent. Ray keeps it in the memory of its control
+plane, so it has to be small; it reads .gitignore and .rayignore, in the folder and below, leaves out `.git`, `.venv`, `venv` and
+`__pycache__`, and does not compress (2.60).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import difflib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -20,14 +25,30 @@ import requests
 from ray.exceptions import AuthenticationError
 
 from cluster import ClusterError, connection, ray_internals
-from cluster.upload import Package
 
 _CONNECT_SECONDS, _ANSWER_SECONDS, _SENT_SECONDS = 10.0, 30.0, 300.0
 _LOOK_SECONDS, _AGAIN_SECONDS = 20.0, 1.0
 LOST_SECONDS = 60.0
 """How long a cluster may not answer while a job is followed."""
 STOP_SECONDS = 60
-"""How long a job that is asked to stop has: its workers leave a checkpoint, and MLflow is told."""
+"""How long a job that is asked to stop has: its workers leave a checkpoint, and MLflow is details."""
+EXCLUDES = (
+    "/runs/",
+    "/mlruns/",
+    "*.egg-info/",
+    ".pytest_cache/",
+    ".mypy_cache/",
+    ".ruff_cache/",
+    ".hypothesis/",
+    ".ipynb_checkpoints/",
+    ".env",
+    ".netrc",
+)
+"""Left out beside what Ray, .gitignore and .rayignore leave out: caches, runs, and files that hold passwords by custom."""
+FILE_BYTES = 100 << 20
+"""Most bytes of one file."""
+_NAMED = 3
+_LEAVE_OUT = "leave files out by .gitignore, .rayignore or --exclude PATTERN; data belong into a folder that every node reaches"
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -59,6 +80,20 @@ class Job:
         return self.status in _OVER
 
 
+@dataclass(frozen=True)
+class Package:
+    """The files of `folder` that are uploaded with a job (relative path -> bytes), and the URI that Ray gives to this content."""
+
+    folder: Path
+    excludes: tuple[str, ...]
+    files: dict[str, int]
+    uri: str
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+
 class Jobs:
     """The jobs of the cluster whose dashboard is at `address` (http://head:8265). Raises ClusterError if it does not let us in."""
 
@@ -66,17 +101,17 @@ class Jobs:
         self.address = address
         self._token = connection.send_token_if_there()
         with self._asked():
-            self._client, there = ray_internals.job_client(
+            self._client, version = ray_internals.job_client(
                 address, connect_seconds=_CONNECT_SECONDS, answer_seconds=_ANSWER_SECONDS, send_seconds=_SENT_SECONDS
             )
-        if there != ray.__version__:
-            raise ClusterError(f"{address}: the cluster runs Ray {there}, this is Ray {ray.__version__}; both must be the same")
+        if version != ray.__version__:
+            raise ClusterError(f"{address}: the cluster runs Ray {version}, this is Ray {ray.__version__}; both must be the same")
 
     def all(self) -> list[Job]:
         """Every job that was submitted, the oldest first."""
         with self._asked():
-            found = self._client.list_jobs()
-        return sorted((_job(each) for each in found if each.submission_id), key=lambda job: job.began)
+            every = self._client.list_jobs()
+        return sorted((_job(each) for each in every if each.submission_id), key=lambda job: job.began)
 
     def one(self, id: str) -> Job:
         """The job of that id. Raises NoSuchJob, naming those there are."""
@@ -112,16 +147,16 @@ class Jobs:
         return asyncio.run(self._follow(id, write))
 
     async def _follow(self, id: str, write: Callable[[str], None]) -> Job:
-        told, lost_since = 0, None
+        written, lost_since = 0, None
         while True:
             seen = 0
             try:
                 async with contextlib.aclosing(self._pieces(id)) as pieces:
                     async for text in pieces:  # from the beginning each time
-                        if fresh := text[max(0, told - seen) :]:
+                        if fresh := text[max(0, written - seen) :]:
                             write(fresh)
                         seen += len(text)
-                        told, lost_since = max(told, seen), None
+                        written, lost_since = max(written, seen), None
                 if (job := self.one(id)).over:
                     return job
             except NoSuchJob:
@@ -174,8 +209,8 @@ class Jobs:
         """The error for an id that none of `every` has."""
         known = [job.id for job in every]
         near = difflib.get_close_matches(id, known, n=1)
-        there = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known[-10:])}" if known else "it has none"
-        return NoSuchJob(f"{id}: no such job at {self.address}; {there}")
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known[-10:])}" if known else "it has none"
+        return NoSuchJob(f"{id}: no such job at {self.address}; {hint}")
 
     def _no_ray(self, said: str) -> ClusterError:
         return ClusterError(f"{self.address}: what answers there is no Ray dashboard ({said.splitlines()[0][:120]}); {_WHERE}")
@@ -184,16 +219,16 @@ class Jobs:
 _WHERE = "is the cluster up, and is this the dashboard of its head, such as http://head:8265?"
 
 
-def _job(told: Any) -> Job:
+def _job(details: Any) -> Job:
     return Job(
-        id=told.submission_id,
-        status=str(told.status.value),
-        command=told.entrypoint,
-        exit_code=told.driver_exit_code,
-        message=told.message or "",
-        metadata=told.metadata or {},
-        began=(told.start_time or 0) / 1000,
-        ended=told.end_time / 1000 if told.end_time else None,
+        id=details.submission_id,
+        status=str(details.status.value),
+        command=details.entrypoint,
+        exit_code=details.driver_exit_code,
+        message=details.message or "",
+        metadata=details.metadata or {},
+        began=(details.start_time or 0) / 1000,
+        ended=details.end_time / 1000 if details.end_time else None,
     )
 
 
@@ -211,3 +246,35 @@ def _cause(error: BaseException) -> str:
     while (deeper := inner.__cause__ or inner.__context__) is not None:
         inner = deeper
     return str(getattr(inner, "strerror", None) or _first(inner))[-120:]
+
+
+# ---- the package that is uploaded with a job
+
+
+def package_of(folder: Path, excludes: Sequence[str] = ()) -> Package:
+    """The package of `folder` without files of further patterns. Raises ClusterError, naming the largest files, if it is too large."""
+    patterns = (*EXCLUDES, *excludes)
+    files, uri = ray_internals.upload_files(folder, patterns)
+    check_size(files, limit_bytes=ray_internals.upload_limit())
+    return Package(folder, patterns, files, uri)
+
+
+def check_size(files: dict[str, int], *, limit_bytes: int) -> None:
+    """Raises ClusterError, naming the largest files, if one of them is larger than FILE_BYTES or all are more than `limit_bytes`."""
+    largest = sorted(files, key=lambda name: -files[name])
+    if large := [name for name in largest if files[name] > FILE_BYTES]:
+        raise ClusterError(f"{_named(large, files)}: a file that goes up may have {_size(FILE_BYTES)} at most; {_LEAVE_OUT}")
+    if (total := sum(files.values())) >= limit_bytes:
+        raise ClusterError(
+            f"{len(files):,} files of {_size(total)} would go up, and Ray takes less than {_size(limit_bytes)}; "
+            f"the largest: {_named(largest, files)}; {_LEAVE_OUT}"
+        )
+
+
+def _named(names: Sequence[str], files: dict[str, int]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(f"{name} ({_size(files[name])})" for name in names[:_NAMED]) + rest
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):,.1f} MiB"

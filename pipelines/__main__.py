@@ -265,7 +265,6 @@ def submit(
 
     The exit code is the job's own; 12 if it has none, 130 if it was stopped. Ctrl-C only ends the following (130): the job goes on.
     """
-    from pipelines import jobs
     from pipelines.errors import RecipeError
     from pipelines.verbs import submit
 
@@ -273,11 +272,11 @@ def submit(
         raise RecipeError("submit: give a command behind --, such as `-- train cnn`, or one of --list, --status ID and --stop ID")
     if words:
         verb, parameters = _parsed(context, words)
-        how = submit.Asked(address, name, working_dir, tuple(exclude or []), again, wait=not no_wait)
+        how = submit.Options(address, name, working_dir, tuple(exclude or []), again, wait=not no_wait)
         return submit.submit(verb, words[1:], parameters, how, screen)
     if list_:
-        return jobs.listed(address, screen)
-    return jobs.looked_at(address, status, screen) if status else jobs.stopped(address, stop or "", screen)
+        return submit.list_jobs(address, screen)
+    return submit.show(address, status, screen) if status else submit.stop(address, stop or "", screen)
 
 
 @_command(exit_code=lambda result, _: 12 if result["status"] == "FAIL" else 0)

@@ -88,9 +88,9 @@ def test_a_class_has_few_public_methods():
     assert not {_place(path, node): count for path, node in classes if (count := _public_methods(node)) > MOST_PUBLIC_METHODS}
 
 
-def test_hardly_a_base_name_stands_twice():
+def test_no_base_name_stands_twice():
     names = Counter(path.name for path in FILES if path.name != "__init__.py")
-    assert [name for name, count in names.items() if count > 1] == ["jobs.py"]  # of pipelines and cluster; the aim: none
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_no_verb_imports_a_verb():
@@ -98,10 +98,10 @@ def test_no_verb_imports_a_verb():
     assert not {name: IMPORTS[name] & verbs for name in verbs if IMPORTS[name] & verbs}
 
 
-def test_private_parts_of_ray_are_used_in_few_files():
+def test_private_parts_of_ray_are_used_in_one_file():
     homes = {name for name, used in IMPORTS.items() if any(each.startswith(PRIVATE_RAY) for each in used)}
     homes |= {name for path, name in _named() for node in ast.walk(ast.parse(path.read_text())) if _is_private_ray(node)}
-    assert homes == {"cluster.ray_internals", "cluster.connection", "cluster.jobs", "cluster.checks"}  # the aim: the first alone
+    assert homes == {"cluster.ray_internals"}
 
 
 def _named() -> list[tuple[Path, str]]:
@@ -109,8 +109,10 @@ def _named() -> list[tuple[Path, str]]:
 
 
 def _is_private_ray(node: ast.AST) -> bool:
-    """`ray._private`, however it is reached."""
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ray" and node.attr.startswith("_")
+    """`ray._private`, however it is reached; `ray.__version__` is public."""
+    if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ray"):
+        return False
+    return node.attr.startswith("_") and node.attr != "__version__"
 
 
 def test_what_imports_what_is_not_deep():

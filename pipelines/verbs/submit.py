@@ -1,12 +1,17 @@
-"""Submit: a command as a job of a cluster. The same again attaches to it while it runs, goes on with it where it failed, was stopped or
-was lost, and shows what came of a run that is done."""
+"""Submit a command as a job of a cluster; list, show and stop jobs.
+
+Submitting the same command again attaches to it while it runs, resumes it where it failed, was stopped or was lost, and shows the result of
+a run that is finished.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import ClusterError
 from pipelines.errors import CLUSTER, INTERRUPTED, RecipeError, shown
-from pipelines.jobs import ID, clock, ended, newest, show_end, signal_of, told
 from pipelines.screen import Screen
 from pipelines.submission import VERBS, Submission, address_of, check_sent, submission_of
+from pipelines.tracking.provenance import redact
 
 if TYPE_CHECKING:
     from cluster.jobs import Job, Jobs
 
+ID = "raylway.submission"
+"""Key in the metadata of a job: the id that all submissions of one command share; Ray's own ids are used once."""
+_TAIL_LINES = 12
 _MEANING, _PACKAGE = "raylway.meaning", "raylway.package"
 _TRIES = 5
 _PROGRAM = Path(__file__).resolve().parents[1]
@@ -28,8 +36,8 @@ _LOGIN = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How a command is to be submitted."""
+class Options:
+    """Options of a submission."""
 
     address: str | None = None
     name: str | None = None
@@ -39,15 +47,15 @@ class Asked:
     wait: bool = True
 
 
-def submit(verb: str, words: Sequence[str], given: Mapping[str, Any], asked: Asked, screen: Screen) -> dict[str, Any]:
+def submit(verb: str, words: Sequence[str], given: Mapping[str, Any], options: Options, screen: Screen) -> dict[str, Any]:
     """Run `verb words…` (parsed to `given`) as a job and follow it to its end: its id, status, exit code and, with --json, its result.
 
     Raises RecipeError before anything is asked, ClusterError for what is wrong with the cluster or the id.
     """
     if verb not in VERBS:
         raise RecipeError(f"submit: {verb} is no job; there are: {', '.join(VERBS)}")
-    address = address_of(asked.address, os.environ)
-    submission = submission_of(verb, words, given, folder=asked.folder, name=asked.name, environment=os.environ)
+    address = address_of(options.address, os.environ)
+    submission = submission_of(verb, words, given, folder=options.folder, name=options.name, environment=os.environ)
     if submission.folder != _PROGRAM:
         screen.say(f"the command was checked by the program in {_PROGRAM}; the job runs the one in {submission.folder}")
     for name in _LOGIN:
@@ -56,10 +64,10 @@ def submit(verb: str, words: Sequence[str], given: Mapping[str, Any], asked: Ask
     from cluster.jobs import Jobs, Taken
 
     jobs = Jobs(address)
-    typed = shlex.join(["raylway", "submit", "--address", shown(address), *_options(asked), "--", verb, *words])
+    typed = shlex.join(["raylway", "submit", "--address", shown(address), *_typed(options), "--", verb, *words])
     for _ in range(_TRIES):
         with contextlib.suppress(Taken):  # someone else submitted the same a moment ago: look again
-            return _submitted(jobs, submission, asked, screen, typed)
+            return _submitted(jobs, submission, options, screen, typed)
     raise ClusterError(f"{submission.id}: the cluster says that this id is used, and shows no job of it; choose another by --name")
 
 
@@ -73,20 +81,20 @@ def code_of(result: Mapping[str, Any]) -> int:
     return CLUSTER if code is None or signal_of(code) else code
 
 
-def _submitted(jobs: Jobs, submission: Submission, asked: Asked, screen: Screen, typed: str) -> dict[str, Any]:
+def _submitted(jobs: Jobs, submission: Submission, options: Options, screen: Screen, typed: str) -> dict[str, Any]:
     every = jobs.all()
     before = newest(every, submission.id)
     if before:
         _check_same(before, submission)
     if before and not before.over:
         screen.say(f"{before.id}: is there already, since {clock(before.began)}")
-        return _followed(jobs, before, submission, asked, screen, typed)
-    from cluster.upload import package_of
+        return _followed(jobs, before, submission, options, screen, typed)
+    from cluster.jobs import package_of
 
-    package = package_of(submission.folder, asked.excludes)
+    package = package_of(submission.folder, options.excludes)
     check_sent(submission, package.files)
     done = before and before.status == "SUCCEEDED" and before.metadata.get(_PACKAGE, package.uri) == package.uri
-    if before and done and submission.lasting and not asked.again:
+    if before and done and submission.lasting and not options.again:
         screen.say(f"{before.id}: finished at {clock(before.ended)}; raylway submit --again looks whether its data have changed since")
         show_end(jobs, before, screen)
         return _outcome(jobs, before, submission)
@@ -95,7 +103,7 @@ def _submitted(jobs: Jobs, submission: Submission, asked: Asked, screen: Screen,
     screen.say(f"{id}: {len(package.files):,} files, {package.bytes / 1e6:,.1f} MB, to {shown(jobs.address)}{again}")
     identity = {ID: submission.id, _MEANING: submission.meaning, _PACKAGE: package.uri}
     jobs.submit(id, submission.command, package=package, environment=dict(submission.environment), metadata=identity)
-    return _followed(jobs, jobs.one(id), submission, asked, screen, typed)
+    return _followed(jobs, jobs.one(id), submission, options, screen, typed)
 
 
 def _check_same(before: Job, submission: Submission) -> None:
@@ -108,10 +116,10 @@ def _check_same(before: Job, submission: Submission) -> None:
         )
 
 
-def _followed(jobs: Jobs, job: Job, submission: Submission, asked: Asked, screen: Screen, typed: str) -> dict[str, Any]:
+def _followed(jobs: Jobs, job: Job, submission: Submission, options: Options, screen: Screen, typed: str) -> dict[str, Any]:
     """The job to its end, what it writes on the screen; or as it is, where nobody waits or Ctrl-C ends the waiting."""
     how = f"follow it: {typed}\nstop it:   raylway submit --address {shown(jobs.address)} --stop {job.id}"
-    if not asked.wait:
+    if not options.wait:
         screen.say(f"{job.id}: {job.status.lower()}\n{how}")
         return _outcome(jobs, job, submission)
     try:
@@ -129,15 +137,20 @@ def _followed(jobs: Jobs, job: Job, submission: Submission, asked: Asked, screen
 
 def _outcome(jobs: Jobs, job: Job, submission: Submission, *, detached: bool = False) -> dict[str, Any]:
     wanted = submission.as_json and job.over
-    return {"address": shown(jobs.address), **told(job), "detached": detached, "result": _result_in(jobs.log(job.id)) if wanted else None}
+    return {
+        "address": shown(jobs.address),
+        **job_json(job),
+        "detached": detached,
+        "result": _result_in(jobs.log(job.id)) if wanted else None,
+    }
 
 
 def _result_in(log: str) -> dict[str, Any] | None:
     """The JSON object that a command writes as its last line."""
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
     with contextlib.suppress(ValueError):
-        found = json.loads(last)
-        return found if isinstance(found, dict) else None
+        result = json.loads(last)
+        return result if isinstance(result, dict) else None
     return None
 
 
@@ -155,8 +168,108 @@ def _numbered(id: str) -> Iterator[str]:
         number += 1
 
 
-def _options(asked: Asked) -> list[str]:
+def _typed(options: Options) -> list[str]:
     """The options that decide what is submitted, as they were typed."""
-    named = ["--name", asked.name] if asked.name else []
-    folder = ["--working-dir", str(asked.folder)] if asked.folder != Path() else []
-    return [*named, *folder, *(word for each in asked.excludes for word in ("--exclude", each))]
+    named = ["--name", options.name] if options.name else []
+    folder = ["--working-dir", str(options.folder)] if options.folder != Path() else []
+    return [*named, *folder, *(word for each in options.excludes for word in ("--exclude", each))]
+
+
+# ---- the jobs of a cluster
+
+
+def list_jobs(address: str | None, screen: Screen) -> dict[str, Any]:
+    """Show every job of the cluster."""
+    jobs = _jobs(address)
+    every = jobs.all()
+    columns = ["job", "status", "exit code", "began", "took", "command"]
+    rows = [
+        [job.id, job.status, "" if job.exit_code is None else job.exit_code, clock(job.began), _took(job), redact(job.command)]
+        for job in every
+    ]
+    screen.table("", columns, rows)
+    return {"address": shown(jobs.address), "jobs": [job_json(job) for job in every]}
+
+
+def show(address: str | None, id: str, screen: Screen) -> dict[str, Any]:
+    """Show one job and the end of its log."""
+    jobs = _jobs(address)
+    job = _job_of(jobs, id)
+    screen.say(f"{job.id}: {ended(job)}; began {clock(job.began)}, {_took(job)}")
+    screen.say(redact(job.command))
+    show_end(jobs, job, screen)
+    return {"address": shown(jobs.address), **job_json(job)}
+
+
+def stop(address: str | None, id: str, screen: Screen) -> dict[str, Any]:
+    """Ask a job to stop, and wait until it has; its workers leave a checkpoint first. Raises ClusterError if it does not."""
+    jobs = _jobs(address)
+    job = _job_of(jobs, id)
+    if job.over:
+        screen.say(f"{job.id}: is over already; {ended(job)}")
+    else:
+        screen.say(f"{job.id}: asked to stop; waiting for its checkpoint")
+        job = jobs.stop(job.id)
+        if not job.over:
+            raise ClusterError(f"{job.id}: was asked to stop, and is still {job.status.lower()}; see raylway submit --status {job.id}")
+        show_end(jobs, job, screen)
+        screen.say(f"{job.id}: {ended(job)}" + ("; the command that submitted it goes on with it" if job.status == "STOPPED" else ""))
+    return {"address": shown(jobs.address), **job_json(job)}
+
+
+def newest(every: Sequence[Job], id: str) -> Job | None:
+    """The newest job submitted under that id."""
+    return next((job for job in reversed(every) if job.metadata.get(ID, job.id) == id), None)
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """The JSON of a job."""
+    return {"submission_id": job.id, "status": job.status, "exit_code": job.exit_code, "command": redact(job.command)}
+
+
+def ended(job: Job) -> str:
+    """The state of a job, or how it ended, in a few words."""
+    if job.status != "FAILED":
+        return {"SUCCEEDED": "finished"}.get(job.status, job.status.lower())
+    if job.exit_code is None:
+        return f"failed: {_cause(job.message)}"
+    killed = signal_of(job.exit_code)
+    return f"its process was killed by signal {killed}" if killed else f"failed with exit code {job.exit_code}"
+
+
+def signal_of(exit_code: int) -> int | None:
+    """The signal that ended a process, as its parent tells it (-9), or the shell between them (137); 130 is a code of ours."""
+    return -exit_code if exit_code < 0 else exit_code - 128 if exit_code > 128 and exit_code != INTERRUPTED else None
+
+
+def clock(seconds: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else "?"
+
+
+def show_end(jobs: Jobs, job: Job, screen: Screen) -> None:
+    """Print the last lines of a job's log."""
+    screen.say("\n".join(f"  {redact(line)}" for line in jobs.log(job.id).splitlines()[-_TAIL_LINES:]))
+
+
+def _jobs(address: str | None) -> Jobs:
+    url = address_of(address, os.environ)
+    from cluster.jobs import Jobs
+
+    return Jobs(url)
+
+
+def _job_of(jobs: Jobs, id: str) -> Job:
+    """The newest job submitted under an id. Raises ClusterError if there is none."""
+    every = jobs.all()
+    if (job := newest(every, id)) is None:
+        raise jobs.no_such(id, every)
+    return job
+
+
+def _took(job: Job) -> str:
+    return f"{(job.ended or time.time()) - job.began:,.0f} s"
+
+
+def _cause(message: str) -> str:
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in message.splitlines() if line.strip()]
+    return redact(lines[0])[:300] if lines else "Ray does not say why"

@@ -11,7 +11,7 @@ from ray._private import ray_constants
 from ray._private.runtime_env.packaging import create_package
 
 from cluster import ClusterError
-from cluster.upload import FILE_BYTES, check_size, package_of
+from cluster.jobs import FILE_BYTES, check_size, package_of
 from tests.cli import ROOT
 
 FILES = (

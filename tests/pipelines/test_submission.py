@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from cluster.upload import package_of
+from cluster.jobs import package_of
 from pipelines.errors import RecipeError
 from pipelines.submission import address_of, check_sent, submission_of
 from tests.cli import ROOT, raylway

@@ -1,12 +1,11 @@
-"""How a job is told of, and the exit code of who submitted it."""
+"""The state of a job in words and as JSON, and the exit code of `submit`."""
 
 from __future__ import annotations
 
 import pytest
 
 from cluster.jobs import Job
-from pipelines.jobs import ID, ended, newest, told
-from pipelines.verbs.submit import code_of
+from pipelines.verbs.submit import ID, code_of, ended, job_json, newest
 
 
 def job(id: str = "mine", status: str = "FAILED", exit_code: int | None = None, **more) -> Job:
@@ -32,8 +31,8 @@ def job(id: str = "mine", status: str = "FAILED", exit_code: int | None = None, 
 def test_the_exit_code_is_the_jobs_own_or_says_that_it_had_none(status, exit_code, code, sentence):
     one = job(status=status, exit_code=exit_code)
     assert ended(one) == sentence
-    assert code_of({**told(one), "detached": False}) == code
-    assert code_of({**told(one), "detached": True}) == 130
+    assert code_of({**job_json(one), "detached": False}) == code
+    assert code_of({**job_json(one), "detached": True}) == 130
 
 
 def test_why_ray_could_not_start_a_job_is_its_first_line_without_colours():
@@ -50,4 +49,4 @@ def test_of_several_goes_at_the_same_the_last_counts():
 
 
 def test_a_password_in_the_command_of_another_is_not_repeated():
-    assert "hunter2" not in told(job(command="python train.py --password hunter2"))["command"]
+    assert "hunter2" not in job_json(job(command="python train.py --password hunter2"))["command"]
