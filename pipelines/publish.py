@@ -21,7 +21,7 @@ from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, ENDING, IDENTITY, RESULT, UNPROMOTED, About, Concluded, Cost, Ending
 from pipelines.screen import Screen
 from pipelines.tracking import pages, provenance
-from pipelines.tracking.leaderboard import HEADLINE, NOTE
+from pipelines.tracking.client import HEADLINE, NOTE
 from pipelines.tracking.shipper import Tracker
 from pipelines.training import checkpoint
 
@@ -147,17 +147,10 @@ def register(
     from pipelines.tracking import registry
 
     assert run.model_name
-    return registry.register(
-        uri,
-        run_id=run_id,
-        name=run.model_name,
-        workload=run.model,
-        encoding=run.model.encoding_type.model_validate(dataset.manifest.encoding),
-        weights=checkpoint.weights_file(weights),
-        sample=dataset.sample,
-        tags={"data.fingerprint": dataset.manifest.fingerprint} | dict(tags),
-        description=description,
-    )
+    encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
+    trained = registry.Trained(run.model, encoding, checkpoint.weights_file(weights), dataset.sample)
+    tags = {"data.fingerprint": dataset.manifest.fingerprint} | dict(tags)
+    return registry.register(uri, trained, run_id=run_id, name=run.model_name, tags=tags, description=description)
 
 
 def _register(run: Run, tracker: Tracker, done: Concluded, dataset: Dataset) -> Registered:

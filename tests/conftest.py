@@ -45,7 +45,7 @@ def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with nothing in it, to be copied: making one takes seconds."""
-    from pipelines.tracking.shipper import connect
+    from pipelines.tracking.client import connect
 
     path = tmp_path_factory.mktemp("database") / "mlflow.db"
     connect(f"sqlite:///{path}").search_experiments()

@@ -11,7 +11,7 @@ import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 from pipelines.tracking import promotions
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 
 
 def promote_at_the_gate(uri: str, version: int, gate: str) -> str:

@@ -19,12 +19,9 @@ MOST_LINES, MOST_FILES = 23_400, 145
 """The aim: 17,500 lines and 105 files."""
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 350, 60
 MOST_PARAMETERS, MOST_PUBLIC_METHODS = 8, 16
-DEEPEST_IMPORT, MOST_MODULES_OF_A_TRAINING = 15, 110
+DEEPEST_IMPORT, MOST_MODULES_OF_A_TRAINING = 14, 110
 """The aim: 10 levels and 75 modules."""
 OVER = {
-    "pipelines/tracking/shipper.py",  # 353 lines; its class Tracker has 18 public methods
-    "Tracker",
-    "register",  # of tracking/registry.py, 9 parameters
     "train",  # of training/loop.py, 13: the loop stays as it is
     "__init__",  # of two modules in workloads/layers/text.py: a network's sizes
 }

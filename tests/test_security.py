@@ -19,7 +19,7 @@ import yaml
 from pipelines.data.embedded import breast_cancer
 from pipelines.errors import code_of
 from pipelines.screen import Screen
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from pipelines.verbs import predict as predicting
 from tests.cli import CPU_QUICK, raylway
 from tests.s3 import s3

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.embedded import digits
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests.cli import ROOT
 from tests.trained import storage_with, trained
 

@@ -14,7 +14,7 @@ import urllib.request
 
 import pytest
 
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests.cli import raylway, start
 
 

@@ -24,9 +24,9 @@ from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONFIG, FINGERPRINT, IDENTITY, RESULT
 from pipelines.tracking import facts, lookup, registry
+from pipelines.tracking.client import tracking_uri
 from pipelines.tracking.lookup import URI, Place, TrackedRun, Version
 from pipelines.tracking.registry import Registered
-from pipelines.tracking.shipper import tracking_uri
 from workloads.base import DataError, Encoding, Serving, Workload
 
 if TYPE_CHECKING:

@@ -29,9 +29,9 @@ from pipelines.search.space import Params, name_of
 from pipelines.search.study import Study
 from pipelines.search.trial import Task
 from pipelines.tracking import shipper
+from pipelines.tracking.client import NOTE
 from pipelines.tracking.journal import Journal
-from pipelines.tracking.leaderboard import NOTE
-from pipelines.tracking.trial_shipper import Fleet
+from pipelines.tracking.trial_shipper import TrialShipper
 from pipelines.training.job import Job
 from workloads.base import DataError
 
@@ -65,16 +65,16 @@ class Controller:
         study: Study,
         plan: Plan,
         ledger: Ledger,
-        fleet: Fleet,
+        trial_shipper: TrialShipper,
         phase: Phase,
         *,
         slots: TrialSlots,
         say: Callable[[str], None],
         describe: Callable[[], str],
     ) -> None:
-        self._study, self._plan, self._ledger, self._fleet, self._phase = study, plan, ledger, fleet, phase
+        self._study, self._plan, self._ledger, self._shipper, self._phase = study, plan, ledger, trial_shipper, phase
         self._say, self._describe = say, describe
-        self._folder = fleet.parent.folder
+        self._folder = trial_shipper.parent.folder
         self._threads, self._gpus = study.run.scale.threads or slots.cpus, slots.gpus
         self._waiting, self._begun = [trial for trial in phase.known if not trial.ended], len(phase.known)
         self._locks: dict[int, ExitStack] = {}
@@ -179,7 +179,7 @@ class Controller:
         folder.write(IDENTITY, identity)
         folder.write(FINGERPRINT, plan.fingerprint)
         folder.abandoned.unlink(missing_ok=True)
-        self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
+        self._shipper.add(trial.number, self._tracker(trial, loaded, plan, folder))
         self._started[trial.number] = time.monotonic()
         job = Job(run, folder, plan.store, plan.fingerprint, identity, self._threads)
         sign = 1 if self._study.mode == "max" else -1
@@ -196,7 +196,7 @@ class Controller:
         folder.path.mkdir(exist_ok=True)
         if folder.read(IDENTITY) is None:
             folder.write(IDENTITY, self._identity(trial.number, loaded.run, plan.fingerprint))
-        self._fleet.add(trial.number, self._tracker(trial, loaded, plan, folder))
+        self._shipper.add(trial.number, self._tracker(trial, loaded, plan, folder))
 
     def _identity(self, number: int, run: Run, fingerprint: str) -> str:
         if not self._study.populated or self._phase.role == "confirm":
@@ -215,7 +215,7 @@ class Controller:
 
     def _tracker(self, trial: Trial, loaded: Loaded, plan: Plan, folder: RunFolder) -> shipper.Tracker:
         about = publish.about(loaded, plan, folder, write_config(loaded.run, folder), time.time())
-        parent, sweep = self._fleet.parent, self._folder.path.name
+        parent, sweep = self._shipper.parent, self._folder.path.name
         tags = {
             "raylway.sweep": sweep,
             "raylway.trial": str(trial.number),
@@ -245,7 +245,7 @@ class Controller:
         trials = self.trials
         leader, count = self._study.best(trials), sum(each.ended for each in trials)
         self._say(sweep_report.ended(self._study, trial, leader, count=count, total=self.total))
-        self._fleet.describe(self._describe)
+        self._shipper.describe(self._describe)
         if leader and self._phase.search:
             self._journal.write(count, {f"best/{self._study.metric}": leader.value(self._study.metric) or 0.0})
 
@@ -260,7 +260,7 @@ class Controller:
         value = trial.value(self._study.metric)
         result = f", {self._study.metric} **{value:.4f}**" if value is not None else f": {trial.cause}"
         tags[NOTE] = f"**{name_of(trial.params) or 'defaults'}**: {stage}{result}"
-        self._fleet.end(trial.number, "FAILED" if trial.status == "failed" else "FINISHED", tags)
+        self._shipper.end(trial.number, "FAILED" if trial.status == "failed" else "FINISHED", tags)
 
     def _free_disk(self) -> None:
         """Delete the checkpoints of all but the best; a confirmation's are sorted out when the winner is known."""

@@ -17,6 +17,7 @@ from pipelines.screen import Screen, table
 from pipelines.search.ledger import Ledger, Trial
 from pipelines.search.space import key_of, name_of
 from pipelines.search.study import Entrant, Study
+from pipelines.tracking.client import run_page
 from pipelines.tracking.provenance import redact
 from pipelines.tracking.shipper import Tracker
 
@@ -128,7 +129,7 @@ class Report:
         lines += [f"| trial | {' | '.join(head[1:])} |", "|" + "---|" * len(head)]
         for row in _rows(self.study, self.trials, most=_DESCRIBED):
             run_id = run_ids.get(int(row[0]))
-            cells = [f"[{row[0]}]({self.tracker.url_of(run_id)})" if run_id else row[0], *row[1:]]
+            cells = [f"[{row[0]}]({run_page(self.tracker.uri, self.tracker.experiment_id, run_id)})" if run_id else row[0], *row[1:]]
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         link = [f"[compare the trials]({self.comparison})"] if linked else []
         return "\n".join([*lines, *(f"\n{note}" for note in [*self.notes, *link])])

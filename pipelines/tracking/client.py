@@ -38,6 +38,8 @@ _QUIET = {
 _USER, _PASSWORD, _TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 _QUESTION = "api/2.0/mlflow/experiments/search?max_results=1"  # /health answers without a login
 _SECONDS = 10
+NOTE, HEADLINE = "mlflow.note.content", "raylway.headline"
+"""Tags: a page's description, and the metric by which a run is ranked ("max accuracy")."""
 
 
 def tracking_uri(root: Path, setting: str | None) -> str:

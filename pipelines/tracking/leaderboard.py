@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from pipelines.tracking import pages, provenance
+from pipelines.tracking.client import HEADLINE, NOTE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-NOTE, HEADLINE = "mlflow.note.content", "raylway.headline"
 _TRIES = 8
 
 

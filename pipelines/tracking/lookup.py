@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipelines.errors import RecipeError, StorageError, TrackingError
 from pipelines.run_record import RunFolder
 from pipelines.tracking import provenance, trouble
-from pipelines.tracking.leaderboard import HEADLINE
+from pipelines.tracking.client import HEADLINE, check, connect, tracking_uri
 from pipelines.tracking.registry import Registered
-from pipelines.tracking.shipper import check, connect, tracking_uri
 from workloads.base import DataError
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from urllib.parse import quote
 
 from pipelines.errors import RecipeError
 from pipelines.tracking import lookup, provenance
-from pipelines.tracking.shipper import user
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -94,7 +93,7 @@ def promote(
         now = standing(client, name)
         if (now.head, now.champion) != (judged_against.head, judged_against.champion):
             raise _conflict(name, judged_against, now)
-        entry = Entry(now.head + 1, version, now.champion, kind, provenance.redact(reason)[:_REASON_LETTERS], user())
+        entry = Entry(now.head + 1, version, now.champion, kind, provenance.redact(reason)[:_REASON_LETTERS], provenance.user())
         reign = _reign(client, name, [*history(client, name), entry])
         if len(reign) > 1:
             client.set_registered_model_alias(name, PREVIOUS, str(reign[-2]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import getpass
 import hashlib
 import importlib.metadata
 import platform
@@ -32,6 +33,14 @@ _SECRETS = (
         "***",
     ),
 )
+
+
+def user() -> str:
+    """The name of the person whose process this is; `unknown` where the system has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def redact(text: str) -> str:

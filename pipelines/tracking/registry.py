@@ -25,7 +25,7 @@ import yaml
 from pipelines.errors import StorageError
 from pipelines.sealed import sha256
 from pipelines.tracking import provenance
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from workloads import base, served
 from workloads.base import Arrays, Encoding, Workload
 
@@ -49,18 +49,19 @@ class Registered:
     uri: str
 
 
-def register(
-    uri: str,
-    *,
-    run_id: str,
-    name: str,
-    workload: Workload,
-    encoding: Encoding,
-    weights: Path,
-    sample: Arrays,
-    tags: Mapping[str, str],
-    description: str = "",
-) -> Registered:
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: all that a registered one is made of."""
+
+    workload: Workload
+    encoding: Encoding
+    weights: Path
+    """A safetensors file."""
+    sample: Arrays
+    """A few raw rows, from which the input example is made."""
+
+
+def register(uri: str, trained: Trained, *, run_id: str, name: str, tags: Mapping[str, str], description: str = "") -> Registered:
     """Log the model to the run and register it as `name`, alias `candidate`. Who is champion is another question (promotions.py).
 
     Registering the same run twice gives the version that is there.
@@ -69,7 +70,7 @@ def register(
     version = _version_of(client, name, run_id)
     if version is None:
         with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
-            model_id = _log(client, Path(scratch), run_id, workload, encoding, weights, sample)
+            model_id = _log(client, Path(scratch), run_id, trained)
         version = _create_version(client, name, model_id, tags)
         if description:  # until `raylway promote` writes its verdict there
             client.update_model_version(name, str(version), provenance.redact(description))
@@ -112,16 +113,17 @@ def mark(client: MlflowClient, name: str, version: int, *, tags: Mapping[str, st
     client.update_model_version(name, str(version), provenance.redact(description)[:_TAG_LETTERS])
 
 
-def _log(client: MlflowClient, scratch: Path, run_id: str, workload: Workload, encoding: Encoding, weights: Path, sample: Arrays) -> str:
+def _log(client: MlflowClient, scratch: Path, run_id: str, trained: Trained) -> str:
     import mlflow.pyfunc
     from mlflow.entities import LoggedModelOutput
 
+    workload = trained.workload
     model, package = scratch / "model", scratch / f"{_PACKAGE}{code_version()}"
     model.mkdir()
-    shutil.copyfile(weights, model / served.WEIGHTS)
-    (model / served.MODEL).write_text(json.dumps(served.describe(workload, encoding, sha256(weights)), indent=1))
+    shutil.copyfile(trained.weights, model / served.WEIGHTS)
+    (model / served.MODEL).write_text(json.dumps(served.describe(workload, trained.encoding, sha256(trained.weights)), indent=1))
     shutil.copytree(_source(), package, ignore=shutil.ignore_patterns("__pycache__", "recipes", "examples"))
-    example = workload.serving(encoding).example(sample)
+    example = workload.serving(trained.encoding).example(trained.sample)
     answer = served._load_pyfunc(str(model)).predict(example)
     # named experiment: the model's files go where that keeps them, and not into ./mlruns of the current folder (MLflow 3.17)
     logged = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id)

@@ -8,7 +8,6 @@ again after an unclear failure adds nothing.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import shlex
 import tempfile
@@ -26,12 +25,11 @@ from pipelines.process import in_background
 from pipelines.run_record import RunFolder
 from pipelines.run_states import CONCLUDED, ENDING, SENT, About, Ending, Sent
 from pipelines.tracking import journal, leaderboard, provenance, trouble
-from pipelines.tracking.client import check, connect, tracking_uri
+from pipelines.tracking.client import HEADLINE, connect, run_page, server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["About", "Tracker", "check", "connect", "tracking_uri"]
 R = TypeVar("R")
 _BATCH = 1000
 _INTERVAL_SECONDS = 1.0
@@ -85,18 +83,9 @@ class Tracker:
         return self._experiment_id
 
     @property
-    def opened(self) -> bool:
-        """Whether MLflow knows the run."""
-        return self._client is not None
-
-    @property
     def run_url(self) -> str:
         """The run's page; for a database, where `raylway ui` shows it."""
-        return self.url_of(self._run_id)
-
-    def url_of(self, run_id: str) -> str:
-        """The page of another run of the same experiment."""
-        return f"{self._experiment_url}/runs/{run_id}?workflowType=machine_learning"
+        return run_page(self.uri, self._experiment_id, self._run_id)
 
     def comparison(self, order_by: str, *, ascending: bool, columns: Sequence[str] = ()) -> str:
         """The page of all runs below this one, the best first; once the run is open, with `columns` (metrics.`a`, params.`b`) shown."""
@@ -112,8 +101,7 @@ class Tracker:
 
     @property
     def _experiment_url(self) -> str:
-        server = provenance.redact(self.uri).rstrip("/") if self.uri.startswith("http") else "http://127.0.0.1:5000"
-        return f"{server}/#/experiments/{self._experiment_id}"
+        return f"{server(self.uri)}/#/experiments/{self._experiment_id}"
 
     def ship(self) -> bool:
         """Open the run if need be and send what is new; False, with the cause kept, if MLflow failed."""
@@ -197,7 +185,7 @@ class Tracker:
         )
         self._client.set_terminated(self._run_id, ending.status, end_time=ending.time)
         self._remember(replace(self._sent, closed=ending.status))
-        headline = self.about.tags.get(leaderboard.HEADLINE)
+        headline = self.about.tags.get(HEADLINE)
         if ending.status == "FINISHED" and headline and not self._parent:  # of many runs the parent's end is soon enough
             with contextlib.suppress(Exception):  # the run is done and kept; its experiment's description is only a summary of such
                 leaderboard.update(self._client, self._experiment_id, headline)
@@ -293,7 +281,7 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         about, made_with = self.about, run_record.made_with(self._origin)
-        tags = {"mlflow.user": user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
+        tags = {"mlflow.user": provenance.user(), "mlflow.source.type": "LOCAL", "data.fingerprint": about.fingerprint} | dict(about.tags)
         tags |= {"mlflow.source.git.commit": made_with["commit"]} if made_with["commit"] else {}
         tags |= {"mlflow.parentRunId": self._parent.run_id} if self._parent else {}
         params = [Param(name, provenance.redact(str(value))) for name, value in about.params.items()]
@@ -344,10 +332,3 @@ def _sync(folder: RunFolder, root: Path) -> str:
     """The command that sends what is left of a run."""
     where = [] if root == Path("runs").resolve() else ["--storage", str(root)]
     return shlex.join(["raylway", "track", "--sync", str(folder.path.relative_to(root)), *where])
-
-
-def user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

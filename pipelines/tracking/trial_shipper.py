@@ -18,7 +18,7 @@ _AGAIN_SECONDS = 1.0
 _FLUSH_SECONDS = 60.0
 
 
-class Fleet:
+class TrialShipper:
     """Ships `parent` and the runs that are added, from `start` to `finish`. `tracked(number, run_id)` is told of each that is closed."""
 
     def __init__(self, parent: Tracker, tracked: Callable[[int, str], None]) -> None:
@@ -28,7 +28,7 @@ class Fleet:
         self._description: Callable[[], str] | None = None
         self._trouble = ""
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sail, name="fleet", daemon=True)
+        self._thread = threading.Thread(target=self._ship_until_stopped, name="trials", daemon=True)
 
     def start(self, say: Callable[[str], None]) -> None:
         """Begin to send, and `say` where that fails and when it works again."""
@@ -72,7 +72,7 @@ class Fleet:
         self.finish(patience_seconds=patience_seconds)
         self.parent.last_word(patience_seconds=patience_seconds)
 
-    def _sail(self) -> None:
+    def _ship_until_stopped(self) -> None:
         pause = _AGAIN_SECONDS
         while not self._stop.wait(pause):
             self.parent.tell(self._round())

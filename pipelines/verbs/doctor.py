@@ -20,7 +20,7 @@ from pipelines.errors import RecipeError, StorageError
 from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
-from pipelines.tracking import provenance, shipper
+from pipelines.tracking import client, provenance
 
 _FIXES = {
     "storage": "choose a folder that can be written: storage=…",
@@ -53,10 +53,10 @@ def doctor(overrides: Sequence[str], *, address: str | None, allow_open: bool, s
 
 
 def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Generator[Check, None, None]:
-    uri = shipper.tracking_uri(run.root, run.track.uri)
+    uri = client.tracking_uri(run.root, run.track.uri)
     shown = provenance.redact(uri)
     here = [_told("storage", lambda: check_writable(run.root), f"{run.root} can be written")]
-    here += [_told("mlflow", lambda: shipper.check(uri), _tracked(uri, shown))]
+    here += [_told("mlflow", lambda: client.check(uri), _tracked(uri, shown))]
     yield from here
     # what Ray prints is not for this screen, and all that it means is among the checks
     with screen.captured(Path(os.devnull)), cluster_session.connect() as session:

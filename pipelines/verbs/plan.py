@@ -12,7 +12,7 @@ from pipelines.errors import RecipeError, StorageError
 from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
-from pipelines.tracking import shipper
+from pipelines.tracking import client, provenance
 from workloads.base import DataError
 
 _ADAM_STATES, _SGD_STATES = 2, 1
@@ -84,9 +84,9 @@ def _state_bytes(run: Run, parameters: int) -> int:
 
 def _storage(run: Run) -> dict[str, Any]:
     check_writable(run.root)
-    uri = shipper.tracking_uri(run.root, run.track.uri)
-    shipper.check(uri)
-    return {"tracking_uri": shipper.provenance.redact(uri), "storage": str(run.root)}
+    uri = client.tracking_uri(run.root, run.track.uri)
+    client.check(uri)
+    return {"tracking_uri": provenance.redact(uri), "storage": str(run.root)}
 
 
 def _parameters(run: Run, encoding: Any) -> int:

@@ -37,9 +37,9 @@ from pipelines.search.space import key_of
 from pipelines.search.study import Study, study_of
 from pipelines.search.sweep_report import Confirmed, Report, confirmed, live
 from pipelines.search.trial import Task, train_here, train_on_workers
-from pipelines.tracking import shipper
-from pipelines.tracking.leaderboard import NOTE
-from pipelines.tracking.trial_shipper import Fleet
+from pipelines.tracking import client, shipper
+from pipelines.tracking.client import NOTE
+from pipelines.tracking.trial_shipper import TrialShipper
 from pipelines.training import checkpoint
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
     study = study_of(recipe, overrides)
     run = study.run
     check_writable(run.root)
-    uri = shipper.tracking_uri(run.root, run.track.uri)
-    shipper.check(uri)
+    uri = client.tracking_uri(run.root, run.track.uri)
+    client.check(uri)
     if not cluster_session.address():
         study.slots(cluster_session.local_resources())
     data = preparing.plan(run)
@@ -94,7 +94,7 @@ class _Sweep:
         self._study, self._plan, self._tracker, self._screen = study, plan, tracker, screen
         self._folder = tracker.folder
         self._ledger = Ledger(self._folder.ledger)
-        self._fleet = Fleet(tracker, self._ledger.tracked)
+        self._shipper = TrialShipper(tracker, self._ledger.tracked)
         self._controller: Controller | None = None
         self._startup_seconds: float | None = None
 
@@ -112,7 +112,7 @@ class _Sweep:
             with ExitStack() as stack:
                 stack.enter_context(self._screen.captured(self._folder.log))
                 session = self._connected(stack) if waiting or len(known) < total or self._study.run.sweep.confirm else None
-                self._fleet.start(self._screen.say)
+                self._shipper.start(self._screen.say)
                 if session:
                     from cluster import ray_tune  # noqa: F401, imported while the cluster starts
                 search = self._search(known)
@@ -191,7 +191,7 @@ class _Sweep:
         slots = self._study.slots(session.resources() if session else cluster_session.local_resources())
         self._startup_seconds = self._startup_seconds or time.time() - self._tracker.about.began
         controller = self._controller = Controller(
-            self._study, self._plan, self._ledger, self._fleet, phase, slots=slots, say=self._screen.say, describe=self._description
+            self._study, self._plan, self._ledger, self._shipper, phase, slots=slots, say=self._screen.say, describe=self._description
         )
         if len(phase.known) == phase.total and all(trial.ended for trial in phase.known):
             return
@@ -249,7 +249,7 @@ class _Sweep:
 
     def _description(self) -> str:
         """The leaderboard as it stands, for the sweep's page."""
-        run_ids = {trial.number: trial.run_id or self._fleet.run_id(trial.number) for trial in list(self._ledger.trials.values())}
+        run_ids = {trial.number: trial.run_id or self._shipper.run_id(trial.number) for trial in list(self._ledger.trials.values())}
         return Report(self._study, self._searched, self._tracker, {}).markdown(run_ids, linked=False)
 
     def _finish(self, search: Search, dataset: Dataset, confirmed: Confirmed | None) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class _Sweep:
         patience = self._study.run.track.wait_seconds
         if not confirmed:  # nothing is to be registered, so the rest can be sent from the folder: `raylway track --sync`
             self._tracker.end("FINISHED", {"stage": "finished", NOTE: report.markdown(self._run_ids, linked=False)})
-        self._fleet.finish(patience_seconds=patience)  # before the ids of the runs are read
+        self._shipper.finish(patience_seconds=patience)  # before the ids of the runs are read
         insist = functools.partial(self._tracker.insist, patience_seconds=patience)
         insist(lambda: self._tracker.describe(report.markdown(self._run_ids)))
         model = insist(lambda: self._register(dataset, confirmed)) if confirmed else None
@@ -296,7 +296,7 @@ class _Sweep:
         if self._controller:
             self._controller.stopping = True
         try:
-            self._fleet.abandon(status, tags, patience_seconds=_LAST_WORD_SECONDS)
+            self._shipper.abandon(status, tags, patience_seconds=_LAST_WORD_SECONDS)
         except StorageError as error:  # the error that ended the sweep is the one to report; this one only adds to it
             self._screen.say(str(error))
 

@@ -24,7 +24,8 @@ from pipelines.run_record import RunFolder
 from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, COST, ENDING, FINGERPRINT, UNPROMOTED, Concluded, Cost
 from pipelines.screen import Screen
 from pipelines.tracking import lookup, provenance
-from pipelines.tracking.shipper import OUTRIGHT, Tracker, check
+from pipelines.tracking.client import check
+from pipelines.tracking.shipper import OUTRIGHT, Tracker
 from pipelines.tracking.trial_shipper import send_all
 from workloads.base import DataError
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests.cli import CPU_QUICK, finish, raylway, start
 from tests.services.told import check_all_told, journalled, only_run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests.cli import raylway
 from tests.services.told import check_all_told, only_run
 

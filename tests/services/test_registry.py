@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.tracking import lookup, promotions
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests import promoter
 from tests.cli import CPU_QUICK, raylway
 

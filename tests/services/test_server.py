@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests.services.postgres import Postgres
 from tests.services.tracking_server import INFRA, TrackingServer, write_accounts
 

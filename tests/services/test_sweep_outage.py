@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.search.ledger import Ledger
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests.cli import finish, raylway, start, until
 from tests.services.told import check_all_told
 

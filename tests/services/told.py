@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipelines.tracking.client import connect
 from pipelines.tracking.journal import read
-from pipelines.tracking.shipper import connect
 
 Points = dict[str, list[tuple[int, int, float]]]
 """metric -> its (step, time, value), sorted."""

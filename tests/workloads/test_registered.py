@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from pipelines import config
 from pipelines.data import preparation
 from pipelines.tracking import registry
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from tests import runs
 from workloads.served import Served
 
@@ -65,16 +65,8 @@ def registered(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, s
         torch.manual_seed(0)
         network = run.model.network(encoding)
         save_file({name: tensor.clone().contiguous() for name, tensor in network.state_dict().items()}, folder / "weights")
-        registry.register(
-            uri,
-            run_id=client.create_run(experiment).info.run_id,
-            name=recipe,
-            workload=run.model,
-            encoding=encoding,
-            weights=folder / "weights",
-            sample=dataset.sample,
-            tags={},
-        )
+        trained = registry.Trained(run.model, encoding, folder / "weights", dataset.sample)
+        registry.register(uri, trained, run_id=client.create_run(experiment).info.run_id, name=recipe, tags={})
         client.set_registered_model_alias(recipe, "champion", "1")
         given[recipe] = run.model.serving(encoding).example(dataset.sample)
         here[recipe] = Served(run.model, encoding, network).predict(given[recipe])

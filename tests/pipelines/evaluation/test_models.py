@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluation import models
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from pipelines.training import checkpoint
 from tests.trained import storage_with, trained
 

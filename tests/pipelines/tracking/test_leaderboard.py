@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipelines.tracking import leaderboard
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import HEADLINE, NOTE, connect
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def client(tmp_path, empty_database):
 
 
 def finished(client, experiment, name, score, *, headline="max accuracy", status="FINISHED"):
-    run = client.create_run(experiment, run_name=name, tags={leaderboard.HEADLINE: headline, "data.fingerprint": "f" * 16})
+    run = client.create_run(experiment, run_name=name, tags={HEADLINE: headline, "data.fingerprint": "f" * 16})
     if score is not None:
         client.log_metric(run.info.run_id, f"test/{headline.split()[1]}", score)
     client.set_terminated(run.info.run_id, status)
@@ -27,7 +27,7 @@ def finished(client, experiment, name, score, *, headline="max accuracy", status
 
 
 def note(client, experiment):
-    return client.get_experiment(experiment).tags.get(leaderboard.NOTE, "")
+    return client.get_experiment(experiment).tags.get(NOTE, "")
 
 
 def order(client, experiment):
@@ -62,7 +62,7 @@ def test_what_a_person_wrote_stays_and_nothing_is_written_where_nothing_ended(cl
     experiment = client.create_experiment("cnn")
     leaderboard.update(client, experiment, "max accuracy")
     assert note(client, experiment) == ""
-    client.set_experiment_tag(experiment, leaderboard.NOTE, "Digits of *our* scanners.")
+    client.set_experiment_tag(experiment, NOTE, "Digits of *our* scanners.")
     for name in ("one", "two"):
         finished(client, experiment, name, 0.5)
         leaderboard.update(client, experiment, "max accuracy")

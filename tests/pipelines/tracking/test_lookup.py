@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from pipelines.errors import RecipeError, StorageError
+from pipelines.tracking.client import connect
 from pipelines.tracking.facts import config, text
 from pipelines.tracking.lookup import named, of_experiment, of_sweep, opened, ranked, score
-from pipelines.tracking.shipper import connect
 
 BEGAN = 1_700_000_000_000
 

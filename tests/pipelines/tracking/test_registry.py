@@ -74,7 +74,7 @@ def test_models_of_different_code_load_side_by_side_without_the_repository(two_v
 
 
 def test_the_first_version_is_champion_and_the_newest_candidate(two_versions):
-    from pipelines.tracking.shipper import connect
+    from pipelines.tracking.client import connect
 
     storage, first, second = two_versions
     aliases = connect(f"sqlite:///{storage}/mlflow.db").get_registered_model("cnn").aliases

@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.errors import StorageError
 from pipelines.run_record import RunFolder
-from pipelines.tracking import shipper
+from pipelines.run_states import About
+from pipelines.tracking import client, shipper
 from pipelines.tracking.journal import Journal
 
 SECRET = "hunter2-canary"
@@ -26,7 +27,7 @@ def place(tmp_path, empty_database):
 def tracker(place, *, uri=None, name="a-run", tags=None, params=None, config="workload: cnn\n"):
     folder = RunFolder(place / "cnn" / name)
     folder.path.mkdir(parents=True, exist_ok=True)
-    about = shipper.About(
+    about = About(
         name=name,
         experiment="cnn",
         params=params or {"optim.lr": 0.1},
@@ -47,7 +48,7 @@ def write(folder, steps):
 
 
 def history(place, run_id, name="loss"):
-    return shipper.connect(f"sqlite:///{place}/mlflow.db").get_metric_history(run_id, name)
+    return client.connect(f"sqlite:///{place}/mlflow.db").get_metric_history(run_id, name)
 
 
 def test_a_resumed_run_goes_on_with_the_same_mlflow_run_and_no_point_is_doubled(place):
@@ -61,7 +62,7 @@ def test_a_resumed_run_goes_on_with_the_same_mlflow_run_and_no_point_is_doubled(
     second.close("FINISHED", {"stage": "finished"})
     assert second.run_id == first.run_id
     assert sorted(point.step for point in history(place, first.run_id)) == list(range(1, 2001))
-    run = shipper.connect(f"sqlite:///{place}/mlflow.db").get_run(first.run_id)
+    run = client.connect(f"sqlite:///{place}/mlflow.db").get_run(first.run_id)
     assert (run.info.status, run.data.tags["stage"], run.info.start_time) == ("FINISHED", "finished", 1_700_000_000_000)
 
 
@@ -134,7 +135,7 @@ def test_no_secret_reaches_mlflow_or_a_file(place):
     one = tracker(place, tags=tags, params={"data.source": f"s3://key:{SECRET}@bucket/x"}, config=config)
     one.start()
     one.close("FAILED", {"cause": f"cannot reach https://me:{SECRET}@host, password: {SECRET}"})
-    assert shipper.connect(uri).get_run(one.run_id).data.tags["cause"].startswith("cannot reach https://me:***@host")
+    assert client.connect(uri).get_run(one.run_id).data.tags["cause"].startswith("cannot reach https://me:***@host")
     assert [path for path in place.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
 
@@ -149,14 +150,14 @@ def test_no_secret_reaches_mlflow_or_a_file(place):
 )
 def test_a_bad_address_is_refused_before_anything_starts(uri, sentence):
     with pytest.raises(StorageError, match=sentence) as raised:
-        shipper.check(uri)
+        client.check(uri)
     assert SECRET not in str(raised.value)
 
 
 def test_connecting_does_not_decide_where_the_next_run_of_this_process_is_tracked(place, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    shipper.connect(f"sqlite:///{place}/mlflow.db")
-    assert shipper.tracking_uri(place / "elsewhere", None) == f"sqlite:///{place}/elsewhere/mlflow.db"
+    client.connect(f"sqlite:///{place}/mlflow.db")
+    assert client.tracking_uri(place / "elsewhere", None) == f"sqlite:///{place}/elsewhere/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///theirs.db")
-    shipper.connect(f"sqlite:///{place}/mlflow.db")
-    assert shipper.tracking_uri(place, None) == "sqlite:///theirs.db"
+    client.connect(f"sqlite:///{place}/mlflow.db")
+    assert client.tracking_uri(place, None) == "sqlite:///theirs.db"

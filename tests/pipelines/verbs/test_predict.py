@@ -22,7 +22,7 @@ from PIL import Image
 from pipelines.data.embedded import EMBEDDED, breast_cancer, digits, python_lines, seasons
 from pipelines.errors import RecipeError, StorageError
 from pipelines.screen import Screen
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from pipelines.verbs import predict as predicting
 from tests.cli import ROOT, raylway
 from tests.trained import storage_with, trained

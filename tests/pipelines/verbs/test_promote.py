@@ -17,7 +17,7 @@ from pipelines.errors import RecipeError
 from pipelines.evaluation import models
 from pipelines.screen import Screen
 from pipelines.tracking import lookup
-from pipelines.tracking.shipper import connect
+from pipelines.tracking.client import connect
 from pipelines.verbs import promote as promoting
 from tests.cli import raylway
 from tests.trained import storage_with, trained
