@@ -13,7 +13,7 @@ from typing import Any
 
 SESSION_SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",  # Ray then ends the process without a word; cluster.watch is to come first
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "180",  # Ray then ends the process without a word; connection.Watch is to come first
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # else a worker's print appears twice
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer in a cluster that lives as long as one command
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon the end of training is seen; 2 s by default

@@ -16,8 +16,8 @@ from typing import Any
 
 from cluster import ClusterError, connection, ray_internals
 from cluster.capacity import Resources
+from cluster.connection import Watch
 from cluster.nodes import own_raylet
-from cluster.watch import Watch
 
 # The glibc allocator keeps freed memory instead of giving it back to the kernel at every step: 1.65 times the speed for a small CNN,
 # 2 times for an LSTM, on CPUs. It is read when a process starts, so it must stand in the environment before.

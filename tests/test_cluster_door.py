@@ -95,7 +95,7 @@ def test_a_token_where_none_is_asked_for_is_refused_with_what_to_set(tmp_path):
     with head(cpus=1) as cluster:
         code, _, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, **with_token(cluster, token := new_token()))
     assert code == 12
-    assert "the cluster asks for no token, but one is there (RAY_AUTH_TOKEN)" in err
+    assert "this process has a token (RAY_AUTH_TOKEN), but the cluster runs without authentication" in err
     assert "RAY_AUTH_MODE=disabled" in err
     assert token not in err
 

@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 
-from cluster.watch import Watch
+from cluster.connection import Watch
 from tests.cli import ROOT
 
 WAITING = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored from birth where the tests run in the background of a script
-from cluster.watch import Watch
+from cluster.connection import Watch
 watch = Watch(sys.argv[1], local=False, raylet=sys.argv[2])
 try:
     time.sleep(100)
