@@ -19,8 +19,6 @@ Result = dict[str, Any]
 _JSON = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 _ERROR_LINES = 25
 _RESUMED = ("train", "sweep")
-_FORGOTTEN = ("--json", "--again")
-"""Options that a command which resumes is given without."""
 
 
 def command(
@@ -78,11 +76,10 @@ def _interrupt(number: int, frame: Any) -> NoReturn:
 
 
 def _explain(error: BaseException, code: int) -> list[str]:
-    from pipelines.errors import CLUSTER, MEMORY, WORKLOAD, RecipeError, WorkerFailed, is_resumable
+    from pipelines.errors import CLUSTER, MEMORY, WORKLOAD, RecipeError, WorkerFailed, is_resumable, name_to_resume
 
-    words = [word for word in sys.argv[1:] if word not in _FORGOTTEN]
-    resumes = words[0] in _RESUMED
-    resume = f"resume with: raylway {shlex.join(words)}"
+    resumes = sys.argv[1:2] != [] and sys.argv[1] in _RESUMED
+    resume = f"resume with: raylway {shlex.join(_words_to_resume(sys.argv[1:], name_to_resume(error)))}"
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted", resume] if resumes else ["interrupted"]
     if isinstance(error, RecipeError):
@@ -95,6 +92,14 @@ def _explain(error: BaseException, code: int) -> list[str]:
     if code in (WORKLOAD, MEMORY, CLUSTER) and resumes and is_resumable(error):
         lines += [resume]
     return lines
+
+
+def _words_to_resume(words: list[str], name: str | None) -> list[str]:
+    """The command that resumes: without --json and, once the run that --again began has a name, with that name in its place."""
+    words = [word for word in words if word != "--json"]
+    if name is None:
+        return words
+    return [word for word in words if word != "--again" and not word.startswith("name=")] + [f"name={name}"]
 
 
 def _leave(code: int) -> NoReturn:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ class TrackingError(StorageError):
 
 
 _RESUMABLE = "run the same again to resume from what is done"
+_RESUMED_AS = "to resume this run, leave out --again and set name="
 
 
 class Diverged(ArithmeticError):
@@ -82,6 +85,22 @@ def mark_resumable(error: BaseException) -> None:
 def is_resumable(error: BaseException) -> bool:
     """Return True if the same command resumes from something, and does not begin anew."""
     return _RESUMABLE in getattr(error, "__notes__", ())
+
+
+@contextmanager
+def resumed_as(name: str | None) -> Iterator[None]:
+    """Note on an error that leaves the block with which name= the interrupted run is resumed; None where no name= is needed."""
+    try:
+        yield
+    except BaseException as error:
+        if name is not None:
+            error.add_note(f"{_RESUMED_AS}{name}")
+        raise
+
+
+def name_to_resume(error: BaseException) -> str | None:
+    """The name= that `resumed_as` noted; None where the command that failed resumes as it is."""
+    return next((note.removeprefix(_RESUMED_AS) for note in getattr(error, "__notes__", ()) if note.startswith(_RESUMED_AS)), None)
 
 
 def code_of(error: BaseException) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Loaded, load
-from pipelines.errors import StorageError
+from pipelines.errors import StorageError, resumed_as
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import UNPROMOTED
@@ -21,7 +21,8 @@ def train_and_promote(loaded: Loaded, *, again: bool = False, screen: Screen, be
     from pipelines.verbs.train import train
 
     result = train(loaded, again=again, screen=screen, began=began)
-    _promote_first(loaded.run, result["run_name"], screen)
+    with resumed_as(result["run_name"] if again else None):
+        _promote_first(loaded.run, result["run_name"], screen)
     return result
 
 

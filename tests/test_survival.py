@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -86,6 +87,27 @@ def test_kill_9_of_the_whole_command(place, undisturbed):
     assert "its process was killed outright" in {run.data.tags.get("cause") for run in tracked_runs(place)[1]}
     shutil.rmtree(place / "runs" / "cnn" / "next")
     assert_went_on(place, undisturbed, *CPU_QUICK)
+
+
+@pytest.mark.parametrize("named", [(), ("name=chosen",)])
+def test_what_a_stopped_run_with_again_prints_resumes_that_run_and_not_the_one_before(named, place):
+    first = started([*TRAIN, *CPU_QUICK, *named], place)
+    first.send_signal(signal.SIGTERM)
+    finish(first)
+    [before] = place.glob("runs/cnn/*")
+    second = start([*TRAIN, "--again", *CPU_QUICK, *named], cwd=place)
+    folder = before.with_name(f"{before.name}-2")
+    until(lambda: list(folder.glob("checkpoints/step-*")), second)
+    second.send_signal(signal.SIGTERM)
+    [line] = [line for line in finish(second)[2].splitlines() if line.startswith("resume with: raylway ")]
+    words = shlex.split(line.removeprefix("resume with: raylway "))
+    assert [word for word in words if word.startswith("name=")] == [f"name={folder.name}"]
+    kept = {path.name for path in folder.glob("checkpoints/step-*")}
+    third = start(words, cwd=place)
+    until(lambda: {path.name for path in folder.glob("checkpoints/step-*")} - kept, third)
+    third.send_signal(signal.SIGTERM)
+    assert line in finish(third)[2]
+    assert {each.name for each in place.glob("runs/cnn/*")} == {before.name, folder.name}
 
 
 def test_a_stopped_run_says_how_to_resume_and_is_killed_in_mlflow(place):

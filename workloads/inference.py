@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 
 def tensors(workload: Workload, examples: dict[str, np.ndarray], device: Any = "cpu") -> dict[str, Tensor]:
-    """A batch of examples as a network is given it: collated, on the device."""
+    """Collate a batch of examples and move it to the device. A read-only column is copied: torch warns of one."""
     import torch
 
     batch = workload.collate(examples)
-    return {name: torch.from_numpy(np.ascontiguousarray(column)).to(device, non_blocking=True) for name, column in batch.items()}
+    return {
+        name: torch.from_numpy(np.require(column, requirements=["C", "W"])).to(device, non_blocking=True) for name, column in batch.items()
+    }
 
 
 def forward(call: Forward, network: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from pipelines.config import Loaded
 from pipelines.cost import Attempt
 from pipelines.data import preparation
 from pipelines.data.preparation import Plan
-from pipelines.errors import TrackingError, mark_resumable
+from pipelines.errors import TrackingError, mark_resumable, resumed_as
 from pipelines.run_record import RunFolder, begin, check_writable, claim, slug, write_config
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, FINGERPRINT, RESULT
@@ -38,7 +38,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     folder = _folder(run, plan, again=again)
     if result := folder.read(RESULT):
         return publish.finished_before(folder, result, screen)
-    with folder.locked("driver", wait_seconds=5):
+    with resumed_as(folder.path.name if again else None), folder.locked("driver", wait_seconds=5):
         tracker = _begin(loaded, plan, folder, uri, attempt, screen)
         if done := folder.read(CONCLUDED):  # trained and scored before, while MLflow was away
             prepare = functools.partial(preparation.prepare, run, plan, preparation.in_process)
