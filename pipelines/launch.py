@@ -18,7 +18,6 @@ from cluster import session as cluster_session
 from cluster.session import Session
 from cluster.shared_storage import SharedStorage
 from pipelines import metrics_export
-from pipelines.cost import Attempt
 from pipelines.data import dataset as prepared
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
@@ -26,7 +25,7 @@ from pipelines.data.preparation import Plan
 from pipelines.elastic import STOP, Pause, Paused, WorkerGroup, with_restarts
 from pipelines.errors import StorageError, cause_of
 from pipelines.process import in_background
-from pipelines.run_record import RunFolder
+from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen

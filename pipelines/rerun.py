@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines import launch
-from pipelines.cost import Attempt
 from pipelines.data.preparation import Plan
 from pipelines.errors import DIVERGED, Diverged, WorkerFailed, code_of
-from pipelines.run_record import RunFolder
+from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen

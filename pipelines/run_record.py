@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,7 @@ import yaml
 
 from pipelines import sealed
 from pipelines.errors import StorageError
-from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, ENDING, IDENTITY, MADE_WITH, SENT, About, Part, Sent, State
+from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, COST, ENDING, IDENTITY, MADE_WITH, SENT, About, Cost, Part, Sent, State
 from pipelines.tracking import journal, provenance
 
 if TYPE_CHECKING:
@@ -131,6 +131,41 @@ class RunFolder:
                 return False
         except StorageError:
             return True
+
+
+@dataclass
+class Attempt:
+    """One attempt at a run: its stage (startup, prepare, train, evaluate, register), the CPUs and GPUs of all workers, and the cost.
+
+    A run that was stopped and resumed cost both times. The cost of a driver that was killed outright is not known.
+    """
+
+    began: float = field(default_factory=time.time)
+    stage: str = "startup"
+    cpus: float = 0.0
+    gpus: float = 0.0
+    _before: Cost | None = None
+    _held: Cost = field(default_factory=Cost)
+    _since: float | None = None
+
+    def hold(self, workers: int, cpus: float, gpus: float, *, from_now: bool = False) -> None:
+        """Count so many workers (0: this process) with so many CPUs and GPUs each, since the start, or from now on where they changed."""
+        if from_now:
+            self._held, self._since = self.cost(), time.time()
+        self.cpus, self.gpus = max(workers, 1) * cpus, max(workers, 1) * gpus
+
+    def cost(self) -> Cost:
+        """The cost of this attempt until now."""
+        seconds = time.time() - (self._since or self.began)
+        return self._held + Cost(seconds, seconds * self.cpus / 3600, seconds * self.gpus / 3600)
+
+    def settle(self, folder: RunFolder) -> Cost:
+        """Add this attempt's cost to the one kept in the run's folder; returns the sum. Calling it again later adds nothing twice."""
+        if self._before is None:
+            self._before = folder.read(COST) or Cost()
+        total = self._before + self.cost()
+        folder.write(COST, total)
+        return total
 
 
 def claim(run: Run, name: str, identity: str) -> RunFolder:

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.cost import Attempt
 from pipelines.data import stats
 from pipelines.data.dataset import Dataset
 from pipelines.evaluation import row_scores
-from pipelines.run_record import RunFolder
+from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, Concluded
 from pipelines.tracking import pages, provenance

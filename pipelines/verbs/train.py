@@ -10,11 +10,10 @@ from cluster import capacity
 from cluster import session as cluster_session
 from pipelines import launch, publish, score
 from pipelines.config import Loaded
-from pipelines.cost import Attempt
 from pipelines.data import preparation
 from pipelines.data.preparation import Plan
 from pipelines.errors import TrackingError, mark_resumable, resumed_as
-from pipelines.run_record import RunFolder, begin, check_writable, claim, slug, write_config
+from pipelines.run_record import Attempt, RunFolder, begin, check_writable, claim, slug, write_config
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, FINGERPRINT, RESULT
 from pipelines.screen import Screen

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines import config
 from pipelines.errors import CLUSTER, StorageError, code_of
-from pipelines.run_record import RunFolder, check_writable, claim
+from pipelines.run_record import Attempt, RunFolder, check_writable, claim
 from pipelines.run_states import CONFIG, COST, ENDING, IDENTITY, RECORD, SENT, STATES, Cost, State
 from tests.trained import storage_with, trained
 
@@ -146,3 +146,26 @@ def test_a_state_is_kept_and_read_as_it_was(tmp_path: Path) -> None:
     assert folder.read(COST) == Cost(1.5, 2.5)
     folder.remove(COST)
     assert os.listdir(tmp_path) == []
+
+
+# ---- cost
+
+
+def test_cpu_hours_are_seconds_times_what_all_workers_hold(tmp_path):
+    attempt = Attempt(began=time.time() - 3600)
+    attempt.hold(4, 2, 0.5)
+    cost = attempt.cost()
+    assert (cost.seconds, cost.cpu_hours, cost.gpu_hours) == pytest.approx((3600, 8, 2), rel=1e-3)
+    attempt.hold(0, 3, 0)
+    assert attempt.cost().cpu_hours == pytest.approx(3, rel=1e-3), "no workers: this process"
+
+
+def test_a_run_that_was_taken_up_again_cost_both_times(tmp_path):
+    folder = RunFolder(tmp_path)
+    for _ in range(2):
+        attempt = Attempt(began=time.time() - 1800)
+        attempt.hold(1, 2, 0)
+        total = attempt.settle(folder)
+    assert total.seconds == pytest.approx(3600, rel=1e-3)
+    assert total.metrics() == pytest.approx({"cost/seconds": 3600, "cost/cpu_hours": 2, "cost/gpu_hours": 0}, rel=1e-3)
+    assert Cost(1, 2, 3) + Cost(1, 1, 1) == Cost(2, 3, 4)
