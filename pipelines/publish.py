@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Loaded
-from pipelines.cost import Attempt
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Plan
 from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, cause_of, code_of
-from pipelines.run_record import RunFolder
+from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, ENDING, IDENTITY, RESULT, UNPROMOTED, About, Concluded, Cost, Ending
 from pipelines.screen import Screen

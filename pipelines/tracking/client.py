@@ -38,6 +38,7 @@ _QUIET = {
 _USER, _PASSWORD, _TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 _QUESTION = "api/2.0/mlflow/experiments/search?max_results=1"  # /health answers without a login
 _SECONDS = 10
+_THEIRS = {"mlflow", "sqlalchemy", "requests", "urllib3"}
 NOTE, HEADLINE = "mlflow.note.content", "raylway.headline"
 """Tags: a page's description, and the metric by which a run is ranked ("max accuracy")."""
 
@@ -88,6 +89,16 @@ def compare_page(uri: str, run_ids: Sequence[str], experiment_ids: Iterable[str]
     """Address of the page that lays runs side by side."""
     runs, experiments = quote(json.dumps(list(run_ids))), quote(json.dumps(sorted(set(experiment_ids))))
     return f"{server(uri)}/#/compare-runs?runs={runs}&experiments={experiments}&workflowType=machine_learning"
+
+
+def is_mlflows(error: BaseException) -> bool:
+    """True for an error of MLflow, its server, the network or a database, rather than of ours: later or elsewhere the same may work."""
+    return isinstance(error, (OSError, TrackingError)) or type(error).__module__.split(".")[0] in _THEIRS
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without secrets."""
+    return provenance.redact(str(error)).strip().partition("\n")[0]
 
 
 def _make(database: Path) -> None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.errors import RecipeError, StorageError, TrackingError
 from pipelines.run_record import RunFolder
-from pipelines.tracking import provenance, trouble
-from pipelines.tracking.client import HEADLINE, check, connect, tracking_uri
+from pipelines.tracking import provenance
+from pipelines.tracking.client import HEADLINE, check, connect, first_line, is_mlflows, tracking_uri
 from pipelines.tracking.registry import Registered
 from workloads.base import DataError
 
@@ -75,9 +75,9 @@ def opened(uri: str) -> Iterator[MlflowClient]:
     except (RecipeError, StorageError, DataError):
         raise
     except Exception as error:
-        if not trouble.is_mlflows(error):
+        if not is_mlflows(error):
             raise
-        raise TrackingError(f"MLflow at {provenance.redact(uri)} cannot be used: {trouble.sentence(error)}") from error
+        raise TrackingError(f"MLflow at {provenance.redact(uri)} cannot be used: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.run_states import Cost
+from pipelines.tracking import provenance
+from pipelines.tracking.client import HEADLINE, NOTE
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
     from pipelines.run_settings import Run
 
-BEST_OF = 5
-BOARD = "## The five best"
-"""What our part of an experiment's description begins with; what a person wrote above it is kept."""
+_BEST, _TRIES = 5, 8
+_BOARD = "## The five best"
+"""The first words of our part of an experiment's description; what a person wrote above it is kept."""
 
 
 def one_line(run: Run) -> str:
@@ -34,17 +40,14 @@ def finished(
     model: str | None,
     where: Sequence[str],
 ) -> str:
-    """What was trained on what, how good it is beside the naive answer, what it cost, and what to type next.
+    """What was trained on what, its scores beside the naive baseline, its cost, and the commands to type next.
 
     `model` is the registered version's URI; `where` are the settings that say where the run is kept.
     """
-    lines = [
-        *_trained(what, headline, metrics),
-        *facts,
-        spent(cost),
-        "Next:",
-        _block(_next(name, model, where)),
-    ]
+    called = model or name
+    verbs = [["evaluate", called], *([["promote", called], ["predict", called, "INPUT", "OUTPUT"]] if model else [])]
+    commands = [shlex.join(["raylway", *verb, *where]) for verb in (*verbs, ["compare", name, "best"], ["reproduce", name])]
+    lines = [*_trained(what, headline, metrics), *facts, _spent(cost), "Next:", _block(commands)]
     if model:
         lines += [f'In Python: `mlflow.pyfunc.load_model("{model}").predict(…)`']
     return "\n\n".join(lines)
@@ -57,38 +60,40 @@ def candidate(what: str, *, headline: str, metrics: Mapping[str, float], command
 
 
 def begun(what: str, command: Sequence[str]) -> str:
-    """What is being tried, and the command that goes on should it be killed so hard that nobody can say so."""
+    """What is being trained, and the command that resumes it: a process that is killed outright can no longer write it."""
     return "\n\n".join([f"**{what}**", "Should it be stopped, go on with:", _block([shlex.join(command)])])
 
 
 def failed(what: str, *, stage: str, cause: str, hint: str, command: Sequence[str], resumes: bool) -> str:
-    """What was tried, in which stage it ended, why, and the command: it goes on as it is, or wants something changed before."""
-    return "\n\n".join(
-        [
-            f"**{what}**",
-            f"{hint} (stage: {stage})",
-            _block([cause]),
-            "Go on with:" if resumes else "The command was:",
-            _block([shlex.join(command)]),
-        ]
-    )
+    """What was trained, the stage in which it ended, the cause, and the command: it `resumes` as it is, or wants a change first."""
+    lines = [f"**{what}**", f"{hint} (stage: {stage})", _block([cause]), "Go on with:" if resumes else "The command was:"]
+    return "\n\n".join([*lines, _block([shlex.join(command)])])
 
 
-def board(best: Sequence[Mapping[str, str]], *, metric: str, mode: str, experiment: str) -> str:
-    """The best runs of an experiment; each is {"run", "link", "score", "baseline", "workload", "data", "cpu_hours", "when"}."""
-    names = ("baseline", "workload", "data", "cpu_hours", "when")
-    rows = [
-        [str(place), f"[{run['run']}]({run['link']})", f"**{run['score']}**", *(run[name] for name in names)]
-        for place, run in enumerate(best, 1)
-    ]
-    columns = ["", "run", f"test {metric}", "naive answer", "workload", "data", "CPU-hours", "ended (UTC)"]
-    first = f"{BOARD}: {best[0]['score']} {metric} by {best[0]['run']}"  # all that MLflow shows before one asks for more
-    rule = f"by {metric} on the test rows; {'higher' if mode == 'max' else 'lower'} is better"
-    return "\n\n".join([first, rule, table(columns, rows), _block([f"raylway compare --experiment {experiment}"])])
+def update_board(client: MlflowClient, experiment_id: str, headline: str) -> None:
+    """Write the best runs by `headline` ("max accuracy") into the experiment's description; what a person wrote above them stays.
+
+    Of two runs that end at once the slower might write what it saw before the other ended; so each looks again after it wrote.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for left in reversed(range(_TRIES)):
+        experiment = client.get_experiment(experiment_id)
+        board = _board(client, experiment_id, experiment.name, headline)
+        before = experiment.tags.get(NOTE, "")
+        theirs = before.partition(_BOARD)[0].rstrip()
+        text = provenance.redact(f"{theirs}\n\n{board}" if theirs else board)
+        if not board or text == before:
+            return
+        try:
+            client.set_experiment_tag(experiment_id, NOTE, text)
+        except MlflowException:  # two that write a tag for the first time at once: the second is told "UNIQUE constraint failed" (3.17)
+            if not left:
+                raise
 
 
 def scores(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows) of what was measured on validation and test rows, beside the naive answers on the test rows."""
+    """(columns, rows): every metric on validation and test rows, and the naive baselines on the test rows."""
     names = sorted({name.partition("/")[2] for name in metrics if name.startswith("test/")})
     answers = dict.fromkeys(name.split("/")[1] for name in metrics if name.startswith("baseline/") and name.count("/") == 2)
     naive = {f"baseline/{answer}": answer.replace("_", " ") for answer in answers} or {"baseline": "naive baseline"}
@@ -96,14 +101,8 @@ def scores(metrics: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
     return ["", *kinds.values()], [[name, *(number(metrics.get(f"{kind}/{name}")) for kind in kinds)] for name in names]
 
 
-def spent(cost: Cost) -> str:
-    """A cost in one line."""
-    hours = f"{cost.cpu_hours:.4g} CPU-hours" + (f", {cost.gpu_hours:.4g} GPU-hours" if cost.gpu_hours else "")
-    return f"{cost.seconds:,.1f} seconds, {hours}"
-
-
 def number(value: float | None) -> str:
-    """A score as it is shown; nothing where there is none."""
+    """A score to four places; empty where there is none."""
     return "" if value is None else f"{value:.4f}"
 
 
@@ -115,15 +114,48 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, pad: str = "
 
 
 def _trained(what: str, headline: str, metrics: Mapping[str, float]) -> list[str]:
-    """What was trained, and how good it is."""
-    good = f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive answer gives {metrics[f'baseline/{headline}']:.4f}"
+    """What was trained, and its scores."""
+    good = f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive baseline gives {metrics[f'baseline/{headline}']:.4f}"
     return [f"**{what}**", good, table(*scores(metrics))]
 
 
-def _next(name: str, model: str | None, where: Sequence[str]) -> list[str]:
-    called = model or name
-    verbs = [["evaluate", called], ["promote", called], ["predict", called, "INPUT", "OUTPUT"]] if model else [["evaluate", called]]
-    return [shlex.join(["raylway", *verb, *where]) for verb in (*verbs, ["compare", name, "best"], ["reproduce", name])]
+def _spent(cost: Cost) -> str:
+    hours = f"{cost.cpu_hours:.4g} CPU-hours" + (f", {cost.gpu_hours:.4g} GPU-hours" if cost.gpu_hours else "")
+    return f"{cost.seconds:,.1f} seconds, {hours}"
+
+
+def _board(client: MlflowClient, experiment_id: str, experiment: str, headline: str) -> str:
+    """The table of the best runs; empty where none has finished with a score."""
+    mode, _, metric = headline.partition(" ")
+    best = client.search_runs(
+        [experiment_id],
+        # the comparison leaves out runs without the metric, which MLflow would otherwise put among the others (3.17)
+        f"attributes.status = 'FINISHED' and tags.`{HEADLINE}` = '{headline}' and metrics.`test/{metric}` > -1e300",
+        max_results=_BEST,
+        order_by=[f"metrics.`test/{metric}` {'DESC' if mode == 'max' else 'ASC'}", "attributes.start_time DESC"],
+    )
+    if not best:
+        return ""
+    rows = [[str(place), *_row(run, metric)] for place, run in enumerate(best, 1)]
+    columns = ["", "run", f"test {metric}", "naive baseline", "workload", "data", "CPU-hours", "ended (UTC)"]
+    score = number(best[0].data.metrics[f"test/{metric}"])
+    first = f"{_BOARD}: {score} {metric} by {best[0].info.run_name}"  # all that MLflow shows before one asks for more
+    rule = f"by {metric} on the test rows; {'higher' if mode == 'max' else 'lower'} is better"
+    return "\n\n".join([first, rule, table(columns, rows), _block([f"raylway compare --experiment {experiment}"])])
+
+
+def _row(run: MlflowRun, metric: str) -> list[str]:
+    info, metrics = run.info, run.data.metrics
+    hours = metrics.get("cost/cpu_hours")
+    return [
+        f"[{info.run_name}](#/experiments/{info.experiment_id}/runs/{info.run_id}?workflowType=machine_learning)",
+        f"**{number(metrics.get(f'test/{metric}'))}**",
+        number(metrics.get(f"baseline/{metric}")),
+        run.data.params.get("workload", ""),
+        run.data.tags.get("data.fingerprint", ""),
+        "" if hours is None else f"{hours:.3g}",
+        time.strftime("%Y-%m-%d %H:%M", time.gmtime((info.end_time or 0) / 1000)),
+    ]
 
 
 def _block(lines: Sequence[str]) -> str:

@@ -24,8 +24,8 @@ from pipelines.errors import StorageError, TrackingError
 from pipelines.process import in_background
 from pipelines.run_record import RunFolder
 from pipelines.run_states import CONCLUDED, ENDING, SENT, About, Ending, Sent
-from pipelines.tracking import journal, leaderboard, provenance, trouble
-from pipelines.tracking.client import HEADLINE, connect, run_page, server
+from pipelines.tracking import journal, pages, provenance
+from pipelines.tracking.client import HEADLINE, connect, first_line, is_mlflows, run_page, server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,7 +116,7 @@ class Tracker:
                     self._send_texts(client)
                 self._remember(replace(self._sent, offset=batch[-1][1]))
         except Exception as error:  # whatever a server, a network or a database may throw must not end the training
-            self.trouble = trouble.sentence(error)
+            self.trouble = first_line(error)
             return False
         return True
 
@@ -145,9 +145,9 @@ class Tracker:
             try:
                 return work()
             except Exception as error:
-                if not trouble.is_mlflows(error):
+                if not is_mlflows(error):
                     raise
-                self.trouble = trouble.sentence(error)
+                self.trouble = first_line(error)
                 if time.monotonic() > deadline:
                     raise self.unreachable() from error
             time.sleep(_AGAIN_SECONDS)
@@ -188,7 +188,7 @@ class Tracker:
         headline = self.about.tags.get(HEADLINE)
         if ending.status == "FINISHED" and headline and not self._parent:  # of many runs the parent's end is soon enough
             with contextlib.suppress(Exception):  # the run is done and kept; its experiment's description is only a summary of such
-                leaderboard.update(self._client, self._experiment_id, headline)
+                pages.update_board(self._client, self._experiment_id, headline)
 
     def log_folder(self, path: Path, folder: str | None = None) -> None:
         """All files of `path`, at the top of the run's artifacts or in a `folder` there."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from pipelines.tracking import trouble
+from pipelines.tracking.client import first_line
 from pipelines.tracking.shipper import Tracker
 
 _INTERVAL_SECONDS = 3.0
@@ -94,7 +94,7 @@ class TrialShipper:
                     self._trouble = run.trouble
                     return False
         except Exception as error:  # whatever a server, a network or a database may throw must not end the sweep
-            self._trouble = trouble.sentence(error)
+            self._trouble = first_line(error)
             return False
         return True
 

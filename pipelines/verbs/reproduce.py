@@ -24,8 +24,7 @@ from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
 from pipelines.tracking import facts, lookup
-from pipelines.tracking.causes import Cause, causes
-from pipelines.tracking.facts import Facts
+from pipelines.tracking.facts import Cause, Facts, causes
 from pipelines.tracking.lookup import TrackedRun
 
 _ALLOWED, _ALLOWED_TEXT = ("data.prepared=", "data.cache=", "scale."), "storage, track.uri, data.prepared, data.cache and scale.*"

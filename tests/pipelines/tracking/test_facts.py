@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.tracking.causes import causes
+from pipelines.tracking.facts import causes
 
 THEN = {
     "code": {"commit": "aaa", "program": "p1", "network": "n1", "diff": "none"},

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from pipelines.tracking import leaderboard
+from pipelines.tracking import pages
 from pipelines.tracking.client import HEADLINE, NOTE, connect
 
 
@@ -43,7 +43,7 @@ def test_the_five_best_stand_in_order_with_links(client):
     finished(client, experiment, "unscored", None)
     finished(client, experiment, "other", 0.95, headline="min loss")
     finished(client, experiment, "nan", float("nan"))
-    leaderboard.update(client, experiment, "max accuracy")
+    pages.update_board(client, experiment, "max accuracy")
     assert order(client, experiment) == ["a", "b", "c", "d", "e"]
     assert note(client, experiment).startswith("## The five best: 0.9000 accuracy by a\n")
     assert f"(#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning)" in note(client, experiment)
@@ -54,18 +54,18 @@ def test_where_less_is_better_the_least_comes_first(client):
     experiment = client.create_experiment("lstm")
     for name, score in (("large", 0.3), ("small", 0.2)):
         finished(client, experiment, name, score, headline="min mse")
-    leaderboard.update(client, experiment, "min mse")
+    pages.update_board(client, experiment, "min mse")
     assert order(client, experiment) == ["small", "large"]
 
 
 def test_what_a_person_wrote_stays_and_nothing_is_written_where_nothing_ended(client):
     experiment = client.create_experiment("cnn")
-    leaderboard.update(client, experiment, "max accuracy")
+    pages.update_board(client, experiment, "max accuracy")
     assert note(client, experiment) == ""
     client.set_experiment_tag(experiment, NOTE, "Digits of *our* scanners.")
     for name in ("one", "two"):
         finished(client, experiment, name, 0.5)
-        leaderboard.update(client, experiment, "max accuracy")
+        pages.update_board(client, experiment, "max accuracy")
     assert note(client, experiment).startswith("Digits of *our* scanners.\n\n## The five best")
     assert note(client, experiment).count("## The five best") == 1
     assert order(client, experiment) == ["two", "one"], "of equals the newer"
@@ -78,7 +78,7 @@ def test_runs_that_end_at_once_all_get_their_place(client):
     def end(number):
         try:
             finished(client, experiment, f"run-{number}", number / 10)
-            leaderboard.update(client, experiment, "max accuracy")
+            pages.update_board(client, experiment, "max accuracy")
         except Exception as error:
             troubles.append(error)
 
@@ -95,11 +95,11 @@ def test_it_costs_little_beside_many_runs(client):
     experiment = client.create_experiment("cnn")
     for number in range(60):
         finished(client, experiment, f"run-{number}", number / 100)
-    leaderboard.update(client, experiment, "max accuracy")
+    pages.update_board(client, experiment, "max accuracy")
     took = []
     for number in range(3):
         finished(client, experiment, f"better-{number}", 0.9 + number / 100)
         began = time.process_time()
-        leaderboard.update(client, experiment, "max accuracy")
+        pages.update_board(client, experiment, "max accuracy")
         took.append(time.process_time() - began)
     assert min(took) < 0.1
