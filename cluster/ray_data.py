@@ -5,11 +5,32 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from cluster.session import address, local_resources
+from cluster.session import Session, address, connect, local_resources
 
 _BATCH_ROWS = 8192
+
+
+@contextmanager
+def executor(*, in_process: bool) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]]:
+    """`each` for the block: in this process where that is asked for or there is one piece; else on Ray, which is started once at most.
+
+    Raises ClusterError.
+    """
+    with ExitStack() as stack:
+        started: list[Session] = []
+
+        def each_of(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+            if in_process or len(pieces) < 2:
+                return [work(piece) for piece in pieces]
+            if not started:
+                started.append(stack.enter_context(connect()))
+                started[0].ready()
+            return each(work, pieces)
+
+        yield each_of
 
 
 def each(work: Callable[[Any], Any], pieces: Sequence[Any], *, most: int | None = None, gpus: float = 0) -> list[Any]:

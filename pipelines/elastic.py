@@ -22,6 +22,7 @@ from cluster.ray_train import NotStarted, WorkersFailed
 from pipelines.errors import CLUSTER, WorkerFailed
 from pipelines.run_record import RunFolder
 from pipelines.training import checkpoint
+from pipelines.training.job import Paused
 from pipelines.worker_range import WorkerRange
 
 R = TypeVar("R")
@@ -35,13 +36,6 @@ ELASTIC_PATIENCE_SECONDS = 20.0
 
 class WorkerLost(Exception):
     """Workers died again and again without a new checkpoint between."""
-
-
-@dataclass(frozen=True)
-class Paused:
-    """Result of a worker that was asked to pause: the checkpoint of `step` stands."""
-
-    step: int
 
 
 @dataclass(frozen=True)
@@ -105,11 +99,6 @@ def pause_requested(path: Path) -> Callable[[], bool]:
         return requested
 
     return check
-
-
-def never() -> bool:
-    """The check of a worker that nobody asks to pause."""
-    return False
 
 
 @dataclass(frozen=True)

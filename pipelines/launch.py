@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from cluster import capacity, metrics, nodes, ray_data, ray_train
 from cluster import session as cluster_session
@@ -22,7 +22,7 @@ from pipelines.data import dataset as prepared
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Plan
-from pipelines.elastic import STOP, Pause, Paused, WorkerGroup, with_restarts
+from pipelines.elastic import STOP, Pause, WorkerGroup, with_restarts
 from pipelines.errors import StorageError, cause_of
 from pipelines.process import in_background
 from pipelines.run_record import Attempt, RunFolder
@@ -30,10 +30,7 @@ from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
 from pipelines.training import checkpoint
-from pipelines.training.job import Job
-
-if TYPE_CHECKING:
-    from pipelines.training.worker import Outcome
+from pipelines.training.job import Job, Outcome, Paused
 
 R = TypeVar("R")
 TrainingFunction = Callable[[Run], Callable[..., Any]]
@@ -77,7 +74,7 @@ def _here(
     attempt.hold(0, job.threads, attempt.gpus)
     with screen.progress(job.folder.journal, run.model.headline.metric) as progress:
         progress.expect(job.steps(preparing.examples(run, dataset)["train"]), run.train.batch)
-        return dataset, cast("Outcome", ray_train.run_here(work, job, gpus=run.scale.gpus)), seconds
+        return dataset, cast(Outcome, ray_train.run_here(work, job, gpus=run.scale.gpus)), seconds
 
 
 def _on_ray(
@@ -210,7 +207,7 @@ class _OnRay:
                 except Exception as error:
                     self.screen.say(f"no checkpoint: {cause_of(error)}; the last one counts")
             raise
-        return cast("Outcome", outcome)  # only a training that was asked to stop has none
+        return cast(Outcome, outcome)  # only a training that was asked to stop has none
 
     def part(self) -> None:
         """Ask workers to checkpoint and exit after the cluster is lost: without a control plane Ray cannot end them, and they would train

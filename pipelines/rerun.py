@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipelines import launch
 from pipelines.data.preparation import Plan
@@ -19,9 +18,7 @@ from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
 from pipelines.tracking import journal
-
-if TYPE_CHECKING:
-    from pipelines.training.worker import Outcome
+from pipelines.training.job import Outcome
 
 Curves = Mapping[str, Mapping[int, float]]
 """metric -> step -> value."""

@@ -19,12 +19,12 @@ from pipelines.run_states import CONCLUDED, Concluded
 from pipelines.tracking import pages, provenance
 from pipelines.tracking.journal import Journal, Point, read
 from pipelines.training import checkpoint
+from pipelines.training.job import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from pipelines.training.worker import Outcome
     from workloads.base import Arrays, Encoding, Rows
 
 

@@ -11,7 +11,8 @@ from pipelines.data import preparation
 from pipelines.run_record import RunFolder
 from pipelines.run_settings import Run
 from pipelines.training import checkpoint
-from pipelines.training.worker import Job, Outcome, work
+from pipelines.training.job import Job, Outcome
+from pipelines.training.worker import work
 
 
 def load(storage: Path, *overrides: str, recipe: str = "cnn") -> Run:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
+from pipelines.training.job import Job, Outcome
 from pipelines.training.parallel import Group
-from pipelines.training.worker import Job, Outcome, work
+from pipelines.training.worker import work
 from tests import runs, spawn
 
 STEPS, RESUMED_FROM = 12, 4

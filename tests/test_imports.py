@@ -101,7 +101,7 @@ def test_nouns_import_of_workloads_only_the_contract():
 
 
 def test_nouns_import_no_verb_and_no_cluster():
-    names = ("__main__", "command", "launch", "rerun", "score", "publish", "config", "screen", "executor")
+    names = ("__main__", "command", "launch", "rerun", "score", "publish", "config", "screen")
     names += ("submission", "jobs")
     verbs = {f"pipelines.{name}" for name in names} | {name for name in MODULES if name.startswith("pipelines.verbs")}
     for module in NOUNS:

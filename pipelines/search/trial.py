@@ -125,9 +125,9 @@ def _report(task: Task, number: int, step: int, scores: dict[str, float]) -> Rep
 def _final(task: Task, trained: Trained, *, rank: int) -> Report:
     """Score the rows that this trial may see, keep the results in its folder, and make the final report. All workers take part."""
     from pipelines.score import keep_results
-    from pipelines.training.scoring import predictions, validate
+    from pipelines.training.worker import predictions, validate
 
-    run = task.job.run
+    run, progress = task.job.run, trained.progress
     rows, scores = run.model.examples(getattr(trained.data, task.split), training=False), {}
     if task.split == "test":  # the validation rows were scored at the last validation
         judging = run.model.judging(trained.encoding)
@@ -135,13 +135,13 @@ def _final(task: Task, trained: Trained, *, rank: int) -> Report:
     outputs = predictions(run, trained.group, rows, trained.model)
     if rank:
         return {}
-    metrics, network = keep_results(run, task.job.folder, trained.data, task.split, scores, outputs, trained.checkpoint)
+    metrics, network = keep_results(run, task.job.folder, trained.data, task.split, scores, outputs, progress.checkpoint)
     return {
         "metrics": metrics,
-        "steps": trained.steps,
-        "resumed_from_step": trained.resumed_from_step,
-        "samples_per_second": trained.samples_per_second,
-        "checkpoint": trained.checkpoint,
+        "steps": progress.steps,
+        "resumed_from_step": progress.resumed_from_step,
+        "samples_per_second": progress.samples_per_second,
+        "checkpoint": progress.checkpoint,
         "weights_sha256": checkpoint.weights_sha256(network),
     }
 

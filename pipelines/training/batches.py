@@ -1,5 +1,6 @@
-"""The batches of a step: rows by the order, or as a stream brings them; for a GPU gathered and pinned by a thread while it computes.
+"""The batches of a step or an evaluation: rows by the order, as a stream brings them, or divided among workers in turn.
 
+For a GPU those of a step are gathered and pinned by a thread while it computes.
 Which rows are of which step is settled by their numbers, so what is gathered ahead is what would have been gathered in time.
 """
 
@@ -16,7 +17,9 @@ from torch import Tensor
 from pipelines.data.order import Order
 from pipelines.data.prefetch import ahead
 from pipelines.run_settings import Run
+from pipelines.training.parallel import Group
 from workloads.base import Arrays, DataError, Rows, Workload
+from workloads.inference import tensors
 
 Batch = dict[str, Tensor]
 Share = Sequence[tuple[int, slice]]
@@ -36,7 +39,7 @@ def ordered(run: Run, examples: Rows, share: Share) -> OfStep:
     def of_step(step: int) -> Iterator[tuple[int, Batch]]:
         index = order.of_step(step)
         for number, rows in share:
-            yield number, collated(run.model, examples.take(index[rows]))
+            yield number, tensors(run.model, examples.take(index[rows]))
 
     return of_step
 
@@ -60,13 +63,25 @@ def streamed(workload: Workload, stream: Stream, share: Share, seed: int) -> OfS
     def of_step(step: int) -> Iterator[tuple[int, Batch]]:
         arrays = next(rows)
         for (number, _), start, stop in zip(share, edges, edges[1:], strict=False):
-            yield number, collated(workload, {name: column[start:stop].copy() for name, column in arrays.items()})
+            yield number, tensors(workload, {name: column[start:stop].copy() for name, column in arrays.items()})
 
     return of_step
 
 
-def collated(workload: Workload, arrays: dict[str, np.ndarray]) -> Batch:
-    return {name: torch.from_numpy(array) for name, array in workload.collate(arrays).items()}
+def strided(run: Run, group: Group, rows: Rows) -> tuple[Iterator[Batch], Iterator[Batch]]:
+    """Batches of this worker's rows (rank, rank + world_size, …), and idle batches that bring it to as many as the first worker has.
+
+    Idle batches have one row, which does not count: some networks cannot take no rows (BERT of transformers 5.23).
+    """
+    own, size = np.arange(group.rank, len(rows), group.world_size), run.micro_batch
+    parts = [own[start : start + size] for start in range(0, len(own), size)]
+    most = -(-len(range(0, len(rows), group.world_size)) // size)
+    idle = [np.zeros(1, np.int64)] * (most - len(parts))
+
+    def batches(parts: list[np.ndarray]) -> Iterator[Batch]:
+        return (tensors(run.model, rows.take(part), group.device) for part in parts)
+
+    return batches(parts), batches(idle)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""The job of a worker, apart from the worker: a driver that only makes one need not import torch."""
+"""The job of a worker and its report, apart from the worker: a driver that makes the one and reads the other need not import torch."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from pipelines.data.dataset import MANIFEST, Dataset, proven
 from pipelines.data.store import Store
@@ -37,3 +39,38 @@ class Job:
         """Steps to be taken over `rows` training examples."""
         steps = self.run.steps(rows)
         return min(steps, self.stop_after or steps)
+
+
+@dataclass(frozen=True)
+class Paused:
+    """Result of a worker that was asked to pause: the checkpoint of `step` stands."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The last step of a training, its checkpoint, and the speed of the steps."""
+
+    steps: int
+    resumed_from_step: int
+    refused_checkpoints: list[str]
+    checkpoint: str
+    samples_per_second: float | None
+    first_step: float
+    """Time of the first step's end."""
+
+
+@dataclass(frozen=True)
+class Outcome(Progress):
+    """The report of the first worker when training is done and the test rows are scored."""
+
+    weights_sha256: str
+    workers: int
+    threads: int
+    hardware: str
+    metrics: dict[str, float]
+    outputs: dict[str, np.ndarray] = field(repr=False)
+    trained: float
+    """Time of the last step's end."""
+    evaluated: float

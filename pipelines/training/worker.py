@@ -6,10 +6,11 @@ validation, and never sees a test row.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,47 +18,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines import elastic, process
+from pipelines import process
 from pipelines.data.dataset import Dataset
 from pipelines.data.order import micro_batches
-from pipelines.elastic import Paused
 from pipelines.errors import Diverged, WorkerFailed, describe
 from pipelines.run_settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
-from pipelines.training.batches import Stream, delivered, ordered, streamed
+from pipelines.training.batches import Stream, delivered, ordered, streamed, strided
 from pipelines.training.hardware import Timing, hardware, settle
-from pipelines.training.job import Job
+from pipelines.training.job import Job, Outcome, Paused, Progress
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
-from pipelines.training.scoring import score, validate
 from pipelines.training.sharding import group_of
+from workloads import inference
 from workloads.base import Encoding, Rows
+from workloads.judging import Judging
 
 R = TypeVar("R")
 _WRITER_WAIT_SECONDS = 60.0
 _DIVERGED = "a lower optim.lr, a longer optim.warmup or optim.clip=1 may help"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The report of the first worker when training is done."""
-
-    steps: int
-    resumed_from_step: int
-    refused_checkpoints: list[str]
-    checkpoint: str
-    weights_sha256: str
-    workers: int
-    threads: int
-    hardware: str
-    metrics: dict[str, float]
-    outputs: dict[str, np.ndarray] = field(repr=False)
-    samples_per_second: float | None
-    began: float
-    first_step: float
-    trained: float
-    evaluated: float
 
 
 @dataclass(frozen=True)
@@ -73,24 +53,18 @@ class Validation:
 
 @dataclass(frozen=True)
 class Trained:
-    """The state of a worker when training is done, or `paused` after so many `steps`."""
+    """The state of a worker when training is done or `paused`."""
 
     model: nn.Module
     data: Dataset
     encoding: Encoding
     group: Group
-    steps: int
     paused: bool
-    resumed_from_step: int
-    refused_checkpoints: list[str]
-    checkpoint: str
-    samples_per_second: float | None
-    began: float
-    first_step: float
+    progress: Progress
 
 
 def work(
-    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, pause: Callable[[], bool] = elastic.never
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, pause: Callable[[], bool] = lambda: False
 ) -> Outcome | Paused:
     """Train from the newest trusted checkpoint (or from nothing) to the last step, then score the test rows.
 
@@ -99,25 +73,20 @@ def work(
     """
     trained = to_the_end(training(job, rank=rank, world_size=world_size, device=device, stream=stream, pause=pause))
     if trained.paused:
-        return Paused(trained.steps)
+        return Paused(trained.progress.steps)
     ended = time.time()
     workload = job.run.model
     test, judging = workload.examples(trained.data.test, training=False), workload.judging(trained.encoding)
-    metrics, outputs = score(job.run, trained.group, test, trained.model, judging)
+    metrics = validate(job.run, trained.group, test, trained.model, judging)
+    outputs = predictions(job.run, trained.group, test, trained.model)
     return Outcome(
-        steps=trained.steps,
-        resumed_from_step=trained.resumed_from_step,
-        refused_checkpoints=trained.refused_checkpoints,
-        checkpoint=trained.checkpoint,
+        **vars(trained.progress),
         weights_sha256=checkpoint.weights_sha256(trained.model),
         workers=world_size,
         threads=torch.get_num_threads(),
         hardware=hardware(trained.group.device),
         metrics={f"test/{name}": value for name, value in metrics.items()},
         outputs=outputs,
-        samples_per_second=trained.samples_per_second,
-        began=trained.began,
-        first_step=trained.first_step,
         trained=ended,
         evaluated=time.time(),
     )
@@ -125,20 +94,23 @@ def work(
 
 def guarded_work(job: Job, **where: Any) -> Outcome | Paused:
     """`work` on Ray: the driver can pause it, and its exceptions cross processes as WorkerFailed, with the exit code decided here."""
+    from pipelines.elastic import pause_requested
+
+    if not where["rank"]:
+        where["pause"] = pause_requested(job.folder.pause)
     try:
-        return work(job, **where, pause=elastic.never if where["rank"] else elastic.pause_requested(job.folder.pause))
+        return work(job, **where)
     except Exception as error:
         raise WorkerFailed(describe(error, where["rank"], time.time())) from None
 
 
 def training(
-    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, pause: Callable[[], bool] = elastic.never
+    job: Job, *, rank: int, world_size: int, device: str, stream: Stream | None = None, pause: Callable[[], bool] = lambda: False
 ) -> Generator[Validation, None, Trained]:
     """Train to the last step, yielding each validation after it is journalled. Closing the generator stops there.
 
     Where `pause` is true on any worker, all pause after the same step, and its checkpoint stands.
     """
-    began = time.time()
     torch.set_num_threads(job.threads)
     run, workload = job.run, job.run.model
     group = group_of(run.scale.strategy, rank, world_size, settle(torch.device(device)))
@@ -182,14 +154,15 @@ def training(
         data=data,
         encoding=encoding,
         group=group,
-        steps=reached,
         paused=reached < until,
-        resumed_from_step=start,
-        refused_checkpoints=refused,
-        checkpoint=str(checkpoint.path_of(job.folder.checkpoints, reached)),
-        samples_per_second=timing.samples_per_second,
-        began=began,
-        first_step=timing.first_step,
+        progress=Progress(
+            steps=reached,
+            resumed_from_step=start,
+            refused_checkpoints=refused,
+            checkpoint=str(checkpoint.path_of(job.folder.checkpoints, reached)),
+            samples_per_second=timing.samples_per_second,
+            first_step=timing.first_step,
+        ),
     )
 
 
@@ -265,6 +238,21 @@ class _Worker:
             self.journal.write(step, {"perf/checkpoint_seconds": time.perf_counter() - began})
         elif self.group.sharded:
             checkpoint.give(self.model, self.optimizer)
+
+
+def validate(run: Run, group: Group, rows: Rows, model: nn.Module, judging: Judging) -> dict[str, float]:
+    """Metrics over the rows of all workers, each counted once however many workers there are."""
+    batches, idle = strided(run, group, rows)
+    means = loop.evaluate(model, run.model.step, batches, group=group, bf16=run.train.precision == "bf16", idle=idle)
+    return judging.from_means(means)
+
+
+def predictions(run: Run, group: Group, rows: Rows, model: nn.Module) -> dict[str, np.ndarray]:
+    """Predictions for all rows, gathered from all workers, in row order."""
+    batches, idle = strided(run, group, rows)
+    own = len(range(group.rank, len(rows), group.world_size))
+    outputs = inference.forward(run.model.predict, model, itertools.chain(batches, idle))
+    return {name: group.gather_strided(output[:own], len(rows)).cpu().numpy() for name, output in outputs.items()}
 
 
 def to_the_end(steps: Generator[Validation, None, R]) -> R:

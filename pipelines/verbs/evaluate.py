@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cluster import ray_data
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Each, Plan, encode_new, plan_new
@@ -21,7 +22,6 @@ from pipelines.errors import RecipeError
 from pipelines.evaluation import models, reports, split_scores
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.reports import Report
-from pipelines.executor import hands
 from pipelines.screen import Screen
 from pipelines.tracking import client as mlflow_client
 from pipelines.tracking import facts, lookup
@@ -54,7 +54,7 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
     for warning in model.warnings:
         screen.say(f"warning: {warning}")
     judging = model.workload.judging(model.encoding)
-    with hands(model.run) as each:
+    with ray_data.executor(in_process=not model.run.scale.workers) as each:
         examples = _examples(model, overrides, split, each)
         plan = (examples.plan or _plan(model, examples.split)) if columns else None
         if plan:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster import ray_data
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import MANIFEST, Dataset
-from pipelines.executor import hands
 from pipelines.run_record import check_writable
 from pipelines.run_settings import Run
 from pipelines.screen import Screen
@@ -29,7 +29,7 @@ def prepared(run: Run, screen: Screen) -> dict[str, Any]:
     check_writable(run.root)
     plan = preparing.plan(run)
     was_ready = plan.ready
-    with hands(run) as each:
+    with ray_data.executor(in_process=not run.scale.workers) as each:
         dataset = preparing.prepare(run, plan, each)
     summary = dataset.manifest.summary
     counts = ", ".join(f"{count:,} {split}" for split, count in summary.splits.items())

@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cluster import ray_data
 from pipelines.data.preparation import in_process
 from pipelines.errors import RecipeError, StorageError, TrackingError, mark_resumable
 from pipelines.evaluation import models, rules
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.rules import Rule, Verdict, judge
-from pipelines.executor import hands
 from pipelines.run_record import RunFolder
 from pipelines.run_states import UNPROMOTED
 from pipelines.screen import Screen
@@ -55,7 +55,7 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
         screen.say(f"{version.uri} is champion already")
         return _result(model, "promoted", Verdict([]), now, now)
     try:
-        with hands(model.run) as each:
+        with ray_data.executor(in_process=not model.run.scale.workers) as each:
             verdict = judge(model, now, each)
     except (DataError, StorageError) as error:
         if not force:

@@ -17,13 +17,13 @@ from pipelines.elastic import (
     PATIENCE_SECONDS,
     STOP,
     Pause,
-    Paused,
     Reason,
     WorkerGroup,
     WorkerLost,
     with_restarts,
 )
 from pipelines.run_record import RunFolder
+from pipelines.training.job import Paused
 from pipelines.training.worker import work
 from pipelines.worker_range import WorkerRange
 from tests import runs, spawn
@@ -133,7 +133,7 @@ def at_call(number):
 
 def in_parts(rank: int, world_size: int, *, job) -> tuple[object, object]:
     """Pause at the third step, as one of the workers asks, and then go on to the end."""
-    asked = at_call(3) if rank == world_size - 1 else elastic.never
+    asked = at_call(3) if rank == world_size - 1 else lambda: False
     first = work(job, rank=rank, world_size=world_size, device="cpu", pause=asked)
     return first, work(job, rank=rank, world_size=world_size, device="cpu")
 

@@ -19,9 +19,8 @@ from pipelines.settings import Optim
 from pipelines.training import checkpoint, loop
 from pipelines.training.job import Job
 from pipelines.training.optim import make_optimizer
-from pipelines.training.scoring import score
 from pipelines.training.sharding import Sharded, blocks, group_of, mine, whole
-from pipelines.training.worker import work
+from pipelines.training.worker import predictions, validate, work
 from tests import runs, spawn
 from tests.teams import RESUMED_FROM, STEPS, TeamRun
 from workloads.base import Mean
@@ -287,7 +286,8 @@ def scored(rank: int, world_size: int, *, job: Job, rows: int) -> tuple[dict[str
     encoding = job.run.model.encoding_type.model_validate(data.manifest.encoding)
     model = group.place(job.run.model.network(encoding))
     chosen = First(job.run.model.examples(data.test, training=False), rows)
-    return score(job.run, group, chosen, model, job.run.model.judging(encoding))
+    judging = job.run.model.judging(encoding)
+    return validate(job.run, group, chosen, model, judging), predictions(job.run, group, chosen, model)
 
 
 @pytest.mark.parametrize("rows", [1, 5])
