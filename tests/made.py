@@ -13,7 +13,7 @@ import pytest
 from pyarrow.fs import FileSelector, FileType
 
 from pipelines.data import dataset
-from pipelines.data.dataset import MANIFEST, Dataset, Joiner, Parts, shards_of
+from pipelines.data.dataset import MANIFEST, Dataset, join, parts, shards_of
 from pipelines.data.files import filesystem_of
 from pipelines.data.source import Skipped
 from pipelines.data.splits import SPLITS
@@ -57,16 +57,16 @@ def written(
     work, told = f".parts.{uuid.uuid4().hex}", []
     for number, (start, stop) in enumerate(pairwise(CUTS)):
         with store.workspace() as here:
-            with Parts(here) as parts:
+            with parts(here) as add:
                 for split, low in ((split, low) for split in SPLITS for low in range(start, stop, _BATCH)):
-                    parts.add(split, {one: column[low : min(low + _BATCH, stop)] for one, column in columns.items()})
+                    add(split, {one: column[low : min(low + _BATCH, stop)] for one, column in columns.items()})
             sizes = {split: (here / split).stat().st_size for split in SPLITS}
             for split in SPLITS:
                 store.put(here / split, work, f"{split}-{number}.part")
         told.append({"parts": {split: [f"{split}-{number}", size] for split, size in sizes.items()}})
     with store.writing(name, last=MANIFEST) as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "SHARD_BYTES", shard_bytes)
-        joined = [Joiner(store, work, folder)(one) for one in shards_of(told)]
+        joined = [join(store, work, folder, one) for one in shards_of(told)]
         dataset.finish(
             store,
             folder,

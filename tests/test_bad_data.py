@@ -474,7 +474,7 @@ def test_a_row_whose_split_cannot_be_told_is_named_or_left_out(tmp_path: Path) -
     assert refusal(load(tmp_path, "table", source, "data.splits.column=part")).startswith("t.parquet, row 50: column part: is missing")
     dataset = make(load(tmp_path, "table", source, "data.splits.column=part", *LOOSE))
     assert rows_in(dataset, "table") == [row for row in range(ROWS) if row not in (50, 70)]
-    assert "row 70: column part: 'trian' is no split; write train, validation or test" in dataset.manifest.summary.examples[1]
+    assert "row 70: column part: 'trian' is not a split; write train, validation or test" in dataset.manifest.summary.examples[1]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -1,6 +1,6 @@
-"""Prepared datasets: Arrow files that are memory-mapped without a copy, and a manifest, written last, that names and proves them.
+"""Prepared datasets: memory-mapped Arrow files and a manifest, written last, that lists and proves them.
 
-A dataset is named by the fingerprint of what went in, so finding it again is the whole check whether it is up to date. Each piece of the
+A dataset is named by the fingerprint of its inputs, so one that exists is up to date. Each piece of the
 source is encoded into parts, a file for each split, and parts are joined into shards of up to 256 MB, each of which is one record batch:
 gathering rows from many small ones costs several times as much. Rows that two splits share are counted by their hashes.
 """
@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ class Shard(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a prepared dataset is: its name, what it was made from and how much of that was used, every file's hash, the encoding."""
+    """Description of a prepared dataset: its name, sources and counts, every file's hash, the encoding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,18 +106,19 @@ class MappedRows:
         return gathered
 
 
+@dataclass(frozen=True)
 class Dataset:
     """A prepared dataset in `folder`."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
+    folder: Path
+    manifest: Manifest
 
     @classmethod
     def open(cls, folder: Path, *, proofs: Path | None = None) -> Dataset:
         """The dataset in `folder`. Raises DataError naming the file that is not what was written.
 
-        With `proofs`, a folder of this node, every byte is read and compared with its hash, but only the first time on this node and
-        when a file has changed since; without, sizes alone are looked at.
+        With `proofs`, a folder of this node, all content is compared with its hash, once on this node and again when a file has changed;
+        without, only sizes are.
         """
         manifest = _manifest(folder)
         if proofs:
@@ -147,56 +148,38 @@ class Dataset:
 
     @cached_property
     def sample(self) -> Arrays:
-        """A few raw training rows, as the source gave them."""
+        """A few raw training rows, as read from the source."""
         table = _mapped(self.folder / SAMPLE)
         return {name: _objects_or_view(table[name].combine_chunks()) for name in table.column_names}
 
 
-class Parts:
-    """Encoded rows of one piece of the source, appended batch by batch: a local file for each split, all in `folder`."""
+@contextmanager
+def parts(folder: Path) -> Iterator[Callable[[str, Arrays], None]]:
+    """`add(split, arrays)` for the block: encoded rows of one piece, appended batch by batch to the file of their split in `folder`."""
+    writers: dict[str, Any] = {}
+    with ExitStack() as files:
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._open = ExitStack()
-        self._writers: dict[str, Any] = {}
+        def add(split: str, arrays: Arrays) -> None:
+            batch = pa.record_batch({name: _column(array) for name, array in arrays.items()})
+            if split not in writers:
+                writers[split] = files.enter_context(pa.ipc.new_file(str(folder / split), batch.schema))
+            writers[split].write_batch(batch)
 
-    def __enter__(self) -> Parts:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def add(self, split: str, arrays: Arrays) -> None:
-        batch = pa.record_batch({name: _column(array) for name, array in arrays.items()})
-        if split not in self._writers:
-            self._writers[split] = self._open.enter_context(pa.ipc.new_file(str(self._folder / split), batch.schema))
-        self._writers[split].write_batch(batch)
+        yield add
 
 
-def join(parts: Sequence[Path], target: Path) -> tuple[int, dict[str, str]]:
-    """Write the rows of `parts` as one record batch to `target`; how many there are, and the columns' types."""
-    table = pa.concat_tables([_mapped(part) for part in parts]).combine_chunks()
-    _write(target, table)
-    return table.num_rows, {field.name: _type_name(field.type) for field in table.schema}
+def join(store: Store, work: str, folder: str, parts_of_shard: Sequence[Any]) -> dict[str, Any]:
+    """Join parts that lie in the folder `work` of a store into a shard in its folder `folder`.
 
-
-@dataclass(frozen=True)
-class Joiner:
-    """Joins parts that lie in the folder `work` of a store into a shard in its folder `folder`."""
-
-    store: Store
-    work: str
-    folder: str
-
-    def __call__(self, parts_of_shard: Sequence[Any]) -> dict[str, Any]:
-        """(split, number, names of the parts) to {"shard": the Shard, "columns": name -> type} as JSON values."""
-        split, number, parts = parts_of_shard
-        with self.store.workspace() as here:
-            target = here / "joined"
-            rows, columns = join([self.store.get(self.work, f"{part}.part", here) for part in parts], target)
-            shard = Shard(split=split, number=number, rows=rows, file=sealed.describe(target))
-            self.store.put(target, self.folder, shard.name)
-        return {"shard": shard.model_dump(mode="json"), "columns": columns}
+    (split, number, names of the parts) to {"shard": the Shard, "columns": name -> type} as JSON values.
+    """
+    split, number, names = parts_of_shard
+    with store.workspace() as here:
+        table = pa.concat_tables([_mapped(store.get(work, f"{name}.part", here)) for name in names]).combine_chunks()
+        _write(target := here / "joined", table)
+        shard = Shard(split=split, number=number, rows=table.num_rows, file=sealed.describe(target))
+        store.put(target, folder, shard.name)
+    return {"shard": shard.model_dump(mode="json"), "columns": {field.name: _type_name(field.type) for field in table.schema}}
 
 
 def shards_of(encoded: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, list[str]]]:
@@ -229,7 +212,7 @@ def leaked(store: Store, work: str, encoded: Sequence[Mapping[str, Any]]) -> int
 def finish(
     store: Store,
     folder: str,
-    joined: Sequence[Mapping[str, Any]],
+    shards: Sequence[Mapping[str, Any]],
     *,
     fingerprint: str,
     source: dict[str, str],
@@ -237,7 +220,7 @@ def finish(
     summary: Summary,
     sample: Mapping[str, np.ndarray],
 ) -> None:
-    """Put the sample and the manifest beside the shards that are in `folder` already; `joined` is what each Joiner returned."""
+    """Put the sample and the manifest beside the shards that are in `folder` already; `shards` is what each `join` returned."""
     with store.workspace() as here:
         # raw rows as they are, in a form that needs no unpickling
         columns = {name: pa.array(values.tolist()) if values.dtype == object else _column(values) for name, values in sample.items()}
@@ -245,8 +228,8 @@ def finish(
         manifest = Manifest(
             fingerprint=fingerprint,
             source=source,
-            columns=joined[0]["columns"],
-            shards=tuple(Shard.model_validate(one["shard"]) for one in joined),
+            columns=shards[0]["columns"],
+            shards=tuple(Shard.model_validate(one["shard"]) for one in shards),
             sample=sealed.describe(here / SAMPLE),
             encoding=encoding,
             summary=summary,

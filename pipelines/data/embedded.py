@@ -1,4 +1,4 @@
-"""Data that come with the installed packages, or are generated: every recipe trains without a download.
+"""Data sets that come with installed packages or are generated, so every recipe trains without a download.
 
 Each is small, always the same for one version of its package, and named by that version.
 """
@@ -24,7 +24,7 @@ from workloads.base import Arrays
 
 @dataclass(frozen=True)
 class Embedded:
-    """Rows that `make` gives, all at once; `version` of what they come from."""
+    """The rows that `make` returns, all at once; `origin` is the package whose version identifies them."""
 
     label: str
     make: Callable[[], Arrays]
@@ -75,7 +75,7 @@ def breast_cancer() -> Arrays:
 
 @functools.cache
 def diabetes() -> Arrays:
-    """scikit-learn's diabetes: 442 patients, 10 measurements each, and how far the disease had gone a year later (Efron et al., 2004)."""
+    """scikit-learn's diabetes: 442 patients, 10 measurements each, and the progress of the disease a year later (Efron et al., 2004)."""
     from sklearn.datasets import load_diabetes
 
     found = load_diabetes(scaled=False)
@@ -84,7 +84,7 @@ def diabetes() -> Arrays:
 
 @functools.cache
 def seasons() -> Arrays:
-    """A generated hourly series of 40 weeks: a day's and a week's season, a trend and noise that lingers."""
+    """A generated hourly series of 40 weeks: a daily and a weekly season, a trend and autocorrelated noise."""
     hours = np.arange(40 * 7 * 24)
     rng = np.random.default_rng(0)
     noise = np.zeros(len(hours))
@@ -99,9 +99,8 @@ def seasons() -> Arrays:
 
 @functools.cache
 def python_lines() -> Arrays:
-    """Lines of Python's standard library that are prose (docstrings and comments) or code: as many of each, none twice."""
-    prose: dict[str, None] = {}
-    code: dict[str, None] = {}
+    """Lines of Python's standard library, labelled prose (docstrings and comments) or code: as many of each, no duplicates."""
+    found: dict[str, dict[str, None]] = {"prose": {}, "code": {}}
     for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))[::3]:
         try:
             source = path.read_text(encoding="utf-8")
@@ -110,13 +109,11 @@ def python_lines() -> Arrays:
             continue
         for number, line in enumerate(source.splitlines(), start=1):
             stripped = line.strip().lstrip("#").strip()
-            if len(stripped.split()) >= _WORDS_OF_A_LINE and number in comments:
-                prose.setdefault(stripped)
-            elif len(stripped.split()) >= _WORDS_OF_A_LINE:
-                code.setdefault(stripped)
-    code = {line: None for line in code if line not in prose}
-    each = min(len(prose), len(code), _LINES_OF_A_KIND)
-    both = [(line, kind) for kind, lines in (("prose", prose), ("code", code)) for line in _spread(list(lines), each)]
+            if len(stripped.split()) >= _WORDS_OF_A_LINE:
+                found["prose" if number in comments else "code"].setdefault(stripped)
+    kinds = {"prose": list(found["prose"]), "code": [line for line in found["code"] if line not in found["prose"]]}
+    count = min(_LINES_OF_A_KIND, *map(len, kinds.values()))
+    both = [(lines[place * len(lines) // count], kind) for kind, lines in kinds.items() for place in range(count)]  # evenly spaced
     drawn = np.random.default_rng(0).permutation(len(both))
     return {
         "text": np.array([both[row][0] for row in drawn], dtype=object),
@@ -126,7 +123,7 @@ def python_lines() -> Arrays:
 
 @functools.cache
 def python_manual() -> Arrays:
-    """The language reference that `help()` shows, line by line: text to model."""
+    """The language reference that `help()` shows, line by line, for language models."""
     from pydoc_data.topics import topics
 
     lines = [line for name in sorted(topics) for line in topics[name].splitlines(keepends=True)]
@@ -134,14 +131,9 @@ def python_manual() -> Arrays:
 
 
 _WORDS_OF_A_LINE, _LINES_OF_A_KIND = 4, 4000
-EMBEDDED = {
-    "digits": Embedded("digits", digits, "scikit-learn"),
-    "breast_cancer": Embedded("breast_cancer", breast_cancer, "scikit-learn"),
-    "diabetes": Embedded("diabetes", diabetes, "scikit-learn"),
-    "seasons": Embedded("seasons", seasons, "numpy"),
-    "python_lines": Embedded("python_lines", python_lines, "python"),
-    "python_manual": Embedded("python_manual", python_manual, "python"),
-}
+_SCIKIT = "scikit-learn"
+_ORIGINS = {digits: _SCIKIT, breast_cancer: _SCIKIT, diabetes: _SCIKIT, seasons: "numpy", python_lines: "python", python_manual: "python"}
+EMBEDDED = {make.__name__: Embedded(make.__name__, make, origin) for make, origin in _ORIGINS.items()}
 
 
 def _prose_lines(source: str) -> set[int]:
@@ -153,8 +145,3 @@ def _prose_lines(source: str) -> set[int]:
             docstring = node.body[0]
             lines |= set(range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1))
     return lines
-
-
-def _spread(lines: list[str], count: int) -> list[str]:
-    """`count` of `lines`, evenly from all over them."""
-    return [lines[place * len(lines) // count] for place in range(count)]

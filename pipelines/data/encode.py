@@ -1,7 +1,7 @@
-"""Encode a piece of a source: read it, assign rows to splits, encode them, leave out or refuse those that cannot be used, count all.
+"""Encode a piece of a source: read it, assign rows to splits, encode them, skip or refuse bad rows, count all.
 
-A piece is done by one process, a few thousand rows at a time. Which rows are bad is found by halving: a batch that is refused is tried in
-halves, and these in theirs, so any task's own check is enough and no task needs to know of the policy.
+A piece is encoded by one process, a few thousand rows at a time. Bad rows are found by halving: a batch that is refused is tried in halves,
+and these in theirs, so a task's own check is enough and no task needs to know of the policy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from pipelines.data.dataset import Parts
+from pipelines.data import dataset
 from pipelines.data.prefetch import side_by_side
 from pipelines.data.source import Source
 from pipelines.data.splits import SPLITS, Splitting
@@ -34,7 +34,7 @@ class Piece(NamedTuple):
 
 
 def cut(source: Source, rows: int, piece_rows: int) -> list[Piece]:
-    """Pieces of at least `piece_rows` rows where there are so many, beginning where reading can begin; none depends on who works them."""
+    """Pieces of at least `piece_rows` rows where there are so many, beginning where reading can begin, for any number of workers."""
     edges = [0]
     for start in source.starts():
         if start - edges[-1] >= piece_rows and start < rows:
@@ -65,7 +65,7 @@ class Selection:
             row += batch.rows
         if row != piece.stop:
             much = f"{abs(piece.stop - row):,} rows {'more' if row < piece.stop else 'fewer'}"
-            raise DataError(f"{self.source.label}, row {row:,}: there were {much} when it was looked at; did it change?")
+            raise DataError(f"{self.source.label}, row {row:,}: there were {much} when they were counted; did it change?")
 
     def training(self, pieces: Sequence[Piece]) -> Iterator[tuple[Batch, np.ndarray, Arrays]]:
         """The training rows that any encoding could take, for `fit`: batch, rows of it, these as they are."""
@@ -74,18 +74,19 @@ class Selection:
 
 
 class Batch:
-    """Some consecutive rows of a source, and which of them turned out bad."""
+    """Consecutive rows of a source, and the bad ones found among them."""
 
     def __init__(self, selection: Selection, start: int, raw: Arrays, also: Sequence[str] = ()) -> None:
         self._selection, self.start = selection, start
-        self.rows = len(next(iter(raw.values())))
+        self.rows = _rows(raw)
         self.raw = {name: raw[name] for name in selection.columns}
         self.also = {name: raw[name] for name in also}
         self.bad: dict[int, str] = {}
         self._deciding = {name: raw[name] for name in selection.splitting.columns}
         self._assignable = np.arange(self.rows)
         if self._deciding:
-            self._assignable = _concatenated(self._tried(self._first_split, self._assignable, self._deciding))
+            rows_of = selection.splitting.rows_of
+            self._assignable = _concatenated(self._tried(lambda raw: rows_of(0, 0, _rows(raw), raw), self._assignable, self._deciding))
         self._rows_of_split: dict[int, np.ndarray] = {}
 
     def of_split(self, split: int) -> np.ndarray:
@@ -98,29 +99,18 @@ class Batch:
 
     def usable(self, split: int) -> tuple[np.ndarray, Arrays]:
         """The rows of a split that the task accepts, and their columns."""
-        chosen = self.of_split(split)
-        if not len(chosen):
-            return chosen, taken(chosen, self.raw)
-        if not self._selection.skip:
-            return next(self._tried(lambda raw: raw, chosen, self.raw))
-        chosen = _concatenated(self._tried(self._selection.workload.check, chosen, self.raw))
+        check = self._selection.workload.check if self._selection.skip else lambda raw: None
+        chosen = _concatenated(self._tried(check, self.of_split(split), self.raw))
         return chosen, taken(chosen, self.raw)
 
     def encoded(self, split: int, encoding: Encoding) -> Iterator[dict[str, np.ndarray]]:
         """Stored rows of a split, in order."""
-        chosen = self.of_split(split)
-        if len(chosen):
-            encode = self._selection.workload.encode
-            for _, arrays in self._tried(lambda raw: encode(raw, encoding), chosen, self.raw):
-                yield arrays
+        for _, arrays in self._tried_encoding(split, encoding):
+            yield arrays
 
     def numbers(self, split: int, encoding: Encoding) -> np.ndarray:
         """The rows, counted from the batch's first, of which `encoded` gives stored rows, where each gives one."""
-        chosen = self.of_split(split)
-        if not self._selection.skip or not len(chosen):
-            return chosen
-        encode = self._selection.workload.encode
-        return _concatenated(self._tried(lambda raw: encode(raw, encoding), chosen, self.raw))
+        return _concatenated(self._tried_encoding(split, encoding)) if self._selection.skip else self.of_split(split)
 
     def place(self, row: int) -> str:
         return self._selection.source.place(self.start + row)
@@ -133,8 +123,8 @@ class Batch:
         missing = missing_in({name: column[wanted] for name, column in self.raw.items()})
         return Summary(read=len(wanted), used=len(np.setdiff1d(wanted, bad)), skipped=len(bad), examples=examples[:10], missing=missing)
 
-    def _first_split(self, raw: Arrays) -> np.ndarray:
-        return self._selection.splitting.rows_of(0, 0, len(next(iter(raw.values()))), raw)
+    def _tried_encoding(self, split: int, encoding: Encoding) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        return self._tried(lambda raw: self._selection.workload.encode(raw, encoding), self.of_split(split), self.raw)
 
     def _tried(self, work: Callable[[Arrays], R], rows: np.ndarray, columns: Arrays) -> Iterator[tuple[np.ndarray, R]]:
         bad = self.bad if self._selection.skip else None
@@ -150,10 +140,12 @@ def tried(
     place: Callable[[int], str],
     bad: dict[int, str] | None,
 ) -> Iterator[tuple[np.ndarray, R]]:
-    """`work` of `rows` of `columns`, in as few parts as the bad ones among them leave whole; those are put into `bad`, with the reason.
+    """`work` of `rows` of `columns`, in as few parts as the bad rows among them allow; these are put into `bad` with the reason.
 
-    Where `bad` is None, the first bad row is raised as a DataError with its `place`, or the source's `label` where no row is to blame.
+    Where `bad` is None, the first bad row raises a DataError with its `place`, or the source's `label` where no single row is wrong.
     """
+    if not len(rows):
+        return
     try:
         part = taken(rows, columns)
         _check_read(part)
@@ -173,18 +165,22 @@ def tried(
     yield from tried(work, rows[half:], columns, label=label, place=place, bad=bad)
 
 
+def _rows(columns: Arrays) -> int:
+    return len(next(iter(columns.values())))
+
+
 def _concatenated(parts: Iterable[tuple[np.ndarray, Any]]) -> np.ndarray:
-    """The rows of the parts that `tried` gives."""
+    """The rows of all parts of `tried`."""
     return np.concatenate([np.empty(0, np.int64), *(rows for rows, _ in parts)])
 
 
 def taken(rows: np.ndarray, columns: Arrays) -> Arrays:
-    """Rows of columns; these themselves where all rows are wanted."""
-    return columns if len(rows) == len(next(iter(columns.values()))) else {name: column[rows] for name, column in columns.items()}
+    """Some rows of columns; the columns themselves where all rows are wanted."""
+    return columns if len(rows) == _rows(columns) else {name: column[rows] for name, column in columns.items()}
 
 
 def _check_read(raw: Arrays) -> None:
-    """Raises the DataError that a reader gave in place of a value that it could not read, with its row."""
+    """Raise the DataError that stands in place of a value which the reader could not read, with its row."""
     for name, column in raw.items():
         if column.dtype == object:
             for row, value in enumerate(column):
@@ -194,7 +190,7 @@ def _check_read(raw: Arrays) -> None:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes pieces and puts the parts into the folder `work` of a store, for any process to join."""
+    """Encodes pieces and puts the parts into the folder `work` of a store."""
 
     selection: Selection
     encoding: Encoding
@@ -203,9 +199,9 @@ class Encoder:
     kept: tuple[str, ...] = SPLITS
     """Splits whose rows are stored; those of others are only counted."""
 
-    def __call__(self, piece: Piece | Sequence[int]) -> dict[str, Any]:
+    def __call__(self, piece: Piece) -> dict[str, Any]:
         """{"summary": …, "parts": {split: [name, bytes]}} as JSON values. Raises DataError."""
-        return self._stored(Piece(*piece), self.selection.batches(Piece(*piece)))
+        return self._stored(piece, self.selection.batches(piece))
 
     def head(self, piece: Piece) -> dict[str, Any]:
         """The same of the first batch that has rows to be stored."""
@@ -216,13 +212,13 @@ class Encoder:
     def _stored(self, piece: Piece, batches: Iterable[Batch]) -> dict[str, Any]:
         summary, hashes, parts = Summary(), dict[str, list[np.ndarray]](), dict[str, list[Any]]()
         with self.store.workspace() as here:
-            with Parts(here) as written:
+            with dataset.parts(here) as add:
                 for batch in batches:
                     for number, split in enumerate(SPLITS):
                         for arrays in batch.encoded(number, self.encoding):
                             summary += self._counts(split, arrays)
                             if split in self.kept:
-                                written.add(split, arrays)
+                                add(split, arrays)
                                 hashes.setdefault(split, []).append(self._hashes(arrays))
                     summary += batch.counts()
             for split, of_batches in hashes.items():
@@ -241,21 +237,15 @@ class Encoder:
             classes = {split: counted(arrays[label], getattr(self.encoding, "classes", ()))}
         if (length := workload.length_column) and length in arrays:
             lengths = {split: counted(arrays[length])}
-        return Summary(splits={split: len(next(iter(arrays.values())))}, classes=classes, lengths=lengths)
+        return Summary(splits={split: _rows(arrays)}, classes=classes, lengths=lengths)
 
     def _hashes(self, arrays: Arrays) -> np.ndarray:
-        """Of the network's inputs; empty where rows follow one another, for there a row alone says nothing."""
+        """Hashes of the network's inputs; empty where rows follow one another, for there a single row is no example."""
         inputs = {name: column for name, column in arrays.items() if name != self.selection.workload.target_column}
         return np.empty(0, np.uint64) if self.selection.workload.ordered else row_hashes(inputs)
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """Encodes the training rows of a piece and gives them away, batch by batch, keeping none."""
-
-    selection: Selection
-    encoding: Encoding
-
-    def __call__(self, piece: Piece | Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-        for batch in self.selection.batches(Piece(*piece)):
-            yield from batch.encoded(0, self.encoding)
+def training_rows(selection: Selection, encoding: Encoding, piece: Piece) -> Iterator[dict[str, np.ndarray]]:
+    """The training rows of a piece, encoded batch by batch; none is stored."""
+    for batch in selection.batches(piece):
+        yield from batch.encoded(0, encoding)

@@ -1,12 +1,13 @@
-"""Rows in memory as a source: written once below the storage, in a file that is named by its content, and read as any other file.
+"""Rows in memory as a source: written once below the storage, in a file named by its content, and read like any other file.
 
-So a run on a DataFrame has an identity, is prepared once, and is resumed, like one on a file. Nothing is imported that is not loaded
-already: a DataFrame is known by its type's module.
+So a run on a DataFrame has an identity, is prepared once and can be resumed. Nothing is imported that is not loaded already: a DataFrame
+is recognized by its type's module.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import shutil
 import uuid
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines import sealed
+from pipelines.data.source import joined
 from workloads.base import DataError
 
 _ROW_GROUP = 1 << 16
@@ -25,28 +28,18 @@ _EXPECTED = "a pandas DataFrame, a datasets.Dataset, a ray.data.Dataset, or a di
 
 
 def sources_of(data: Any, folder: Path, batches: Callable[[Any], Iterator[Any]]) -> dict[str, str]:
-    """Settings that name `data`: {"data.source": path}, or {"data.train": path, "data.test": path …} of a mapping of splits.
+    """Settings for `data`: {"data.source": path}, or {"data.train": path, "data.test": path …} for a mapping of splits.
 
-    Rows in memory are written into `folder`; a path or URI is named as it is. `batches` gives the rows of a ray.data.Dataset in order, as
+    Rows in memory are written into `folder`; a path or URI stays as it is. `batches` gives the rows of a ray.data.Dataset in order, as
     pyarrow tables or, where a column holds tensors, as arrays by column. Raises DataError for what cannot be written as rows.
     """
-    if isinstance(data, Mapping) and data and all(_is_source(part) for part in data.values()):
+    if isinstance(data, Mapping) and data and all(_kind(part) != "other" for part in data.values()):
         return {f"data.{split}": _source_of(part, folder, batches) for split, part in data.items()}
     return {"data.source": _source_of(data, folder, batches)}
 
 
-def is_in_memory(data: Any) -> bool:
-    """Return True for rows, and False for a path or URI."""
-    return not isinstance(data, str | os.PathLike)
-
-
-def _is_source(data: Any) -> bool:
-    """Return True for what can be a split, and False for what can be a column."""
-    return _kind(data) != "other" or not is_in_memory(data)
-
-
 def _source_of(data: Any, folder: Path, batches: Callable[[Any], Iterator[Any]]) -> str:
-    if not is_in_memory(data):
+    if _kind(data) == "path":
         return os.fspath(data)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{uuid.uuid4().hex}"
@@ -54,7 +47,7 @@ def _source_of(data: Any, folder: Path, batches: Callable[[Any], Iterator[Any]])
         suffix = _write(data, partial, batches)
         path = folder / f"rows-{_sha256(partial)[:12]}{suffix}"
         if path.exists():
-            os.utime(path)  # in use: what is old is freed by `prepare --prune`
+            os.utime(path)  # in use: `prepare --prune` frees what is old
         else:
             os.replace(partial, path)
         return str(path)
@@ -63,6 +56,8 @@ def _source_of(data: Any, folder: Path, batches: Callable[[Any], Iterator[Any]])
 
 
 def _kind(data: Any) -> str:
+    if isinstance(data, str | os.PathLike):
+        return "path"
     for base in type(data).__mro__:
         known = (base.__module__.partition(".")[0], base.__name__)
         if known in (("pandas", "DataFrame"), ("datasets", "Dataset"), ("ray", "Dataset")):
@@ -71,7 +66,7 @@ def _kind(data: Any) -> str:
 
 
 def _write(data: Any, path: Path, batches: Callable[[Any], Iterator[Any]]) -> str:
-    """Write rows to `path`; the suffix that tells their format."""
+    """Write rows to `path`; returns the suffix of their format."""
     import pyarrow as pa
 
     kind = _kind(data)
@@ -97,14 +92,8 @@ def _write_batches(batches: Iterator[Any], path: Path) -> str:
     if first is None:
         raise DataError("data: the dataset has no rows")
     if isinstance(first, Mapping):
-        parts = [first, *batches]
-        return _write_columns({name: np.concatenate([part[name] for part in parts]) for name in first}, path)
-
-    def all_tables() -> Iterator[Any]:
-        yield first
-        yield from batches
-
-    return _write_tables(all_tables(), path)
+        return _write_columns(joined([first, *batches]), path)
+    return _write_tables(itertools.chain([first], batches), path)
 
 
 def _write_columns(data: Mapping[Any, Any], path: Path) -> str:
@@ -141,9 +130,6 @@ def _write_tables(tables: Iterator[Any], path: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    """Of a file's content; of a folder that `save_to_disk` wrote, of its Arrow files, in which the types stand as well."""
-    digest = hashlib.sha256()
-    for file in sorted(path.glob("*.arrow")) if path.is_dir() else [path]:
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+    """Hash of a file's content; of a folder that `save_to_disk` wrote, of its Arrow files, which hold the types as well."""
+    files = sorted(path.glob("*.arrow")) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(bytes.fromhex(sealed.sha256(file)) for file in files)).hexdigest()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 _AHEAD = 2
@@ -16,66 +16,33 @@ _END = object()
 
 @contextmanager
 def ahead(items: Iterable[T], depth: int = _AHEAD) -> Iterator[Iterator[T]]:
-    """The same items, up to `depth` of them made before they are asked for, by a thread that ends with the `with` block.
+    """The same items, up to `depth` of them waiting and one more being made, by a thread that ends with the last or with the block.
 
     What making one raises is raised where it is asked for.
     """
-    ready: queue.Queue[tuple[object, BaseException | None]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: object, error: BaseException | None = None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put((item, error), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-        except BaseException as error:
-            put(_END, error)
-        else:
-            put(_END)
+    making: Iterator[Any] = iter(items)
+    thread = ThreadPoolExecutor(1, "delivery")
+    waiting: deque[Future[Any]] = deque(thread.submit(next, making, _END) for _ in range(depth + 1))
 
     def made() -> Iterator[T]:
-        while True:
-            item, error = ready.get()
-            if error:
-                raise error
-            if item is _END:
-                return
-            yield item  # type: ignore[misc]
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(thread.submit(next, making, _END))
+            yield item
+        thread.shutdown()
 
-    thread = threading.Thread(target=make, name="delivery", daemon=True)
-    thread.start()
     try:
         yield made()
     finally:
-        stop.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)
 
 
 def side_by_side(sequences: Iterable[Iterable[T]], threads: int = 2) -> Iterator[T]:
     """The items of all sequences, one sequence after another, while the next ones are begun by threads of their own."""
     with ExitStack() as stack:
-        begun: deque[tuple[AbstractContextManager[Iterator[T]], Iterator[T]]] = deque()
-
-        def end_all() -> None:
-            for context, _ in begun:
-                context.__exit__(None, None, None)
-
-        stack.callback(end_all)
-        waiting = iter(sequences)
+        begun: deque[Iterator[T]] = deque()
+        to_begin = iter(sequences)
         while True:
-            while len(begun) < threads and (sequence := next(waiting, None)) is not None:
-                context = ahead(sequence)
-                begun.append((context, context.__enter__()))
+            begun += [stack.enter_context(ahead(sequence)) for sequence in itertools.islice(to_begin, threads - len(begun))]
             if not begun:
                 return
-            yield from begun[0][1]
-            begun.popleft()[0].__exit__(None, None, None)
+            yield from begun.popleft()

@@ -1,12 +1,13 @@
-"""Prepare: read raw rows, learn the encoding from the training ones, encode all, keep them where every trial finds them.
+"""Prepare: read raw rows, fit the encoding to the training ones, encode all, store them where every trial finds them.
 
-The source is read twice, a few thousand rows at a time: once by this process, to learn, and once in pieces by whatever `each` runs them
-on, to encode. So neither needs memory for more than a batch, and joining parts into shards none for more than a shard. Data that a model
-has not seen are read once: their encoding is the model's own, and nothing is fitted.
+The source is read twice, a few thousand rows at a time: once by this process, to fit, and once in pieces, by Ray Data or here, to encode.
+So neither needs memory for more than a batch, and joining parts into shards none for more than a shard. Data that a model has not seen
+are read once: their encoding is the model's own.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import uuid
@@ -20,8 +21,8 @@ import numpy as np
 
 from pipelines.data import dataset as prepared
 from pipelines.data import sources, splits
-from pipelines.data.dataset import MANIFEST, Dataset, Joiner, leaked, shards_of
-from pipelines.data.encode import Batch, Encoder, Piece, Selection, Streamed, cut
+from pipelines.data.dataset import MANIFEST, Dataset, join, leaked, shards_of
+from pipelines.data.encode import Batch, Encoder, Piece, Selection, cut, training_rows
 from pipelines.data.source import Source, joined
 from pipelines.data.sources import ReadOptions
 from pipelines.data.splits import SPLITS, Consecutive, Splitting
@@ -39,12 +40,12 @@ _PIECE_ROWS, _MOST_PIECES = 8192, 512
 _EXAMPLES = 10
 
 Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
-"""How pieces are worked: `each(work, pieces)` gives the results in order (a loop here, or cluster.ray_data on Ray Data)."""
+"""`each(work, pieces)`: the results in order, computed in this process or by cluster.ray_data."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be prepared: which rows of which source, kept where under which name."""
+    """The rows to prepare, and the name and store of the dataset."""
 
     selection: Selection
     identity: dict[str, str]
@@ -62,7 +63,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the dataset is, or will be, on this node."""
+        """The folder of the dataset on this node, which may not exist yet."""
         return self.store.folder(self.fingerprint)
 
     @property
@@ -85,24 +86,18 @@ def plan(run: Run) -> Plan:
         available = source.columns()
         choose_columns(splitting.columns, available)
         columns = _chosen(run.model, available, splitting.columns)
-    rows, identity = source.rows(), source.identity()
-    _check_batch(run, _examples_of_rows(run, splitting, rows)["train"])
-    made_of = {
-        "source": identity,
-        "columns": columns,
+    _check_batch(run, _examples_of_rows(run, splitting, source.rows())["train"])
+    fingerprinted = {
         "splits": run.data.splits.model_dump(mode="json"),
         "given": list(run.data.given) if run.data.train else None,
         "seed": run.data.seed,
         "mode": run.data.mode,
-        "skip": run.data.on_bad_row == "skip",
-        "task": run.model.task_settings(),
-        "code": _code_version(type(run.model)),
     }
-    return Plan(_selection(run, source, columns, splitting), identity, digest(made_of)[:16], store_of(run))
+    return _plan(run, source, columns, splitting, fingerprinted)
 
 
 def plan_new(run: Run, encoding: Encoding, *, split: str | None, called: str) -> Plan:
-    """Plan to encode data that a model (`called` so in sentences) has not seen: one of the splits that the settings cut, or all rows.
+    """Plan to encode data that a model (named `called` in errors) has not seen: one of the splits of the settings, or all rows.
 
     Raises DataError, which names the model's task where columns are missing.
     """
@@ -118,41 +113,28 @@ def plan_new(run: Run, encoding: Encoding, *, split: str | None, called: str) ->
     splitting: Splitting = Consecutive((0, 0, rows))
     if split:
         splitting = splits.settled(run, splits.splitting_of(run, source), source, columns)
-    identity = source.identity()
-    made_of = {
-        "source": identity,
-        "columns": columns,
+    fingerprinted = {
         "cut": [split, run.data.splits.model_dump(mode="json"), run.data.seed, run.data.given] if split else None,
-        "skip": run.data.on_bad_row == "skip",
-        "task": run.model.task_settings(),
         "encoding": encoding.model_dump(mode="json"),
-        "code": _code_version(type(run.model)),
     }
-    selection = _selection(run, source, columns, splitting)
-    return Plan(selection, identity, digest(made_of)[:16], store_of(run), (split or WHOLE,), divided=split is not None)
+    return replace(_plan(run, source, columns, splitting, fingerprinted), splits=(split or WHOLE,), divided=split is not None)
 
 
-def prepare(run: Run, plan: Plan, each: Each) -> Dataset:
-    """The prepared dataset, made now unless it is there already. Raises DataError; a failed attempt leaves nothing behind.
+def prepare(run: Run, plan: Plan, each: Each, *, encoding: Encoding | None = None) -> Dataset:
+    """The prepared dataset, made now unless it exists; a failed attempt leaves nothing behind.
 
-    Raises RecipeError if a batch is larger than what there is to train on.
+    With `encoding`, a model's own, none is fitted. Raises DataError, and RecipeError if a batch is larger than what there is to train on.
     """
-    if not plan.ready:
-        settled = _settled(run, plan)
-        encoding, sample = _fit(settled.selection, settled.pieces)
-        _make(run, settled, encoding, sample, each, stored=SPLITS[1:] if run.data.mode == "stream" else SPLITS)
-    dataset = prepared.proven(plan.store, plan.fingerprint)
-    _check_bad(run, dataset.manifest.summary)
-    _check_batch(run, examples(run, dataset)["train"])
-    return dataset
-
-
-def encode_new(run: Run, plan: Plan, encoding: Encoding, each: Each) -> Dataset:
-    """The rows of `plan_new` as a dataset of one split, made now unless it is there already. Raises DataError."""
-    if not plan.ready:
+    if not plan.ready and encoding:
         _make(run, plan, encoding, {}, each, stored=plan.splits)
+    elif not plan.ready:
+        settled = _settled(run, plan)
+        fitted, sample = _fit(settled.selection, settled.pieces)
+        _make(run, settled, fitted, sample, each, stored=SPLITS[1:] if run.data.mode == "stream" else SPLITS)
     dataset = prepared.proven(plan.store, plan.fingerprint)
     _check_rows(run, plan, dataset.manifest.summary)
+    if not encoding:
+        _check_batch(run, examples(run, dataset)["train"])
     return dataset
 
 
@@ -166,7 +148,7 @@ def examples(run: Run, dataset: Dataset) -> dict[str, int]:
 
 
 def tell(dataset: Dataset, say: Callable[[str], None]) -> None:
-    """Say what is not as one would wish: rows left out, rows that training and test share."""
+    """Report skipped rows and rows that training and test share."""
     summary = dataset.manifest.summary
     if summary.skipped:
         say(f"{summary.read:,} rows read = {summary.used:,} used + {summary.skipped:,} skipped; the first of these:")
@@ -177,12 +159,12 @@ def tell(dataset: Dataset, say: Callable[[str], None]) -> None:
 
 
 def in_process(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
-    """Work the pieces one after another, here."""
+    """`Each` in this process, one piece after another."""
     return [work(piece) for piece in pieces]
 
 
 def peek(run: Run, plan: Plan) -> Encoding:
-    """The encoding of a prepared dataset, else one learnt from the first rows: enough to build and count the network."""
+    """The encoding of a prepared dataset, else one fitted to the first rows: enough to build the network and count its parameters."""
     if plan.ready:
         return run.model.encoding_type.model_validate(Dataset.open(prepared.fetch(plan.store, plan.fingerprint)).manifest.encoding)
     training = plan.selection.training(plan.pieces)
@@ -190,16 +172,16 @@ def peek(run: Run, plan: Plan) -> Encoding:
 
 
 def count(run: Run, plan: Plan) -> Mapping[str, int | None]:
-    """Examples of each split, from the prepared dataset or from numbers of rows; None where these cannot tell. Raises DataError."""
+    """Examples of each split, from the prepared dataset or from row numbers; None where these are not enough. Raises DataError."""
     if plan.ready:
         return examples(run, Dataset.open(prepared.fetch(plan.store, plan.fingerprint)))
     return _examples_of_rows(run, plan.selection.splitting, plan.source.rows())
 
 
-def streamed(run: Run, plan: Plan, dataset: Dataset) -> tuple[Streamed, list[Piece]]:
+def streamed(run: Run, plan: Plan, dataset: Dataset) -> tuple[Callable[[Any], Iterator[dict[str, np.ndarray]]], list[Piece]]:
     """The reader that encodes the training rows anew, and the pieces that it reads."""
     encoding = run.model.encoding_type.model_validate(dataset.manifest.encoding)
-    return Streamed(_settled(run, plan).selection, encoding), plan.pieces
+    return functools.partial(training_rows, _settled(run, plan).selection, encoding), plan.pieces
 
 
 def source_of(run: Run) -> Source:
@@ -209,8 +191,22 @@ def source_of(run: Run) -> Source:
     return sources.open_splits(data.given, how) if data.train else sources.open_source(data.source or "", how)
 
 
+def _plan(run: Run, source: Source, columns: tuple[str, ...], splitting: Splitting, fingerprinted: Mapping[str, Any]) -> Plan:
+    """The plan, named by a hash of all that decides the content of the dataset: `fingerprinted`, the source, the task and the code."""
+    skip, identity = run.data.on_bad_row == "skip", source.identity()
+    made_of = {
+        "source": identity,
+        "columns": columns,
+        "skip": skip,
+        "task": run.model.task_settings(),
+        "code": _code_version(type(run.model)),
+    }
+    selection = Selection(source, columns, splitting, run.model, skip=skip)
+    return Plan(selection, identity, digest(made_of | dict(fingerprinted))[:16], store_of(run))
+
+
 def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, *, stored: tuple[str, ...]) -> None:
-    """Encode the pieces into parts, join these into shards, write the manifest. Of splits that are not `stored` a first batch is kept."""
+    """Encode the pieces into parts, join these into shards, write the manifest. Of splits not `stored` the first batch is kept."""
     store, work = plan.store, f".parts.{uuid.uuid4().hex[:8]}"
     encoder = Encoder(plan.selection, encoding, store, work, stored)
     try:
@@ -222,7 +218,7 @@ def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, 
             prepared.finish(
                 store,
                 folder,
-                each(Joiner(store, work, folder), shards_of(encoded)),
+                each(functools.partial(join, store, work, folder), shards_of(encoded)),
                 fingerprint=plan.fingerprint,
                 source=plan.identity,
                 encoding=encoding.model_dump(mode="json"),
@@ -233,18 +229,14 @@ def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, 
         store.remove(work)
 
 
-def _selection(run: Run, source: Source, columns: tuple[str, ...], splitting: Splitting) -> Selection:
-    return Selection(source, columns, splitting, run.model, skip=run.data.on_bad_row == "skip")
-
-
 def _settled(run: Run, plan: Plan) -> Plan:
-    """The plan, once labels were read where the splitting depends on them."""
+    """The plan, its labels read where the splitting depends on them."""
     chosen = plan.selection
     return replace(plan, selection=replace(chosen, splitting=splits.settled(run, chosen.splitting, chosen.source, chosen.columns)))
 
 
 def _chosen(workload: Workload, available: Sequence[str], splitting: Sequence[str]) -> tuple[str, ...]:
-    """The columns that the task is given; those that only say which split a row is of are not, unless it asks for them by name."""
+    """The columns that the task is given: not those that only assign rows to splits, unless it asks for them by name."""
     try:
         return workload.read_columns([name for name in available if name not in splitting])
     except DataError:
@@ -252,7 +244,7 @@ def _chosen(workload: Workload, available: Sequence[str], splitting: Sequence[st
 
 
 def _examples_of_rows(run: Run, splitting: Splitting, rows: int) -> dict[str, int | None]:
-    """Examples of each split as far as numbers of rows alone can tell, before any is read."""
+    """Examples of each split by row numbers alone, before any row is read; None where the splitting needs values."""
     if splitting.columns or run.data.splits.stratify:
         return dict.fromkeys(SPLITS)
     counts: dict[str, int | None] = {}
@@ -272,7 +264,7 @@ def _errors_at(place: str) -> Iterator[None]:
 
 
 def _fit(selection: Selection, pieces: Sequence[Piece]) -> tuple[Encoding, Arrays]:
-    """The encoding, learnt from the training rows, and a few of these as they are."""
+    """The encoding, fitted to the training rows, and a few raw ones of them."""
     wanted = selection.workload.context + selection.workload.sample_rows
     sample: list[Arrays] = []
     bad: list[str] = []
@@ -314,19 +306,15 @@ def _checked(run: Run, plan: Plan, encoded: Sequence[dict[str, Any]]) -> Summary
 
 
 def _check_rows(run: Run, plan: Plan, summary: Summary) -> None:
-    _check_bad(run, summary)
-    if empty := [split for split in plan.splits if not summary.splits.get(split)]:
-        lacking = f"the {empty[0]} split has no rows; give it a larger share, or more data" if plan.divided else "has no rows"
-        raise DataError(f"{run.data.name}: {lacking}")
-
-
-def _check_bad(run: Run, summary: Summary) -> None:
     if summary.skipped > run.data.max_bad_fraction * summary.read:
         listed = "\n".join(summary.examples)
         raise DataError(
             f"{run.data.name}: {summary.skipped:,} of {summary.read:,} rows cannot be used, more than "
             f"data.max_bad_fraction={run.data.max_bad_fraction:g} allows; the first of them:\n{listed}"
         )
+    if empty := [split for split in plan.splits if not summary.splits.get(split)]:
+        lacking = f"the {empty[0]} split has no rows; give it a larger share, or more data" if plan.divided else "has no rows"
+        raise DataError(f"{run.data.name}: {lacking}")
 
 
 def _check_batch(run: Run, examples: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Which split a row falls into: computed from its number or from a value of it, so any process can tell for any range of rows.
+"""Assign rows to splits by their numbers or by a column's values, so any process can do it for any range of rows.
 
 Rows without an order are drawn: each block of 1,000 is permuted by its own seed and cut by the shares, so adding rows at the end moves no
 earlier one, 10,000 rows at 0.8/0.1/0.1 give exactly 8,000/1,000/1,000, and no split can lack a part of an ordered file.
@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,46 +22,48 @@ from workloads.base import Arrays, DataError
 
 SPLITS = ("train", "validation", "test")
 RARE_ROWS = 50
-"""A class of fewer rows is drawn by itself, unless told otherwise."""
+"""A class of fewer rows is drawn by itself, unless `data.splits.stratify` says otherwise."""
 _BLOCK = 1000
 SPELLINGS = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
+Shares = tuple[float, ...]
+"""Shares of the three splits; they sum to one."""
 
 
-class Splitting(Protocol):
+class Splitting:
+    """Assigns rows to splits."""
+
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns whose values must be known to tell."""
-        ...
+        """Columns whose values decide, beside row numbers."""
+        return ()
 
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         """The rows of [start, stop), counted from `start`, that belong to `split`; `raw` are those rows. Raises DataError."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Splits of rows that have no order, by `shares` that sum to one."""
+class Drawn(Splitting):
+    """Splits of rows without an order, drawn by shares."""
 
-    shares: tuple[float, float, float]
+    shares: Shares
     seed: int
-    columns: tuple[str, ...] = ()
 
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         return np.flatnonzero(split_of(start, stop, shares=self.shares, seed=self.seed) == split)
 
 
 @dataclass(frozen=True)
-class Consecutive:
+class Consecutive(Splitting):
     """Splits of ordered rows: `sizes` rows each, in order; later rows are unused. All but the first keep `context` rows before theirs."""
 
-    sizes: tuple[int, int, int]
+    sizes: tuple[int, ...]
     context: int = 0
-    columns: tuple[str, ...] = ()
 
     @classmethod
-    def by_shares(cls, rows: int, shares: tuple[float, float, float], context: int = 0) -> Consecutive:
+    def by_shares(cls, rows: int, shares: Shares, context: int = 0) -> Consecutive:
         edges = [*np.round(np.cumsum([0, *shares[:2]]) * rows).astype(int).tolist(), rows]
-        return cls((edges[1] - edges[0], edges[2] - edges[1], edges[3] - edges[2]), context)
+        return cls(tuple(np.diff(edges).tolist()), context)
 
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         """Its context included."""
@@ -71,13 +73,12 @@ class Consecutive:
 
 
 @dataclass(frozen=True, eq=False)
-class Stratified:
-    """As `drawn`, but for the rows of some classes, each of which was drawn by itself (`draw_by_class`)."""
+class Stratified(Splitting):
+    """As `drawn`, except for the rows of some classes, each of which was drawn by itself (`draw_by_class`)."""
 
     drawn: Drawn
     rows: np.ndarray
     splits: np.ndarray
-    columns: tuple[str, ...] = ()
 
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         belongs = split_of(start, stop, shares=self.drawn.shares, seed=self.drawn.seed)
@@ -87,26 +88,7 @@ class Stratified:
 
 
 @dataclass(frozen=True)
-class ByKey:
-    """Splits drawn by a hash of a column's value: rows of one value share a split, wherever they are and whatever else there is."""
-
-    column: str
-    shares: tuple[float, float, float]
-    seed: int
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
-        values, inverse = _values(raw[self.column], self.column)
-        edges = np.cumsum(self.shares[:2])
-        belongs = [np.searchsorted(edges, _uniform(f"{self.seed} {_spelt(value)}"), side="right") for value in values]
-        return np.flatnonzero(np.array(belongs, np.int8)[inverse] == split)
-
-
-@dataclass(frozen=True)
-class ByColumn:
+class ByColumn(Splitting):
     """Splits that a column names."""
 
     column: str
@@ -117,34 +99,44 @@ class ByColumn:
 
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         values, inverse = _values(raw[self.column], self.column)
-        named = [SPELLINGS.get(str(value).strip().lower(), -1) for value in values]
-        if -1 in named:
-            odd = named.index(-1)
-            raise DataError(
-                f"column {self.column}: {values[odd]!r} is no split; write train, validation or test", int(np.argmax(inverse == odd))
-            )
-        return np.flatnonzero(np.array(named, np.int8)[inverse] == split)
+        splits = [self._split(value) for value in values]
+        if -1 in splits:
+            odd = splits.index(-1)
+            text = f"column {self.column}: {values[odd]!r} is not a split; write train, validation or test"
+            raise DataError(text, int(np.argmax(inverse == odd)))
+        return np.flatnonzero(np.array(splits, np.int8)[inverse] == split)
+
+    def _split(self, value: Any) -> int:
+        return SPELLINGS.get(str(value).strip().lower(), -1)
 
 
 @dataclass(frozen=True)
-class Given:
+class ByKey(ByColumn):
+    """Splits drawn by a hash of a column's value: rows of one value share a split, wherever they are and whatever else there is."""
+
+    shares: Shares
+    seed: int
+
+    def _split(self, value: Any) -> int:
+        return int(np.searchsorted(np.cumsum(self.shares[:2]), _uniform(f"{self.seed} {_spelt(value)}"), side="right"))
+
+
+@dataclass(frozen=True)
+class Given(Splitting):
     """Splits that are sources of their own, `sizes` rows each, one after another; those of no rows are cut from the first as `cut` says."""
 
-    sizes: tuple[int, int, int]
+    sizes: tuple[int, ...]
     cut: Splitting
-    columns: tuple[str, ...] = ()
 
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
-        if split == 0 or not self.sizes[split]:
-            inside = min(stop, self.sizes[0])
-            return self.cut.rows_of(split, start, inside, raw) if start < inside else np.empty(0, np.int64)
-        first = sum(self.sizes[:split])
-        low, high = max(first, start), min(first + self.sizes[split], stop)
-        return np.arange(low - start, max(low, high) - start)
+        if split and self.sizes[split]:
+            return Consecutive(self.sizes).rows_of(split, start, stop, raw)
+        inside = min(stop, self.sizes[0])
+        return self.cut.rows_of(split, start, inside, raw) if start < inside else np.empty(0, np.int64)
 
 
 def splitting_of(run: Run, source: Source) -> Splitting:
-    """The splitting that the settings ask for. Raises DataError, RecipeError where they cannot be had."""
+    """The splitting that the settings ask for. Raises DataError, RecipeError."""
     splits, seed = run.data.splits, run.data.seed
     if isinstance(source, SplitSources):
         return _given(run, source)
@@ -160,7 +152,7 @@ def splitting_of(run: Run, source: Source) -> Splitting:
 
 
 def settled(run: Run, splitting: Splitting, source: Source, columns: Sequence[str]) -> Splitting:
-    """The splitting, once the labels are known: classes that are too rare to be left to chance are drawn by themselves."""
+    """The splitting once the labels are read: rare classes (data.splits.stratify: all) are drawn each by itself."""
     label = run.model.label_column
     drawn = splitting.cut if isinstance(splitting, Given) else splitting
     if not isinstance(drawn, Drawn) or run.data.splits.stratify is False or not label or label not in columns:
@@ -184,14 +176,13 @@ def _given(run: Run, source: SplitSources) -> Given:
     """Splits given as sources; what is missing of them is cut from the training rows, in the proportion of its share to theirs."""
     sizes = dict(zip(source.names, source.sizes, strict=True))
     shares = [0.0 if split in sizes and split != "train" else share for split, share in zip(SPLITS, run.data.splits.sizes, strict=True)]
-    first, second, third = (share / sum(shares) for share in shares)
-    by_shares = (first, second, third)
+    by_shares = tuple(share / sum(shares) for share in shares)
     ordered = run.model.ordered
     inner = Consecutive.by_shares(sizes["train"], by_shares, run.model.context) if ordered else Drawn(by_shares, run.data.seed)
-    return Given((sizes["train"], sizes.get("validation", 0), sizes.get("test", 0)), inner)
+    return Given(tuple(sizes.get(split, 0) for split in SPLITS), inner)
 
 
-def split_of(start: int, stop: int, *, shares: tuple[float, float, float], seed: int) -> np.ndarray:
+def split_of(start: int, stop: int, *, shares: Shares, seed: int) -> np.ndarray:
     """The split (index into SPLITS, int8) of each of the rows [start, stop)."""
     edges = np.round(np.cumsum(shares[:2]) * _BLOCK)
     first, last = start // _BLOCK, -(-stop // _BLOCK)
@@ -201,10 +192,10 @@ def split_of(start: int, stop: int, *, shares: tuple[float, float, float], seed:
 
 
 def draw_by_class(labels: Iterable[np.ndarray], drawn: Drawn, *, rarer_than: int | None) -> Splitting:
-    """Draw each class by itself, so that every split has some of it: the labels of all rows, batch by batch, in order.
+    """Draw each class by itself, so that every split has some of it; `labels` of all rows, batch by batch, in order.
 
-    Only classes of fewer rows than `rarer_than`, if that is stated. The first three rows of a class go one to each split, every further
-    one to the split that lacks most to its share; so adding rows at the end moves no earlier row of a class that is drawn so.
+    With `rarer_than`, only classes of fewer rows. The first three rows of a class go one to each split, every further one to the split
+    that lacks most of its share; so adding rows at the end moves no earlier row of a class that is drawn so.
     """
     limit = np.inf if rarer_than is None else rarer_than
     rows: dict[str, list[np.ndarray]] = {}
@@ -228,7 +219,7 @@ def draw_by_class(labels: Iterable[np.ndarray], drawn: Drawn, *, rarer_than: int
     return Stratified(drawn, flat[by_row], splits[by_row])
 
 
-def _in_turn(count: int, shares: Sequence[float]) -> np.ndarray:
+def _in_turn(count: int, shares: Shares) -> np.ndarray:
     """The splits of the first `count` rows of a class."""
     turns, given = np.empty(count, np.int8), np.zeros(3)
     for row in range(count):
@@ -240,28 +231,28 @@ def _in_turn(count: int, shares: Sequence[float]) -> np.ndarray:
 
 
 def _values(column: np.ndarray, name: str) -> tuple[list[Any], np.ndarray]:
-    """The different values of a column, and which of them each row has. Raises DataError where one is missing."""
+    """Distinct values of a column, and each row's index into them. Raises DataError where a value is missing."""
     if column.ndim > 1:
-        raise DataError(f"column {name}: a value of it is an array of {column.shape[1:]}, which tells no split")
+        raise DataError(f"column {name}: a value of it is an array of {column.shape[1:]}, which cannot decide a split")
     # NaN and NaT alone differ from themselves
     missing = [value is None for value in column] if column.dtype == object else column != column
     if any(missing):
-        raise DataError(f"column {name}: is missing, so the row's split cannot be told", int(np.argmax(missing)))
+        raise DataError(f"column {name}: is missing, so the row cannot be assigned to a split", int(np.argmax(missing)))
     return _different(column)
 
 
 def _different(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
-    """The different values of a column, objects as their text, and which of them each row has."""
+    """Distinct values of a column, objects as their text, and each row's index into them."""
     plain = np.array([_spelt(value) for value in column]) if column.dtype == object or column.ndim > 1 else column
     values, inverse = np.unique(plain, return_inverse=True)
     return values.tolist(), inverse
 
 
 def _spelt(value: Any) -> str:
-    """A whole number as such: where another row lacks one, a reader gives a batch of integers as floats."""
+    """A value as text, 3.0 as 3: where another row lacks a value, a reader gives a batch of integers as floats."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _uniform(text: str) -> float:
-    """A number in [0, 1) that looks drawn, the same for the same text on every machine."""
+    """A pseudo-random number in [0, 1), the same for the same text on every machine."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56

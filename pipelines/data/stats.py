@@ -1,8 +1,7 @@
-"""What is in a prepared dataset, counted while it was made: rows by split and class, lengths, missing values, rows left out, rows twice."""
+"""Counts of a prepared dataset, taken while it is made: rows by split and class, lengths, missing values, skipped rows, duplicates."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from workloads.base import Arrays
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TOLD, _SHOWN = 10, 5
+_EXAMPLES, _SHOWN = 10, 5
 Counts = dict[str, int]
 
 
@@ -24,34 +23,25 @@ class Summary(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     read: int = 0
-    """Rows of the source that some split was to have, and rows that could not even be read."""
+    """Rows of the source that belong to a split, and rows that could not be read."""
     used: int = 0
     skipped: int = 0
     examples: tuple[str, ...] = ()
-    """The first ten that were left out: file, row, what was wrong."""
+    """The first ten skipped rows: file, row, problem."""
     splits: Counts = {}
-    """Stored rows of each split: of a text its tokens, of a series with those before its own that it looks back on."""
+    """Stored rows of each split: tokens of a text; of a series also the context before the split's own rows."""
     classes: dict[str, Counts] = {}
     """Rows of each class, by split."""
     lengths: dict[str, Counts] = {}
-    """Rows of each length, by split, where rows differ in length."""
+    """Rows of each length, by split, where lengths differ."""
     missing: Counts = {}
     """Missing values of each column."""
     leaked: int = 0
-    """Test rows whose input a training row has as well."""
+    """Test rows that duplicate the input of a training row."""
 
     def __add__(self, other: Summary) -> Summary:
-        return Summary(
-            read=self.read + other.read,
-            used=self.used + other.used,
-            skipped=self.skipped + other.skipped,
-            examples=(*self.examples, *other.examples)[:_TOLD],
-            splits=_added(self.splits, other.splits),
-            classes=_added_by_split(self.classes, other.classes),
-            lengths=_added_by_split(self.lengths, other.lengths),
-            missing=_added(self.missing, other.missing),
-            leaked=self.leaked + other.leaked,
-        )
+        total = Summary(**{name: _added(mine, getattr(other, name)) for name, mine in self})
+        return total.model_copy(update={"examples": total.examples[:_EXAMPLES]})
 
     @property
     def closes(self) -> bool:
@@ -59,19 +49,22 @@ class Summary(BaseModel):
 
 
 def missing_in(raw: Arrays) -> Counts:
-    """Missing values (None, NaN) of each column that has any."""
-    found = {name: sum(value is None for value in column) if column.dtype == object else _nans(column) for name, column in raw.items()}
+    """Missing values (None; NaN and NaT, which differ from themselves) of each column that has any."""
+    found = {
+        name: sum(value is None for value in column) if column.dtype == object else int((column != column).sum())
+        for name, column in raw.items()
+    }
     return {name: count for name, count in found.items() if count}
 
 
 def counted(values: np.ndarray, names: tuple[str, ...] = ()) -> Counts:
-    """How often each value occurs; integers below len(names) under their names."""
+    """Occurrences of each value; integers below len(names) under their names."""
     found, counts = np.unique(values, return_counts=True)
     return {names[value] if names else str(value): count for value, count in zip(found.tolist(), counts.tolist(), strict=True)}
 
 
 def row_hashes(arrays: Arrays) -> np.ndarray:
-    """uint64 (N,): equal for rows that are equal in every column; for others equal by chance, one pair in 10^19."""
+    """A hash of each row, uint64 (N,): rows that differ in a column share one by chance, one pair in 10^19."""
     total = np.zeros(len(next(iter(arrays.values()))), np.uint64)
     for name in sorted(arrays):
         column = np.ascontiguousarray(arrays[name])
@@ -84,7 +77,7 @@ def row_hashes(arrays: Arrays) -> np.ndarray:
 
 
 def markdown(summary: Summary, *, source: Mapping[str, str], fingerprint: str, columns: Mapping[str, str], sample: Arrays) -> str:
-    """The summary as a page that a person reads."""
+    """The summary as a page in Markdown."""
     lines = [f"# Data `{fingerprint}`", ""]
     lines += [f"{summary.read:,} rows read = {summary.used:,} used + {summary.skipped:,} skipped", ""]
     lines += _table(["split", "rows"], [[split, f"{rows:,}"] for split, rows in summary.splits.items()])
@@ -105,7 +98,7 @@ def markdown(summary: Summary, *, source: Mapping[str, str], fingerprint: str, c
 
 
 def lengths_figure(summary: Summary) -> Figure:
-    """How long rows are, by split."""
+    """Histogram of row lengths, by split."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -119,16 +112,11 @@ def lengths_figure(summary: Summary) -> Figure:
     return figure
 
 
-def _added(first: Counts, second: Counts) -> Counts:
-    return dict(Counter(first) + Counter(second))
-
-
-def _added_by_split(first: dict[str, Counts], second: dict[str, Counts]) -> dict[str, Counts]:
-    return {split: _added(first.get(split, {}), second.get(split, {})) for split in (first | second)}
-
-
-def _nans(column: np.ndarray) -> int:
-    return int(np.isnan(column).sum()) if column.dtype.kind == "f" else int(np.isnat(column).sum()) if column.dtype.kind == "M" else 0
+def _added(first: Any, second: Any) -> Any:
+    """The sum of two numbers, tuples, or dicts of these by key."""
+    if not isinstance(first, dict):
+        return first + second
+    return {key: _added(first[key], second[key]) if key in first and key in second else (first | second)[key] for key in first | second}
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Each, encode_new, plan_new
+from pipelines.data.preparation import Each, plan_new, prepare
 from pipelines.errors import StorageError
 from pipelines.evaluation import models, reports, split_scores, statistics
 from pipelines.evaluation.models import Model
@@ -188,7 +188,7 @@ def _on_the_same_rows(model: Model, other: Model, dataset: Dataset, each: Each) 
         return split_scores.judged(replace(other, run=model.run), dataset, _SPLIT, each)
     reencoding = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
     plan = plan_new(reencoding.run, other.encoding, split=_SPLIT, called=other.called)
-    return split_scores.judged(reencoding, encode_new(reencoding.run, plan, other.encoding, each), _SPLIT, each)
+    return split_scores.judged(reencoding, prepare(reencoding.run, plan, each, encoding=other.encoding), _SPLIT, each)
 
 
 def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:

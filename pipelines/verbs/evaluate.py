@@ -16,7 +16,7 @@ import numpy as np
 from cluster import ray_data
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Each, Plan, encode_new, plan_new
+from pipelines.data.preparation import Each, Plan, plan_new, prepare
 from pipelines.data.splits import SPLITS
 from pipelines.errors import RecipeError
 from pipelines.evaluation import models, reports, split_scores
@@ -79,7 +79,7 @@ def _examples(model: Model, overrides: Sequence[str], split: str | None, each: E
     if _names_data(overrides):
         plan = _plan(model, split)
         label = _slug(plan.source.label)
-        dataset = encode_new(model.run, plan, model.encoding, each)
+        dataset = prepare(model.run, plan, each, encoding=model.encoding)
         return Examples(dataset, plan.splits[0], f"{label}-{split}" if split else label, plan)
     return Examples(split_scores.own_data(model, each), split or "test", split or "test", None)
 

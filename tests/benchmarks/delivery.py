@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.dataset import MappedRows, Parts, join
+from pipelines.data.dataset import MappedRows, parts
 from pipelines.data.order import Order
 from tests.benchmarks.rows import Row, interleave, ratio_at_least
 
@@ -37,10 +37,9 @@ def measure(*, pairs: int = 9) -> list[Row]:
 
 def _stored(folder: Path, columns: dict[str, np.ndarray]) -> MappedRows:
     """Rows as a prepared dataset holds them."""
-    with Parts(folder) as parts:
-        parts.add("rows", columns)
-    join([folder / "rows"], folder / "shard")
-    return MappedRows([folder / "shard"])
+    with parts(folder) as add:
+        add("rows", columns)
+    return MappedRows([folder / "rows"])
 
 
 def _compared(rows: MappedRows, pairs: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipelines import sealed
 from pipelines.data import dataset as prepared
-from pipelines.data.dataset import MANIFEST, SAMPLE, Dataset, Joiner, Parts, leaked, shards_of
+from pipelines.data.dataset import MANIFEST, SAMPLE, Dataset, join, leaked, parts, shards_of
 from pipelines.data.stats import row_hashes
 from tests import damage
 from tests.made import COLUMNS, dataset_in, store_in, written
@@ -182,11 +182,11 @@ def test_a_shard_is_one_record_batch_of_all_rows_of_its_parts(tmp_path: Path) ->
     x = np.arange(20).reshape(10, 2)
     for number, (start, stop) in enumerate([(0, 3), (3, 4), (4, 10)]):
         with store.workspace() as here:
-            with Parts(here) as parts:
+            with parts(here) as add:
                 for low in range(start, stop):
-                    parts.add("test", {"x": x[low : low + 1]})
+                    add("test", {"x": x[low : low + 1]})
             store.put(here / "test", "work", f"test-{number}.part")
-    made = Joiner(store, "work", "folder")(["test", 7, [f"test-{number}" for number in range(3)]])
+    made = join(store, "work", "folder", ["test", 7, [f"test-{number}" for number in range(3)]])
     shard = made["shard"]
     assert (shard["split"], shard["number"], shard["rows"]) == ("test", 7, 10)
     reader = pa.ipc.open_file(store.get("folder", "test-00007.arrow", tmp_path))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.encode import Encoder, Piece, Selection, Streamed, cut
+from pipelines.data.encode import Encoder, Piece, Selection, cut, training_rows
 from pipelines.data.splits import SPLITS, ByColumn, ByKey, Consecutive, Drawn, Splitting
 from pipelines.data.stats import Summary
 from tests.made import InMemory, store_in
@@ -173,11 +173,11 @@ def test_a_row_whose_split_cannot_be_told_is_bad_as_well(tmp_path: Path) -> None
     assert numbers(stored) == {"train": list(range(5, 30, 5)), "validation": list(range(2, 30, 5)), "test": list(range(1, 30, 5))}
     assert (summary.read, summary.used, summary.skipped) == (30, 17, 13)
     assert summary.examples[1:3] == (
-        "made, row 3: column part: 'tset' is no split; write train, validation or test",
-        "made, row 4: column part: is missing, so the row's split cannot be told",
+        "made, row 3: column part: 'tset' is not a split; write train, validation or test",
+        "made, row 4: column part: is missing, so the row cannot be assigned to a split",
     )
     part[part == None] = "test"  # noqa: E711
-    with pytest.raises(DataError, match=r"^made, row 3: column part: 'tset' is no split"):
+    with pytest.raises(DataError, match=r"^made, row 3: column part: 'tset' is not a split"):
         worked(tmp_path, selection(table(30, part=part), ByColumn("part"), skip=False), 20)
 
 
@@ -202,7 +202,7 @@ def test_training_rows_to_learn_from_are_without_those_that_no_encoding_could_ta
 
 def test_a_source_that_gives_fewer_rows_than_it_promised_is_refused(tmp_path: Path) -> None:
     source = InMemory(table(30).held, promised=47)
-    with pytest.raises(DataError, match=r"^made, row 30: there were 10 rows more when it was looked at; did it change\?$"):
+    with pytest.raises(DataError, match=r"^made, row 30: there were 10 rows more when they were counted; did it change\?$"):
         worked(tmp_path, selection(source), 20)
 
 
@@ -239,7 +239,7 @@ def test_rows_that_two_splits_look_back_on_are_counted_once(tmp_path: Path, piec
 def test_a_stream_gives_the_training_rows_and_keeps_none() -> None:
     chosen = selection(table(95, [1, 50, 51]))
     pieces = cut(chosen.source, 95, 20)
-    given_ = [arrays["features"].reshape(-1).astype(int).tolist() for piece in pieces for arrays in Streamed(chosen, ENCODING)(list(piece))]
+    given_ = [arrays["features"].reshape(-1).astype(int).tolist() for piece in pieces for arrays in training_rows(chosen, ENCODING, piece)]
     assert [row for rows in given_ for row in rows] == [row for row in DRAWN.rows_of(0, 0, 95, {}).tolist() if row not in (1, 50, 51)]
 
 

@@ -14,7 +14,7 @@ from workloads.base import DataError
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "delivery"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("delivery")]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 50])

@@ -151,7 +151,7 @@ MISSING = [
 @pytest.mark.parametrize("column", MISSING)
 @pytest.mark.parametrize("kind", [ByColumn("split"), ByKey("split", SHARES, 0)])
 def test_a_row_whose_split_cannot_be_told_is_named(kind: Splitting, column: np.ndarray) -> None:
-    with pytest.raises(DataError, match=r"^column split: is missing, so the row's split cannot be told$") as error:
+    with pytest.raises(DataError, match=r"^column split: is missing, so the row cannot be assigned to a split$") as error:
         kind.rows_of(0, 0, len(column), {"split": column})
     assert error.value.row == [value is None or value != value for value in column].index(True)
 
@@ -181,12 +181,12 @@ def test_a_column_names_the_splits_in_any_spelling() -> None:
 def test_an_odd_name_of_a_split_names_its_row(odd: str, told: str) -> None:
     with pytest.raises(DataError) as error:
         ByColumn("part").rows_of(0, 100, 104, {"part": objects("train", "val", odd, odd)})
-    assert str(error.value) == f"column part: {told} is no split; write train, validation or test"
+    assert str(error.value) == f"column part: {told} is not a split; write train, validation or test"
     assert error.value.row == 2
 
 
 def test_numbers_name_no_split() -> None:
-    with pytest.raises(DataError, match="column part: 0 is no split"):
+    with pytest.raises(DataError, match="column part: 0 is not a split"):
         ByColumn("part").rows_of(0, 0, 3, {"part": np.array([0, 1, 2])})
 
 

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "delivery"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("delivery")]
 
 
 # ---- the batches of the loop
