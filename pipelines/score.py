@@ -81,7 +81,7 @@ def keep_results(
     baselines = run.model.baselines(run.model.examples(dataset.train, training=True), rows, encoding) if test else {}
     metrics = _journal(run, folder, scores, baselines)
     network = run.model.network(encoding).eval()
-    checkpoint.load_weights(Path(weights), network)
+    checkpoint.load_weights(checkpoint.weights_file(Path(weights)), network)
     _draw(run, folder, network, encoding, outputs, rows)
     if test:
         row_scores.write(folder.page / row_scores.ARTIFACT, row_scores.row_scores(run.model.judging(encoding), outputs, rows))

@@ -150,7 +150,11 @@ class Dataset:
     def sample(self) -> Arrays:
         """A few raw training rows, as read from the source."""
         table = _mapped(self.folder / SAMPLE)
-        return {name: _objects_or_view(table[name].combine_chunks()) for name in table.column_names}
+        columns = ((name, table[name].combine_chunks()) for name in table.column_names)
+        return {
+            name: chunk.to_numpy_ndarray() if isinstance(chunk, pa.FixedShapeTensorArray) else chunk.to_numpy(zero_copy_only=False)
+            for name, chunk in columns
+        }
 
 
 @contextmanager
@@ -306,7 +310,3 @@ def _view(chunk: pa.Array) -> np.ndarray:
     dtype = np.dtype(_NUMPY_NAMES.get(str(numbers.type), str(numbers.type)))
     flat = np.frombuffer(numbers.buffers()[1], dtype, count=len(numbers), offset=numbers.offset * dtype.itemsize)
     return flat.reshape(len(chunk), *chunk.type.shape) if tensors else flat
-
-
-def _objects_or_view(chunk: pa.Array) -> np.ndarray:
-    return chunk.to_numpy_ndarray() if isinstance(chunk, pa.FixedShapeTensorArray) else chunk.to_numpy(zero_copy_only=False)

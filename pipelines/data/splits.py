@@ -118,7 +118,9 @@ class ByKey(ByColumn):
     seed: int
 
     def _split(self, value: Any) -> int:
-        return int(np.searchsorted(np.cumsum(self.shares[:2]), _uniform(f"{self.seed} {_spelt(value)}"), side="right"))
+        digest = hashlib.blake2b(f"{self.seed} {_spelt(value)}".encode(), digest_size=7).digest()
+        uniform = int.from_bytes(digest, "big") / 2**56  # in [0, 1), the same on every machine
+        return int(np.searchsorted(np.cumsum(self.shares[:2]), uniform, side="right"))
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,3 @@ def _different(column: np.ndarray) -> tuple[list[Any], np.ndarray]:
 def _spelt(value: Any) -> str:
     """A value as text, 3.0 as 3: where another row lacks a value, a reader gives a batch of integers as floats."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
-def _uniform(text: str) -> float:
-    """A pseudo-random number in [0, 1), the same for the same text on every machine."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big") / 2**56

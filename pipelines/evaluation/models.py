@@ -71,7 +71,7 @@ class Model:
 
         network = self.workload.network(self.encoding)
         try:
-            checkpoint.load_weights_file(self.weights, network)
+            checkpoint.load_weights(self.weights, network)
         except checkpoint.CheckpointError as error:
             raise StorageError(f"{self.called}: {error}") from None
         if self.weights_sha256 and checkpoint.weights_sha256(network) != self.weights_sha256:

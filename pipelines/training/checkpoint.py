@@ -152,12 +152,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     return int(json.loads((path / _STATE).read_text())["step"])
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Load the weights alone, for evaluating or packaging."""
-    load_weights_file(weights_file(path), model)
-
-
-def load_weights_file(file: Path, model: nn.Module) -> None:
+def load_weights(file: Path, model: nn.Module) -> None:
     """Load a safetensors file of all weights and buffers by name. Raises CheckpointError if they are not those of the network."""
     from safetensors.torch import load_file
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -280,9 +280,5 @@ def _restored(run: Run, encoding: Encoding, group: Group, path: Path | None) -> 
 @contextmanager
 def _only_journal(job: Job) -> Iterator[Journal]:
     """The journal, while no other process writes into the run's folder."""
-    with job.folder.locked("writer", wait_seconds=_WRITER_WAIT_SECONDS):
-        journal = Journal(job.folder.journal)
-        try:
-            yield journal
-        finally:
-            journal.close()
+    with job.folder.locked("writer", wait_seconds=_WRITER_WAIT_SECONDS), closing(Journal(job.folder.journal)) as journal:
+        yield journal
