@@ -71,8 +71,8 @@ class Pause:
         """Whether nothing is to be launched again."""
         return self.reason is STOP
 
-    def request(self, reason: Reason) -> None:
-        """Ask the workers to pause. To stop outweighs any other reason."""
+    def request(self, reason: Reason = STOP) -> None:
+        """Ask the workers to pause, by default for good: to stop outweighs any other reason."""
         if not self.stopping:
             self.reason = reason
             self._path.write_text("asked")

@@ -11,18 +11,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from cluster import capacity, metrics, nodes, ray_data, ray_train
+from cluster import capacity, nodes, ray_data, ray_train
 from cluster import session as cluster_session
 from cluster.session import Session
-from cluster.shared_storage import SharedStorage
-from pipelines import metrics_export
 from pipelines.data import dataset as prepared
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
 from pipelines.data.preparation import Plan
-from pipelines.elastic import STOP, Pause, WorkerGroup, with_restarts
 from pipelines.errors import StorageError, cause_of
 from pipelines.process import in_background
 from pipelines.run_record import Attempt, RunFolder
@@ -31,6 +28,11 @@ from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
 from pipelines.training import checkpoint
 from pipelines.training.job import Job, Outcome, Paused
+
+if TYPE_CHECKING:  # else imported where Ray is used: a training in this process has no use for them
+    from cluster.shared_storage import SharedStorage
+    from pipelines.elastic import Pause
+    from pipelines.metrics_export import Gauges
 
 R = TypeVar("R")
 TrainingFunction = Callable[[Run], Callable[..., Any]]
@@ -80,6 +82,11 @@ def _here(
 def _on_ray(
     function: TrainingFunction, job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]
 ) -> tuple[Dataset, Outcome, float]:
+    from cluster import metrics
+    from cluster.shared_storage import SharedStorage
+    from pipelines import metrics_export
+    from pipelines.elastic import Pause
+
     run, folder = job.run, job.folder
     watched = metrics_export.Gauges(run, folder)
     with (
@@ -124,7 +131,7 @@ class _OnRay:
     session: Session
     attempt: Attempt
     screen: Screen
-    watched: metrics_export.Gauges
+    watched: Gauges
     storage: SharedStorage
     pause: Pause
 
@@ -154,6 +161,8 @@ class _OnRay:
 
     def supervise(self, function: TrainingFunction) -> Outcome | None:
         """Launch the workers, and again after each loss and pause; None where they were asked to stop."""
+        from pipelines.elastic import WorkerGroup, with_restarts
+
         run, work = self.job.run, function(self.job.run)
         cpus, gpus = self.share()
         job = replace(self.job, threads=run.scale.threads or cpus)
@@ -198,7 +207,7 @@ class _OnRay:
             outcome = training.result()
         except KeyboardInterrupt:
             if begun():
-                self.pause.request(STOP)
+                self.pause.request()
                 self.screen.say("asked to stop: waiting for a checkpoint; once more to stop at once")
                 try:
                     training.result(timeout=_PAUSE_SECONDS)
@@ -212,7 +221,7 @@ class _OnRay:
     def part(self) -> None:
         """Ask workers to checkpoint and exit after the cluster is lost: without a control plane Ray cannot end them, and they would train
         on for a minute and keep others from writing."""
-        self.pause.request(STOP)
+        self.pause.request()
         self.screen.say("the cluster is lost: asked the workers to leave a checkpoint")
         try:
             with self.job.folder.locked("writer", wait_seconds=_PAUSE_SECONDS):
