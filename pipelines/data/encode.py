@@ -17,7 +17,7 @@ from pipelines.data import dataset
 from pipelines.data.prefetch import side_by_side
 from pipelines.data.source import Source
 from pipelines.data.splits import SPLITS, Splitting
-from pipelines.data.stats import Counts, Summary, counted, missing_in, row_hashes
+from pipelines.data.stats import Summary, counted, missing_in, row_hashes
 from pipelines.data.store import Store
 from pipelines.tracking.provenance import redact
 from workloads.base import Arrays, DataError, Encoding, Workload
@@ -230,14 +230,12 @@ class Encoder:
         return {"summary": summary.model_dump(mode="json"), "parts": parts}
 
     def _counts(self, split: str, arrays: Arrays) -> Summary:
-        workload = self.selection.workload
-        classes: dict[str, Counts] = {}
-        lengths: dict[str, Counts] = {}
-        if (label := workload.label_column) and label in arrays:
-            classes = {split: counted(arrays[label], getattr(self.encoding, "classes", ()))}
-        if (length := workload.length_column) and length in arrays:
-            lengths = {split: counted(arrays[length])}
-        return Summary(splits={split: _rows(arrays)}, classes=classes, lengths=lengths)
+        label, length = self.selection.workload.label_column, self.selection.workload.length_column
+        return Summary(
+            splits={split: _rows(arrays)},
+            classes={split: counted(arrays[label], getattr(self.encoding, "classes", ()))} if label and label in arrays else {},
+            lengths={split: counted(arrays[length])} if length and length in arrays else {},
+        )
 
     def _hashes(self, arrays: Arrays) -> np.ndarray:
         """Hashes of the network's inputs; empty where rows follow one another, for there a single row is no example."""

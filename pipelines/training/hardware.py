@@ -10,6 +10,7 @@ import platform
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -41,42 +42,33 @@ def hardware(device: torch.device) -> str:
 
 
 class Timing:
-    """Seconds spent stepping, apart from evaluating and saving, and the steps they bought."""
+    """Steps and their seconds, evaluating and saving left out. The first step, which also builds kernels and buffers, is not counted."""
 
     def __init__(self, batch: int) -> None:
         self._batch = batch
+        self._begun = False
         self.first_step = time.time()
-        self.steps, self.seconds = 0, 0.0
-        self._window = (0, 0.0, 0.0)
-        self._data_seconds = 0.0
+        self._total = self._reported = np.zeros(3)  # steps, seconds, seconds of waiting for data
 
     def add(self, seconds: float, data_seconds: float) -> None:
-        self.steps += 1
-        if self.steps == 1:  # the first step also builds kernels and buffers; it is no part of a steady rate
-            self.first_step = time.time()
-            return
-        self.seconds += seconds
-        self._data_seconds += data_seconds
+        if self._begun:
+            self._total = np.add(self._total, (1, seconds, data_seconds))
+        else:
+            self._begun, self.first_step = True, time.time()
 
     def window(self) -> dict[str, float]:
         """Rates since the last call; nothing before the second step."""
-        steps, seconds, data_seconds = self._window
-        self._window = (self.steps, self.seconds, self._data_seconds)
-        spent = self.seconds - seconds
-        if spent <= 0:
-            return {}
-        counted = self.steps - max(steps, 1)
-        return {
-            "perf/samples_per_second": counted * self._batch / spent,
-            "perf/data_wait": (self._data_seconds - data_seconds) / spent,
-        }
+        steps, seconds, data_seconds = (self._total - self._reported).tolist()
+        self._reported = self._total
+        return {"perf/samples_per_second": steps * self._batch / seconds, "perf/data_wait": data_seconds / seconds} if seconds else {}
 
     @property
     def samples_per_second(self) -> float | None:
-        return (self.steps - 1) * self._batch / self.seconds if self.seconds else None
+        steps, seconds, _ = self._total.tolist()
+        return steps * self._batch / seconds if seconds else None
 
 
 def _processor() -> str:
-    told = _CPUINFO.read_text() if _CPUINFO.exists() else ""
-    names = [line.partition(":")[2].strip() for line in told.splitlines() if line.startswith("model name")]
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
