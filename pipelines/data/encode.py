@@ -199,9 +199,9 @@ class Encoder:
     kept: tuple[str, ...] = SPLITS
     """Splits whose rows are stored; those of others are only counted."""
 
-    def __call__(self, piece: Piece) -> dict[str, Any]:
+    def __call__(self, piece: Piece | Sequence[int]) -> dict[str, Any]:
         """{"summary": …, "parts": {split: [name, bytes]}} as JSON values. Raises DataError."""
-        return self._stored(piece, self.selection.batches(piece))
+        return self._stored(Piece(*piece), self.selection.batches(Piece(*piece)))
 
     def head(self, piece: Piece) -> dict[str, Any]:
         """The same of the first batch that has rows to be stored."""
