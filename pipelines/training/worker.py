@@ -26,7 +26,6 @@ from pipelines.run_settings import Run
 from pipelines.tracking.journal import Journal
 from pipelines.training import checkpoint, loop
 from pipelines.training.batches import Stream, delivered, ordered, streamed, strided
-from pipelines.training.hardware import Timing, hardware, settle
 from pipelines.training.job import Job, Outcome, Paused, Progress
 from pipelines.training.optim import learning_rate, make_optimizer
 from pipelines.training.parallel import Group
@@ -84,7 +83,7 @@ def work(
         weights_sha256=checkpoint.weights_sha256(trained.model),
         workers=world_size,
         threads=torch.get_num_threads(),
-        hardware=hardware(trained.group.device),
+        hardware=process.hardware(trained.group.device),
         metrics={f"test/{name}": value for name, value in metrics.items()},
         outputs=outputs,
         trained=ended,
@@ -113,7 +112,7 @@ def training(
     """
     torch.set_num_threads(job.threads)
     run, workload = job.run, job.run.model
-    group = group_of(run.scale.strategy, rank, world_size, settle(torch.device(device)))
+    group = group_of(run.scale.strategy, rank, world_size, process.settle(torch.device(device)))
     data = job.wait_for_data()
     encoding = workload.encoding_type.model_validate(data.manifest.encoding)
     examples, validation = workload.examples(data.train, training=True), workload.examples(data.validation, training=False)
@@ -147,7 +146,7 @@ def training(
             idle=group.idle(len(share), -(-run.train.batch // run.micro_batch)),
             wanted=pause,
         )
-        timing = Timing(run.train.batch)
+        timing = _Timing(run.train.batch)
         reached = yield from worker.follow(steps, forward, timing, until=until, epoch=run.steps_per_epoch(rows))
     return Trained(
         model=model,
@@ -166,6 +165,33 @@ def training(
     )
 
 
+class _Timing:
+    """Steps and their seconds, evaluating and saving left out. The first step, which also builds kernels and buffers, is not counted."""
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._begun = False
+        self.first_step = time.time()
+        self._total = self._reported = np.zeros(3)  # steps, seconds, seconds of waiting for data
+
+    def add(self, seconds: float, data_seconds: float) -> None:
+        if self._begun:
+            self._total = np.add(self._total, (1, seconds, data_seconds))
+        else:
+            self._begun, self.first_step = True, time.time()
+
+    def window(self) -> dict[str, float]:
+        """Rates since the last call; nothing before the second step."""
+        steps, seconds, data_seconds = (self._total - self._reported).tolist()
+        self._reported = self._total
+        return {"perf/samples_per_second": steps * self._batch / seconds, "perf/data_wait": data_seconds / seconds} if seconds else {}
+
+    @property
+    def samples_per_second(self) -> float | None:
+        steps, seconds, _ = self._total.tolist()
+        return steps * self._batch / seconds if seconds else None
+
+
 @dataclass(frozen=True)
 class _Worker:
     """What happens between the steps: numbers are logged, validation rows scored, checkpoints written. The first worker has the journal."""
@@ -179,7 +205,7 @@ class _Worker:
     validation: Rows
 
     def follow(
-        self, steps: Iterator[loop.Step], forward: nn.Module, timing: Timing, *, until: int, epoch: int
+        self, steps: Iterator[loop.Step], forward: nn.Module, timing: _Timing, *, until: int, epoch: int
     ) -> Generator[Validation, None, int]:
         """Follow the loop to step `until` or to a pause; the step that was reached."""
         settings, judging = self.job.run.train, self.job.run.model.judging(self.encoding)
@@ -203,7 +229,7 @@ class _Worker:
             began = time.perf_counter()
         return until
 
-    def log(self, step: loop.Step, scores: dict[str, float], timing: Timing) -> None:
+    def log(self, step: loop.Step, scores: dict[str, float], timing: _Timing) -> None:
         if self.journal:
             self.journal.write(step.number, scores | {"lr": step.lr} | timing.window())
         if not np.isfinite(scores["loss"]):
