@@ -1,7 +1,7 @@
 """The batches of a step or an evaluation: rows by the order, as a stream brings them, or divided among workers in turn.
 
-For a GPU those of a step are gathered and pinned by a thread while it computes.
-Which rows are of which step is settled by their numbers, so what is gathered ahead is what would have been gathered in time.
+For a GPU those of a step are gathered and pinned by a thread while it computes. Rows are assigned to steps by number, so a batch gathered
+ahead is the batch that would have been gathered in time.
 """
 
 from __future__ import annotations
