@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.config import Loaded
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Plan
 from pipelines.errors import CLUSTER, INTERRUPTED, MEMORY, StorageError, cause_of, code_of
 from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
@@ -36,7 +35,7 @@ _UNTRACKED = (
 """Settings that are no parameters in MLflow, because they do not decide the weights."""
 
 
-def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: float) -> About:
+def about(loaded: Loaded, fingerprint: str, folder: RunFolder, config: str, began: float) -> About:
     """The description of a run before it begins."""
     run, command = loaded.run, resume_command(loaded, folder)
     return About(
@@ -53,7 +52,7 @@ def about(loaded: Loaded, plan: Plan, folder: RunFolder, config: str, began: flo
             NOTE: pages.begun(pages.one_line(run), command),
         },
         source=run.data.name,
-        fingerprint=plan.fingerprint,
+        fingerprint=fingerprint,
         config=config,
         began=began,
         command=command,

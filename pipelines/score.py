@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.data import stats
 from pipelines.data.dataset import Dataset
-from pipelines.evaluation import row_scores
+from pipelines.evaluation import reports
 from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, Concluded
@@ -84,7 +84,7 @@ def keep_results(
     checkpoint.load_weights(checkpoint.weights_file(Path(weights)), network)
     _draw(run, folder, network, encoding, outputs, rows)
     if test:
-        row_scores.write(folder.page / row_scores.ARTIFACT, row_scores.row_scores(run.model.judging(encoding), outputs, rows))
+        reports.write_row_scores(folder.page / reports.ARTIFACT, reports.row_scores(run.model.judging(encoding), outputs, rows))
     return metrics, network
 
 

@@ -23,6 +23,8 @@ from pipelines.tracking.provenance import redact
 from workloads.base import Arrays, DataError, Encoding, Workload
 
 R = TypeVar("R")
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
+"""`each(work, pieces)`: the results in order, computed in this process or by cluster.ray_data."""
 
 
 class Piece(NamedTuple):

@@ -22,7 +22,7 @@ import numpy as np
 from pipelines.data import dataset as prepared
 from pipelines.data import sources, splits
 from pipelines.data.dataset import MANIFEST, Dataset, join, leaked, shards_of
-from pipelines.data.encode import Batch, Encoder, Piece, Selection, cut, training_rows
+from pipelines.data.encode import Batch, Each, Encoder, Piece, Selection, cut, training_rows
 from pipelines.data.source import Source, joined
 from pipelines.data.sources import ReadOptions
 from pipelines.data.splits import SPLITS, Consecutive, Splitting
@@ -38,9 +38,6 @@ WHOLE = "test"
 """The split that holds all rows of new data that are not divided."""
 _PIECE_ROWS, _MOST_PIECES = 8192, 512
 _EXAMPLES = 10
-
-Each = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
-"""`each(work, pieces)`: the results in order, computed in this process or by cluster.ray_data."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +133,20 @@ def prepare(run: Run, plan: Plan, each: Each, *, encoding: Encoding | None = Non
     if not encoding:
         _check_batch(run, examples(run, dataset)["train"])
     return dataset
+
+
+def restored(run: Run, fingerprint: str, each: Each, *, called: str) -> Dataset:
+    """The dataset that the model `called` was trained on, prepared anew where it is gone. Raises DataError if that gives another."""
+    store = store_of(run)
+    if store.has(fingerprint, MANIFEST):
+        return prepared.proven(store, fingerprint)
+    again = plan(run)
+    if again.fingerprint != fingerprint:
+        raise DataError(
+            f"{called}: its data {fingerprint} are not in {store.place} any more, and {run.data.name} is now {again.fingerprint}: its "
+            "content, or the code that prepares it, has changed; name data to judge on with data.source=…"
+        )
+    return prepare(run, again, each)
 
 
 def examples(run: Run, dataset: Dataset) -> dict[str, int]:

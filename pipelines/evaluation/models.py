@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
 
 
+_NETWORKS: dict[str, nn.Module] = {}
+"""The network that was loaded last, by its weights' file and hash."""
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained model, its weights on this machine."""
@@ -77,6 +81,17 @@ class Model:
         if self.weights_sha256 and checkpoint.weights_sha256(network) != self.weights_sha256:
             raise StorageError(f"{self.called}: {self.weights}: its content is not what was registered (weights_sha256 differs)")
         return network.eval()
+
+    def loaded(self) -> tuple[nn.Module, str]:
+        """The network and the device that it is on: a GPU if there is one. A process that asks several times loads it once."""
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        key = f"{self.weights} {self.weights_sha256}"
+        if key not in _NETWORKS:
+            _NETWORKS.clear()
+            _NETWORKS[key] = self.network().to(device)
+        return _NETWORKS[key], device
 
 
 def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion") -> Model:

@@ -23,7 +23,6 @@ from pipelines.errors import shown
 from pipelines.evaluation import output
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.output import Output
-from pipelines.evaluation.split_scores import network_of
 from workloads import inference
 from workloads.base import Arrays, DataError
 
@@ -138,7 +137,7 @@ class Predictor:
         import torch
 
         torch.set_num_threads(self.threads)
-        network, device = network_of(self.model)
+        network, device = self.model.loaded()
         row_bytes = sum(column.nbytes for column in examples.values()) / max(len(next(iter(examples.values()))), 1)
         batch_bytes = _CPU_BYTES if device == "cpu" else _GPU_BYTES
         batch_rows = int(min(max(batch_bytes / max(row_bytes, 1), _LEAST_ROWS), _MOST_ROWS))

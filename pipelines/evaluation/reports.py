@@ -1,34 +1,30 @@
 """Reports: metrics with their intervals, of all examples and of each slice (a group of a column's values), for people and as JSON.
 
-A slice's column is read again from the source, for just the rows that were scored.
+A run keeps each test row's part in each score (`RowScores`), so runs can be compared row by row without their networks or their data.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pipelines.data.splits import SPLITS
-from pipelines.errors import RecipeError
 from pipelines.evaluation import statistics
 from pipelines.evaluation.statistics import Interval
 from pipelines.tracking.pages import number, table
-from workloads.base import DataError
-from workloads.judging import Judged, Judging, Score, metrics
-
-if TYPE_CHECKING:
-    from pipelines.data.dataset import Dataset
-    from pipelines.data.preparation import Plan
-    from pipelines.evaluation.models import Model
+from workloads.base import Arrays, Rows
+from workloads.judging import Judged, Judging, Score, joined, metrics
 
 MISSING, OTHERS = "(missing)", "(others)"
 _MOST_GROUPS = 20
 _PARTS = 4
+ARTIFACT = "scores/test.npz"
+"""Where a run's row scores lie among its artifacts."""
+_CHUNK_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -85,41 +81,6 @@ def plain(judging: Judging, judged: Judged, columns: Mapping[str, np.ndarray]) -
 
     slices = {name: {value: group(np.flatnonzero(inside)) for value, inside in groups(values).items()} for name, values in columns.items()}
     return Report(group(np.arange(len(judged))), slices)
-
-
-def check_columns(columns: Sequence[str], plan: Plan, judging: Judging) -> None:
-    """Raise RecipeError for a column that the source has not, or a task whose examples are no rows of the source."""
-    source = plan.selection.source
-    for name in columns:
-        if name not in source.columns():
-            raise RecipeError(f"--slice {name}: {source.label} has no such column; columns: {', '.join(source.columns())}")
-    if columns and judging.row_offset is None:
-        raise RecipeError(f"--slice: {plan.selection.workload.task} stores tokens, which are no rows of the source: no column can slice it")
-
-
-def column_values(
-    columns: Sequence[str], plan: Plan, model: Model, dataset: Dataset, *, split: str, examples: int
-) -> dict[str, np.ndarray]:
-    """Each column's value of each example, objects (N,), read from the source.
-
-    Raises DataError if the source is no more what the dataset was made of, or has other rows than were scored.
-    """
-    selection, judging = plan.selection, model.workload.judging(model.encoding)
-    if changed := [name for name, content in selection.source.identity().items() if dataset.manifest.source.get(name) != content]:
-        raise DataError(f"{changed[0]}: changed since {model.called} was trained on it, so its columns cannot slice the rows kept")
-    assert judging.row_offset is not None or not columns
-    first, number = judging.row_offset or 0, SPLITS.index(split)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in columns}
-    for piece in plan.pieces:
-        for batch in selection.batches(piece, also=columns):
-            kept = batch.numbers(number, model.encoding)
-            for name in columns:
-                found[name].append(np.asarray(batch.also[name], dtype=object)[kept])
-    values = {name: np.concatenate(parts)[first : first + examples] for name, parts in found.items()}
-    if any(len(column) != examples for column in values.values()):
-        read = min(len(column) for column in values.values())
-        raise DataError(f"{selection.source.label}: {examples:,} examples were judged, but {read:,} rows are there now; did it change?")
-    return values
 
 
 def groups(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,6 +148,46 @@ def write_table(path: Path, columns: Mapping[str, Any], slices: Mapping[str, np.
     for name, values in slices.items():
         arrays[f"slice {name}"] = pa.array([None if value is None or value != value else str(value) for value in values])
     parquet.write_table(pa.table(arrays), path)
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """Scores by name, with each test row's part in them; `span` rows in a row share data with one another (1: none do)."""
+
+    scores: Mapping[str, Score]
+    span: int
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that rise with a score, such as rmse with mse: runs are compared by that score."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.scores.values())).total)
+
+
+def row_scores(judging: Judging, outputs: Arrays, examples: Rows) -> RowScores:
+    """The scores of each of `examples`, in their order; `outputs` are the network's, of all of them."""
+    parts = []
+    for start in range(0, len(examples), _CHUNK_ROWS):
+        taken = examples.take(np.arange(start, min(start + _CHUNK_ROWS, len(examples))))
+        parts.append(judging.judge({name: column[start : start + _CHUNK_ROWS] for name, column in outputs.items()}, taken))
+    return RowScores(joined(parts).scores, judging.span, {name: score for name, (score, _) in judging.derived.items()})
+
+
+def write_row_scores(path: Path, rows: RowScores) -> None:
+    """Keep row scores in a file of plain arrays."""
+    arrays: dict[str, Any] = {"span": np.int64(rows.span)}
+    for name, score in rows.scores.items():
+        arrays |= {f"{name} total": score.total, f"{name} count": score.count}
+    arrays |= {f"{name} derived": np.array(score) for name, score in rows.derived.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_row_scores(path: Path) -> RowScores:
+    """Row scores as `write_row_scores` kept them. Nothing in the file can run."""
+    with np.load(path, allow_pickle=False) as file:
+        names = [name.removesuffix(" total") for name in file.files if name.endswith(" total")]
+        derived = {name.removesuffix(" derived"): str(file[name]) for name in file.files if name.endswith(" derived")}
+        return RowScores({name: Score(file[f"{name} total"], file[f"{name} count"]) for name in names}, int(file["span"]), derived)
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Each, plan_new, prepare
+from pipelines.data.encode import Each
 from pipelines.errors import StorageError
 from pipelines.evaluation import models, reports, split_scores, statistics
 from pipelines.evaluation.models import Model
@@ -25,7 +25,8 @@ from workloads.served import Served
 
 ALPHA = 1 - statistics.CONFIDENCE
 Better = Mapping[str, Literal["max", "min"]]
-_SPLIT = "test"
+SPLIT = "test"
+"""The rows that a candidate is judged on."""
 _WARM, _MEASURED = 5, 30
 
 
@@ -54,17 +55,28 @@ class Verdict:
         return all(rule.passed for rule in self.rules)
 
 
-def judge(model: Model, standing: Standing, each: Each) -> Verdict:
-    """Every rule of the model's settings, and the comparison with the champion where there is one."""
-    asked, workload = model.run.promote, model.workload
-    judging, dataset = workload.judging(model.encoding), split_scores.own_data(model, each)
-    judged = split_scores.judged(model, dataset, _SPLIT, each)
-    report = reports.plain(judging, judged, _slice_columns(model, judging, dataset, len(judged)))
+def judge(
+    model: Model, standing: Standing, dataset: Dataset, columns: Mapping[str, np.ndarray], encode: Callable[[Model], Dataset], each: Each
+) -> Verdict:
+    """Every rule of the model's settings, and the comparison with the champion where there is one.
+
+    `dataset` is what the model was trained on, `columns` those that the rules slice its test rows by; `encode` encodes the same rows as
+    another model needs them.
+    """
+    asked, judging = model.run.promote, model.workload.judging(model.encoding)
+    judged = split_scores.judged(model, dataset, SPLIT, each)
     latency_ms = milliseconds(model, dataset) if asked.max_latency_ms else None
-    rules = floors(asked, report, workload.better, latency_ms=latency_ms)
+    rules = floors(asked, reports.plain(judging, judged, columns), model.workload.better, latency_ms=latency_ms)
     if not asked.must_beat or standing.champion is None:
         return Verdict(rules + _champion_lost(model, standing))
-    compared, warnings = _against_champion(model, judging, judged, dataset, standing.champion, each)
+
+    def scored(other: Model) -> Judged:
+        if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
+            return split_scores.judged(replace(other, run=model.run), dataset, SPLIT, each)
+        other = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
+        return split_scores.judged(other, encode(other), SPLIT, each)
+
+    compared, warnings = _against_champion(model, judging, judged, standing.champion, scored)
     return Verdict([*rules, compared], warnings)
 
 
@@ -135,16 +147,6 @@ def _bound(rule: str, name: str, limit: float, value: float | None, better: Bett
     return Rule(rule, wanted, f"{value:.4f}", value >= limit if least else value <= limit)
 
 
-def _slice_columns(model: Model, judging: Judging, dataset: Dataset, examples: int) -> dict[str, np.ndarray]:
-    """The columns that the rules slice by, of each test row."""
-    columns = list(model.run.promote.slices)
-    if not columns:
-        return {}
-    plan = plan_new(model.run, model.encoding, split=_SPLIT, called=model.called)
-    reports.check_columns(columns, plan, judging)
-    return reports.column_values(columns, plan, model, dataset, split=_SPLIT, examples=examples)
-
-
 def _champion_lost(model: Model, standing: Standing) -> list[Rule]:
     """A rule that fails where there was a champion and its alias is gone: no other model takes its place unasked."""
     if standing.lost is None or not model.run.promote.must_beat:
@@ -155,23 +157,19 @@ def _champion_lost(model: Model, standing: Standing) -> list[Rule]:
 
 
 def _against_champion(
-    model: Model, judging: Judging, judged: Judged, dataset: Dataset, champion: int, each: Each
+    model: Model, judging: Judging, judged: Judged, champion: int, scored: Callable[[Model], Judged]
 ) -> tuple[Rule, tuple[str, ...]]:
-    """The champion on the same rows, compared with the candidate; and what a person should know of that comparison."""
+    """The champion's test rows, `scored`, compared with the candidate's; and warnings about that comparison."""
     assert model.version
-    metric = model.run.promote.metric or model.workload.headline.metric
-    champion_uri = f"models:/{model.version.name}/{champion}"
-    name, wanted = (
-        f"{metric} against {champion_uri}",
-        "better" if not model.run.promote.margin else f"not worse by {model.run.promote.margin:g}",
-    )
+    asked, champion_uri = model.run.promote, f"models:/{model.version.name}/{champion}"
+    metric = asked.metric or model.workload.headline.metric
+    name, wanted = f"{metric} against {champion_uri}", f"not worse by {asked.margin:g}" if asked.margin else "better"
     where = [f"storage={model.run.storage}", f"track.uri={model.tracking_uri}"]
     try:
         other = models.find(champion_uri, where)
         if other.workload.task != model.workload.task:
             return failed(name, wanted, f"it is a model of {other.workload.task}, this one of {model.workload.task}"), ()
-        theirs = _on_the_same_rows(model, other, dataset, each)
-        theirs = judging.aligned(theirs, other.workload.judging(other.encoding))
+        theirs = judging.aligned(scored(other), other.workload.judging(other.encoding))
         if len(theirs) != len(judged) or not np.allclose(theirs.columns["truth"], judged.columns["truth"], rtol=1e-3, atol=1e-3):
             return failed(name, wanted, "it cannot be given the same test rows, so the two cannot be compared"), ()
         difference = _difference(judging, judged, theirs, metric)
@@ -179,16 +177,7 @@ def _against_champion(
         return failed(name, wanted, str(error)), ()
     other_data = f"{champion_uri} was trained on other data ({other.fingerprint}); some of these test rows may have been among them"
     warnings = (*other.warnings, *([other_data] if other.fingerprint != model.fingerprint else []))
-    return against(model.run.promote, metric, model.workload.better, difference, champion=champion_uri), warnings
-
-
-def _on_the_same_rows(model: Model, other: Model, dataset: Dataset, each: Each) -> Judged:
-    """Another model on the candidate's test rows: as they are prepared, or encoded anew by the other's encoding."""
-    if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
-        return split_scores.judged(replace(other, run=model.run), dataset, _SPLIT, each)
-    reencoding = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
-    plan = plan_new(reencoding.run, other.encoding, split=_SPLIT, called=other.called)
-    return split_scores.judged(reencoding, prepare(reencoding.run, plan, each, encoding=other.encoding), _SPLIT, each)
+    return against(asked, metric, model.workload.better, difference, champion=champion_uri), warnings
 
 
 def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:

@@ -1,4 +1,4 @@
-"""Run a model over a prepared split in parallel chunks and score every example; prepare the split where it is not there.
+"""Run a model over a prepared split in parallel chunks and score every example; read columns of the source for these examples.
 
 A chunk is scored by one process and its scores pass through the store, so a chunk can be worked on any node.
 """
@@ -9,27 +9,23 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.data import dataset as prepared
-from pipelines.data import preparation as preparing
-from pipelines.data.dataset import MANIFEST, Dataset
-from pipelines.data.preparation import Each
+from pipelines.data.dataset import Dataset
+from pipelines.data.encode import Each, Piece, Selection
+from pipelines.data.splits import SPLITS
 from pipelines.data.store import Store, store_of
+from pipelines.errors import RecipeError
 from pipelines.evaluation.models import Model
 from workloads import inference
 from workloads.base import DataError
 from workloads.judging import Judged, Score, joined
 
-if TYPE_CHECKING:
-    from torch import nn
-
 _CHUNK_EXAMPLES, _MOST_CHUNKS = 1024, 64
 _BATCH_VALUES, _MOST_BATCH = 1 << 20, 256
-_NETWORKS: dict[str, nn.Module] = {}
-"""The network that was loaded last, by its weights' file and hash."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +41,11 @@ class Scorer:
     def __call__(self, chunk: Sequence[int]) -> str:
         """The name of the file with the chunk's scores."""
         start, stop = chunk
-        workload, examples = self.model.workload, _examples(self.model, prepared.proven(self.store, self.fingerprint), self.split)
+        workload, examples = self.model.workload, examples_of(self.model, prepared.proven(self.store, self.fingerprint), self.split)
         judging = workload.judging(self.model.encoding)
-        network, device = network_of(self.model)
-        size = batch_of(examples.take(np.arange(start, start + 1)))
+        network, device = self.model.loaded()
+        values = sum(column.size for column in examples.take(np.arange(start, start + 1)).values())
+        size = int(np.clip(_BATCH_VALUES // max(1, values), 1, _MOST_BATCH))  # fewer examples at once where one is large
         parts = []
         for low in range(start, stop, size):
             taken = examples.take(np.arange(low, min(low + size, stop)))
@@ -63,67 +60,64 @@ class Scorer:
 
 def judged(model: Model, dataset: Dataset, split: str, each: Each) -> Judged:
     """Every example of a split of a dataset with its scores, in order. Raises DataError if there is none."""
-    store = store_of(model.run)
-    work = f".judged.{uuid.uuid4().hex[:8]}"
+    store, work = store_of(model.run), f".judged.{uuid.uuid4().hex[:8]}"
+    count = len(examples_of(model, dataset, split))
+    size = max(_CHUNK_EXAMPLES, -(-count // _MOST_CHUNKS))
+    chunks = [(start, min(start + size, count)) for start in range(0, count, size)]  # none depends on who works them
     try:
-        names = each(Scorer(model, store, dataset.manifest.fingerprint, split, work), chunks(len(_examples(model, dataset, split))))
+        names = each(Scorer(model, store, dataset.manifest.fingerprint, split, work), chunks)
         with store.workspace() as here:
             return joined([_load(store.get(work, name, here)) for name in names])
     finally:
         store.remove(work)
 
 
-def own_data(model: Model, each: Each) -> Dataset:
-    """The dataset that the model was trained on; made anew where it is gone. Raises DataError if that gives another."""
-    store = store_of(model.run)
-    if store.has(model.fingerprint, MANIFEST):
-        return prepared.proven(store, model.fingerprint)
-    plan = preparing.plan(model.run)
-    if plan.fingerprint != model.fingerprint:
-        raise DataError(
-            f"{model.called}: its data {model.fingerprint} are not in {store.place} any more, and {model.run.data.name} is now "
-            f"{plan.fingerprint}: its content, or the code that prepares it, has changed; name data to judge on with data.source=…"
-        )
-    return preparing.prepare(model.run, plan, each)
+def column_values(
+    columns: Sequence[str], selection: Selection, pieces: Sequence[Piece], model: Model, dataset: Dataset, split: str
+) -> dict[str, np.ndarray]:
+    """Each column's value of each example of a split, objects (N,), read from the pieces of the source that the dataset was made of.
+
+    Raises RecipeError for a column that the source has not, or a task whose examples are no rows of the source; DataError if the source has
+    changed since.
+    """
+    source = selection.source
+    if unknown := [name for name in columns if name not in source.columns()]:
+        raise RecipeError(f"--slice {unknown[0]}: {source.label} has no such column; columns: {', '.join(source.columns())}")
+    first = model.workload.judging(model.encoding).row_offset
+    if first is None:
+        raise RecipeError(f"--slice: {model.workload.task} stores tokens, which are no rows of the source: no column can slice it")
+    if changed := [name for name, content in source.identity().items() if dataset.manifest.source.get(name) != content]:
+        raise DataError(f"{changed[0]}: changed since {model.called} was trained on it, so its columns cannot slice the rows kept")
+    examples, number = len(examples_of(model, dataset, split)), SPLITS.index(split)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for piece in pieces:
+        for batch in selection.batches(piece, also=columns):
+            kept = batch.numbers(number, model.encoding)
+            for name in columns:
+                found[name].append(np.asarray(batch.also[name], dtype=object)[kept])
+    values = {name: np.concatenate(parts)[first : first + examples] for name, parts in found.items()}
+    if (read := min(map(len, values.values()))) != examples:
+        raise DataError(f"{source.label}: {examples:,} examples were judged, but {read:,} rows are there now; did it change?")
+    return values
 
 
-def chunks(examples: int) -> list[tuple[int, int]]:
-    """[start, stop) of each chunk; none depends on who works them."""
-    size = max(_CHUNK_EXAMPLES, -(-examples // _MOST_CHUNKS))
-    return [(start, min(start + size, examples)) for start in range(0, examples, size)]
-
-
-def batch_of(example: dict[str, np.ndarray]) -> int:
-    """Examples of one forward pass: fewer where one is large."""
-    return int(np.clip(_BATCH_VALUES // max(1, sum(column.size for column in example.values())), 1, _MOST_BATCH))
-
-
-def network_of(model: Model) -> tuple[nn.Module, str]:
-    """The model's network and the device that it is on. A process that works several chunks loads it once."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    key = f"{model.weights} {model.weights_sha256}"
-    if key not in _NETWORKS:
-        _NETWORKS.clear()
-        _NETWORKS[key] = model.network().to(device)
-    return _NETWORKS[key], device
-
-
-def _examples(model: Model, dataset: Dataset, split: str) -> Any:
+def examples_of(model: Model, dataset: Dataset, split: str) -> Any:
+    """The examples that the model makes of a split's stored rows."""
     return model.workload.examples(getattr(dataset, split), training=False)
 
 
 def _save(path: Path, part: Judged) -> None:
-    arrays: dict[str, Any] = {f"column {name}": column for name, column in part.columns.items()}
+    arrays = {f"column {name}": column for name, column in part.columns.items()}
     for name, score in part.scores.items():
-        arrays |= {f"score {name} total": score.total, f"score {name} count": score.count}
+        arrays |= {f"total {name}": score.total, f"count {name}": score.count}
     np.savez(path, allow_pickle=False, **arrays)
 
 
 def _load(path: Path) -> Judged:
     with np.load(path, allow_pickle=False) as file:
-        columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
-        names = dict.fromkeys(name.split(" ")[1] for name in file.files if name.startswith("score "))
-        scores = {name: Score(file[f"score {name} total"], file[f"score {name} count"]) for name in names}
-    return Judged(columns, scores)
+
+        def of(kind: str) -> dict[str, np.ndarray]:
+            return {name.removeprefix(kind): file[name] for name in file.files if name.startswith(kind)}
+
+        counts = of("count ")
+        return Judged(of("column "), {name: Score(total, counts[name]) for name, total in of("total ").items()})

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cluster import ray_data
 from cluster.capacity import TrialSlots
 from pipelines import publish
 from pipelines.config import Loaded
-from pipelines.data import preparation as preparing
-from pipelines.data.preparation import Plan
+from pipelines.data.store import store_of
 from pipelines.errors import CLUSTER, DATA, RECIPE, WORKLOAD, Failure, RecipeError, code_of
 from pipelines.process import in_background
 from pipelines.run_record import RunFolder, begin, write_config
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
 _ALIKE = 3
 _BUGS = (WORKLOAD, RECIPE, DATA)
-_STAGES = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
 
 
 @dataclass(frozen=True)
@@ -58,22 +55,25 @@ class Phase:
 
 
 class Controller:
-    """Controls the trials of a phase, for cluster.ray_tune or `run_here`. `describe` gives the text of the sweep's page."""
+    """Controls the trials of a phase, for cluster.ray_tune or `run_here`.
+
+    `prepare` gives the fingerprint of the prepared data of a trial's run, `describe` the text of the sweep's page.
+    """
 
     def __init__(
         self,
         study: Study,
-        plan: Plan,
         ledger: Ledger,
         trial_shipper: TrialShipper,
         phase: Phase,
         *,
         slots: TrialSlots,
+        prepare: Callable[[Run], str],
         say: Callable[[str], None],
         describe: Callable[[], str],
     ) -> None:
-        self._study, self._plan, self._ledger, self._shipper, self._phase = study, plan, ledger, trial_shipper, phase
-        self._say, self._describe = say, describe
+        self._study, self._ledger, self._shipper, self._phase = study, ledger, trial_shipper, phase
+        self._prepare, self._say, self._describe = prepare, say, describe
         self._folder = trial_shipper.parent.folder
         self._threads, self._gpus = study.run.scale.threads or slots.cpus, slots.gpus
         self._waiting, self._begun = [trial for trial in phase.known if not trial.ended], len(phase.known)
@@ -90,7 +90,7 @@ class Controller:
         for trial in self.trials:
             if trial.ended and not trial.run_id:  # the process was killed before MLflow had all of it
                 self._follow(trial)
-                self._track(trial)
+                self._close(trial)
 
     @property
     def trials(self) -> list[Trial]:
@@ -170,18 +170,17 @@ class Controller:
     def _task(self, trial: Trial) -> Task:
         """Open the trial's run: its folder, locked, and its run in MLflow. Raises RecipeError, DataError."""
         loaded = self._settings(trial.params)
-        run, plan = loaded.run, self._plan_of(loaded.run)
+        run, fingerprint = loaded.run, self._prepare(loaded.run)
         folder = folder_of(self._folder, trial.number)
-        folder.path.mkdir(exist_ok=True)
         lock = self._locks[trial.number] = ExitStack()
         lock.enter_context(folder.locked("driver", wait_seconds=5))
-        identity = self._identity(trial.number, run, plan.fingerprint)
+        identity = self._identity(trial.number, run, fingerprint)
         folder.write(IDENTITY, identity)
-        folder.write(FINGERPRINT, plan.fingerprint)
+        folder.write(FINGERPRINT, fingerprint)
         folder.abandoned.unlink(missing_ok=True)
-        self._shipper.add(trial.number, self._tracker(trial, loaded, plan, folder))
+        self._track(trial, loaded, fingerprint, folder)
         self._started[trial.number] = time.monotonic()
-        job = Job(run, folder, plan.store, plan.fingerprint, identity, self._threads)
+        job = Job(run, folder, store_of(run), fingerprint, identity, self._threads)
         sign = 1 if self._study.mode == "max" else -1
         return Task(job, self._study.metric, sign, "test" if self._phase.role == "confirm" else "validation", self._gpus)
 
@@ -189,14 +188,14 @@ class Controller:
         """Open the run in MLflow of a trial that does not train here, or whose settings are not valid for a run."""
         try:
             loaded = self._settings(trial.params)
-            plan = self._plan_of(loaded.run)
+            fingerprint = self._prepare(loaded.run)
         except (RecipeError, DataError):
-            loaded, plan = self._study.loaded, self._plan
+            loaded = self._study.loaded
+            fingerprint = self._prepare(loaded.run)
         folder = folder_of(self._folder, trial.number)
-        folder.path.mkdir(exist_ok=True)
         if folder.read(IDENTITY) is None:
-            folder.write(IDENTITY, self._identity(trial.number, loaded.run, plan.fingerprint))
-        self._shipper.add(trial.number, self._tracker(trial, loaded, plan, folder))
+            folder.write(IDENTITY, self._identity(trial.number, loaded.run, fingerprint))
+        self._track(trial, loaded, fingerprint, folder)
 
     def _identity(self, number: int, run: Run, fingerprint: str) -> str:
         if not self._study.populated or self._phase.role == "confirm":
@@ -205,16 +204,9 @@ class Controller:
         # the settings of a member of a population change, and its weights come from others: its number identifies it
         return hashlib.sha256(f"{sweep} {number}".encode()).hexdigest()
 
-    def _plan_of(self, run: Run) -> Plan:
-        """The data of a trial: the sweep's, or where a setting of the task is searched its own, prepared here."""
-        if run.model.task_settings() == self._study.run.model.task_settings():
-            return self._plan
-        plan = preparing.plan(run)
-        preparing.prepare(run, plan, ray_data.each if self._study.run.scale.workers else preparing.in_process)
-        return plan
-
-    def _tracker(self, trial: Trial, loaded: Loaded, plan: Plan, folder: RunFolder) -> shipper.Tracker:
-        about = publish.about(loaded, plan, folder, write_config(loaded.run, folder), time.time())
+    def _track(self, trial: Trial, loaded: Loaded, fingerprint: str, folder: RunFolder) -> None:
+        """Follow the run of a trial in MLflow from now on."""
+        about = publish.about(loaded, fingerprint, folder, write_config(loaded.run, folder), time.time())
         parent, sweep = self._shipper.parent, self._folder.path.name
         tags = {
             "raylway.sweep": sweep,
@@ -226,7 +218,7 @@ class Controller:
         params = dict(about.params) | trial.initial
         about = replace(about, name=name_of(trial.initial) or "defaults", params=params, tags={**about.tags, **tags})
         begin(folder, about)
-        return shipper.Tracker(parent.uri, folder, loaded.run.root, about, parent=parent)
+        self._shipper.add(trial.number, shipper.Tracker(parent.uri, folder, loaded.run.root, about, parent=parent))
 
     # ---- the end of a trial
 
@@ -237,7 +229,7 @@ class Controller:
         self._ledger.end(trial.number, status, seconds=seconds, outcome=outcome, cause=cause, code=code)
         if self._phase.search:
             self._phase.search.end(trial.number, trial.value(self._study.metric), stopped=status == "stopped")
-        self._track(trial)
+        self._close(trial)
         if lock := self._locks.pop(trial.number, None):
             lock.close()
         self._free_disk()
@@ -249,9 +241,9 @@ class Controller:
         if leader and self._phase.search:
             self._journal.write(count, {f"best/{self._study.metric}": leader.value(self._study.metric) or 0.0})
 
-    def _track(self, trial: Trial) -> None:
+    def _close(self, trial: Trial) -> None:
         """Record the end of a trial for MLflow."""
-        stage = _STAGES[trial.status]
+        stage = "stopped early" if trial.status == "stopped" else trial.status
         tags = {"stage": stage, "raylway.threads": str(self._threads)}
         if trial.cause:
             tags |= {"cause": trial.cause[:500], "exit_code": str(trial.code)}
@@ -282,8 +274,10 @@ class Controller:
 
 
 def folder_of(sweep: RunFolder, number: int) -> RunFolder:
-    """The run folder of a trial."""
-    return RunFolder(sweep.path / f"{number:04}")
+    """The run folder of a trial, made if it is not there."""
+    folder = RunFolder(sweep.path / f"{number:04}")
+    folder.path.mkdir(exist_ok=True)
+    return folder
 
 
 def run_here(start: Callable[[Task, None], Any], controller: Controller) -> None:

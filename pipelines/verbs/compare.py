@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import RecipeError
-from pipelines.evaluation import row_scores, statistics
-from pipelines.evaluation.row_scores import RowScores
+from pipelines.evaluation import reports, statistics
+from pipelines.evaluation.reports import RowScores
 from pipelines.evaluation.statistics import Interval
 from pipelines.screen import Screen
 from pipelines.tracking import client as mlflow_client
@@ -147,8 +147,8 @@ def _chosen(client: MlflowClient, called: Sequence[str], experiment: str | None,
 
 def _side(client: MlflowClient, run: TrackedRun) -> Side:
     with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
-        file = facts.artifact(client, run.run_id, row_scores.ARTIFACT, Path(scratch))
-        scores = row_scores.read(file) if file else None
+        file = facts.artifact(client, run.run_id, reports.ARTIFACT, Path(scratch))
+        scores = reports.read_row_scores(file) if file else None
     found: dict[str, Interval] = {}
     for name, score in scores.scores.items() if scores else ():
         if interval := statistics.interval(score, block=statistics.block_of(len(score.total), scores.span if scores else 1)):

@@ -16,7 +16,8 @@ import numpy as np
 from cluster import ray_data
 from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
-from pipelines.data.preparation import Each, Plan, plan_new, prepare
+from pipelines.data.encode import Each
+from pipelines.data.preparation import Plan, plan_new, prepare
 from pipelines.data.splits import SPLITS
 from pipelines.errors import RecipeError
 from pipelines.evaluation import models, reports, split_scores
@@ -56,14 +57,14 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
     judging = model.workload.judging(model.encoding)
     with ray_data.executor(in_process=not model.run.scale.workers) as each:
         examples = _examples(model, overrides, split, each)
-        plan = (examples.plan or _plan(model, examples.split)) if columns else None
-        if plan:
-            reports.check_columns(columns, plan, judging)
+        values = {}
+        if columns:
+            plan = examples.plan or _plan(model, examples.split)
+            values = split_scores.column_values(columns, plan.selection, plan.pieces, model, examples.dataset, examples.split)
         preparing.tell(examples.dataset, screen.say)
         started = time.monotonic()
         judged = split_scores.judged(model, examples.dataset, examples.split, each)
         seconds = time.monotonic() - started
-        values = reports.column_values(columns, plan, model, examples.dataset, split=examples.split, examples=len(judged)) if plan else {}
     report = replace(reports.report(judging, judged, values), naive=_naive(model, examples))
     written = _write(model, judging, judged, report, examples, values)
     result = _result(model, examples, report, written) | {
@@ -81,7 +82,8 @@ def _examples(model: Model, overrides: Sequence[str], split: str | None, each: E
         label = _slug(plan.source.label)
         dataset = prepare(model.run, plan, each, encoding=model.encoding)
         return Examples(dataset, plan.splits[0], f"{label}-{split}" if split else label, plan)
-    return Examples(split_scores.own_data(model, each), split or "test", split or "test", None)
+    dataset = preparing.restored(model.run, model.fingerprint, each, called=model.called)
+    return Examples(dataset, split or "test", split or "test", None)
 
 
 def _plan(model: Model, split: str | None) -> Plan:

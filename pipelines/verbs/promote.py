@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster import ray_data
-from pipelines.data.preparation import in_process
+from pipelines.data import preparation as preparing
+from pipelines.data.dataset import Dataset
+from pipelines.data.encode import Each
+from pipelines.data.preparation import in_process, plan_new, prepare
 from pipelines.errors import RecipeError, StorageError, TrackingError, mark_resumable
-from pipelines.evaluation import models, rules
+from pipelines.evaluation import models, rules, split_scores
 from pipelines.evaluation.models import Model
-from pipelines.evaluation.rules import Rule, Verdict, judge
+from pipelines.evaluation.rules import SPLIT, Rule, Verdict
 from pipelines.run_record import RunFolder
 from pipelines.run_states import UNPROMOTED
 from pipelines.screen import Screen
@@ -65,6 +68,20 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
         screen.say(f"warning: {warning}")
     screen.table(f"{version.uri} against {_champion(version.name, now)}", *_head_and_rows(verdict))
     return decide(model, verdict, now, force=force, reason=(reason or "").strip(), screen=screen)
+
+
+def judge(model: Model, now: Standing, each: Each) -> Verdict:
+    """The verdict on a registered version, by its own test rows. Raises RecipeError, DataError, StorageError."""
+
+    def encode(other: Model) -> Dataset:
+        plan = plan_new(other.run, other.encoding, split=SPLIT, called=other.called)
+        return prepare(other.run, plan, each, encoding=other.encoding)
+
+    dataset, columns = preparing.restored(model.run, model.fingerprint, each, called=model.called), {}
+    if names := list(model.run.promote.slices):
+        plan = plan_new(model.run, model.encoding, split=SPLIT, called=model.called)
+        columns = split_scores.column_values(names, plan.selection, plan.pieces, model, dataset, SPLIT)
+    return rules.judge(model, now, dataset, columns, encode, each)
 
 
 def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, screen: Screen) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pipelines.elastic import Pause, with_restarts
 from pipelines.errors import CLUSTER, Failure, StorageError, TrackingError, WorkerFailed, code_of, mark_resumable
 from pipelines.process import in_background
 from pipelines.run_record import begin, check_writable, claim, slug, write_config
+from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY, RESULT, UNPROMOTED
 from pipelines.screen import Screen
 from pipelines.search.controller import Controller, Phase, folder_of, run_here
@@ -67,7 +68,7 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
     identity = run.identity(data.fingerprint)
     folder = claim(run, run.name or f"sweep-{run.recipe}-{slug(data.source.label)}-{identity[:8]}", identity)
     with folder.locked("driver", wait_seconds=5):
-        about = publish.about(study.loaded, data, folder, write_config(run, folder), began or time.time())
+        about = publish.about(study.loaded, data.fingerprint, folder, write_config(run, folder), began or time.time())
         space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may
         tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}", NOTE: f"sweep of {recipe}"} | space
         about = replace(about, tags={**about.tags, **tags}, command=("raylway", "sweep", recipe, *overrides))
@@ -176,6 +177,14 @@ class _Sweep:
         preparing.tell(dataset, self._screen.say)
         return dataset
 
+    def _fingerprint(self, run: Run) -> str:
+        """The data of a trial: the sweep's, or where a setting of the task is searched its own, prepared here."""
+        if run.model.task_settings() == self._study.run.model.task_settings():
+            return self._plan.fingerprint
+        plan = preparing.plan(run)
+        preparing.prepare(run, plan, ray_data.each if self._study.run.scale.workers else preparing.in_process)
+        return plan.fingerprint
+
     def _wait_for_room(self, session: Session, slots: TrialSlots) -> None:
         """Wait until a trial fits onto a cluster that others use too: Ray itself would wait without a word."""
         if not session.local:
@@ -191,7 +200,14 @@ class _Sweep:
         slots = self._study.slots(session.resources() if session else cluster_session.local_resources())
         self._startup_seconds = self._startup_seconds or time.time() - self._tracker.about.began
         controller = self._controller = Controller(
-            self._study, self._plan, self._ledger, self._shipper, phase, slots=slots, say=self._screen.say, describe=self._description
+            self._study,
+            self._ledger,
+            self._shipper,
+            phase,
+            slots=slots,
+            prepare=self._fingerprint,
+            say=self._screen.say,
+            describe=self._description,
         )
         if len(phase.known) == phase.total and all(trial.ended for trial in phase.known):
             return
@@ -283,9 +299,8 @@ class _Sweep:
         run = self._study.with_params(trial.params).run
         if not run.model_name:
             return None
-        if run.model.task_settings() != self._study.run.model.task_settings():
-            plan = preparing.plan(run)
-            dataset = prepared.proven(plan.store, plan.fingerprint)
+        if (fingerprint := self._fingerprint(run)) != self._plan.fingerprint:
+            dataset = prepared.proven(self._plan.store, fingerprint)
         folder = folder_of(self._folder, trial.number)
         path, _ = checkpoint.newest(folder.checkpoints, folder.read(IDENTITY) or "")
         assert path, folder

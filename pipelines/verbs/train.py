@@ -77,6 +77,6 @@ def _begin(loaded: Loaded, plan: Plan, folder: RunFolder, uri: str, attempt: Att
     config = write_config(loaded.run, folder)
     folder.write(FINGERPRINT, plan.fingerprint)
     screen.say(f"{folder.path.name}: {pages.one_line(loaded.run)}; log: {folder.log}")
-    about = publish.about(loaded, plan, folder, config, attempt.began)
+    about = publish.about(loaded, plan.fingerprint, folder, config, attempt.began)
     begin(folder, about)
     return Tracker(uri, folder, loaded.run.root, about)

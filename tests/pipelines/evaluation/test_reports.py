@@ -1,10 +1,13 @@
-"""Groups of rows by the values of a column, whatever these are."""
+"""Rows are grouped by the values of a column, whatever these are; a run's row scores sum up to the scores that training gave."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from pipelines.evaluation.reports import groups
+from pipelines.evaluation.reports import ARTIFACT, groups, read_row_scores
+from pipelines.tracking import facts, lookup
+from tests.trained import storage_with, trained
 
 
 def sizes(values) -> dict[str, int]:
@@ -43,3 +46,22 @@ def test_a_long_text_names_its_group_on_one_short_line():
     [name] = sizes(["a\nb " + "x" * 100])
     assert "\n" not in name
     assert len(name) == 60
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, empty_database):
+    return storage_with(tmp_path_factory.mktemp("scored"), empty_database)
+
+
+@pytest.mark.parametrize(("recipe", "together"), [("cnn", False), ("lstm", True), ("gpt", True), ("lstm_text", False)])
+def test_a_finished_run_keeps_the_scores_of_each_test_row(place, tmp_path, recipe, together):
+    result = trained(place, recipe=recipe)
+    with lookup.opened(f"sqlite:///{place}/mlflow.db") as client:
+        kept = read_row_scores(facts.artifact(client, result["run_id"], ARTIFACT, tmp_path))
+    tested = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if name.startswith("test/")}
+    common = set(tested) & set(kept.scores)
+    assert common
+    for name in common:
+        assert kept.scores[name].value == pytest.approx(tested[name], rel=1e-4), name
+    assert (kept.span > 1) == together
+    assert len(kept) > 1

@@ -15,7 +15,7 @@ from pipelines.data.preparation import in_process
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluation import models, split_scores
-from pipelines.evaluation.row_scores import RowScores
+from pipelines.evaluation.reports import RowScores
 from pipelines.screen import Screen
 from pipelines.tracking.lookup import TrackedRun
 from pipelines.verbs.compare import compare, comparisons
