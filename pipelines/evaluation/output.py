@@ -8,7 +8,6 @@ is there twice. `_job.json` says what the parts are made of: parts of another jo
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 
 from pipelines import sealed
 from pipelines.data import files
@@ -155,7 +156,7 @@ class Output:
 def output_of(text: str, form: Format | None, cache: Path) -> Output:
     """The output that a person names: one file by its ending, else a folder. Raises RecipeError, DataError."""
     place = text if "://" in text else files.absolute(text)
-    parent, name = _divided(place)
+    name = Path(urlsplit(place).path if "://" in place else place).name
     ending = Path(name).suffix.lower()
     if text.endswith("/") or not ending or (form and ending not in ENDINGS):
         return Output(text, form or "parquet", Store(place, cache), None)
@@ -163,7 +164,16 @@ def output_of(text: str, form: Format | None, cache: Path) -> Output:
         raise RecipeError(f"{shown(text)}: files end in {', '.join(ENDINGS)}; a folder of parts ends in no dot and letters, or in /")
     if form and form != ENDINGS[ending]:
         raise RecipeError(f"--format {form}: {shown(text)} says {ENDINGS[ending]}")
-    return Output(text, ENDINGS[ending], Store(_joined(parent, f".{name}.parts"), cache), (Store(parent, cache), name))
+    return Output(text, ENDINGS[ending], Store(_beside(place, f".{name}.parts"), cache), (Store(_beside(place, ""), cache), name))
+
+
+def _beside(place: str, name: str) -> str:
+    """A file or folder beside a path or URI; without a name, the folder that it lies in."""
+    if "://" not in place:
+        return str(Path(place).parent / name)
+    parts = urlsplit(place)
+    folder = parts.path.rstrip("/").rpartition("/")[0]
+    return parts._replace(path=f"{folder}/{name}" if name else folder).geturl()
 
 
 def check_apart(output: Output, source: str) -> None:
@@ -198,12 +208,12 @@ def array_of(values: Any) -> pa.Array:
     try:
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, ValueError, TypeError):  # values of several kinds
-        return pa.array([None if value is None else _text(value) for value in values], pa.string())
+        return _texts(values)
 
 
 def batch_of(columns: Mapping[str, Any], schema: pa.Schema) -> pa.RecordBatch:
     """Columns with the types of `schema`. Raises DataError for a value that has another."""
-    return pa.record_batch([_cast(field, columns[field.name]) for field in schema], schema=schema)
+    return pa.record_batch([_cast(field, array_of(columns[field.name])) for field in schema], schema=schema)
 
 
 def holds(form: Format, kind: pa.DataType) -> bool:
@@ -214,59 +224,62 @@ def holds(form: Format, kind: pa.DataType) -> bool:
     return not binary and not (form == "csv" and isinstance(kind, pa.FixedShapeTensorType))
 
 
-def _divided(place: str) -> tuple[str, str]:
-    """The folder of a path or URI, and the last name in it."""
-    if "://" not in place:
-        return str(Path(place).parent), Path(place).name
-    parts = urlsplit(place)
-    folder, _, name = parts.path.rstrip("/").rpartition("/")
-    return parts._replace(path=folder).geturl(), name
-
-
-def _joined(folder: str, name: str) -> str:
-    if "://" not in folder:
-        return str(Path(folder) / name)
-    parts = urlsplit(folder)
-    return parts._replace(path=f"{parts.path}/{name}").geturl()
-
-
 def write(path: Path, form: Format, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, header: bool = True) -> None:
     """Write a file of these rows; `header`: begin a CSV file with the columns' names."""
-    {"parquet": _write_parquet, "csv": _write_csv, "jsonl": _write_jsonl}[form](path, schema, batches, header)
+    if form == "parquet":
+        with pyarrow.parquet.ParquetWriter(path, schema) as writer:
+            for table in _row_groups(batches):
+                writer.write_table(table)
+    elif form == "csv":  # lists as JSON: a table of text has no other place for them
+        flat = pa.schema([(field.name, pa.string() if pa.types.is_nested(field.type) else field.type) for field in schema])
+        with pyarrow.csv.CSVWriter(path, flat, write_options=pyarrow.csv.WriteOptions(include_header=header)) as writer:
+            for batch in batches:
+                columns = [_texts(column.to_pylist()) if pa.types.is_nested(column.type) else column for column in batch.columns]
+                writer.write_table(pa.Table.from_arrays(columns, schema=flat))
+    else:
+        with path.open("w", encoding="utf-8") as file:
+            for batch in batches:
+                for row in zip(*map(_listed, batch.columns), strict=True):
+                    file.write(_json(dict(zip(schema.names, row, strict=True))) + "\n")
 
 
 def join(parts: Iterable[Path], path: Path, form: Format, schema: pa.Schema) -> None:
     """Join parts, which were written without headers, into one file."""
     if form == "parquet":
-        return _write_parquet(path, schema, (batch for part in parts for batch in _read_parquet(part)), True)
-    with path.open("wb") as joined:
-        if form == "csv":
-            joined.write(_header(schema))
+        return write(path, form, schema, (batch for part in parts for batch in pyarrow.parquet.ParquetFile(part).iter_batches(_GROUP_ROWS)))
+    write(path, form, schema, ())
+    with path.open("ab") as joined:
         for part in parts:
             with part.open("rb") as content:
                 shutil.copyfileobj(content, joined, 1 << 20)
     return None
 
 
-def _cast(field: pa.Field, values: Any) -> pa.Array:
-    array = array_of(values)
+def _cast(field: pa.Field, array: pa.Array) -> pa.Array:
     if array.type == field.type:
         return array
     if pa.types.is_string(field.type):
-        return pa.array([None if value is None else _text(value) for value in array.to_pylist()], pa.string())
+        return _texts(array.to_pylist())
     try:
         return array.cast(field.type)
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"column {field.name}: is {array.type}, but {field.type} in the rows that were looked at first: {error}") from None
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _texts(values: Iterable[Any]) -> pa.Array:
+    """Values as text, those that are none as JSON; missing ones stay missing."""
+    return pa.array([value if value is None or isinstance(value, str) else _json(value) for value in values], pa.string())
 
 
-def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _json(value: Any) -> str:
+    return json.dumps(value.tolist() if isinstance(value, np.ndarray) else value, ensure_ascii=False, default=str)
+
+
+def _listed(column: pa.Array) -> list[Any]:
+    return column.to_numpy_ndarray().tolist() if isinstance(column, pa.FixedShapeTensorArray) else column.to_pylist()
+
+
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
@@ -275,58 +288,3 @@ def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             held = []
     if held:
         yield pa.Table.from_batches(held)
-
-
-def _write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], header: bool) -> None:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for table in _grouped(batches):
-            writer.write_table(table)
-
-
-def _read_parquet(part: Path) -> Iterator[pa.RecordBatch]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(part) as file:
-        yield from file.iter_batches(_GROUP_ROWS)
-
-
-def _write_csv(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], header: bool) -> None:
-    import pyarrow.csv
-
-    options = pyarrow.csv.WriteOptions(include_header=False)
-    with path.open("wb") as file:
-        if header:
-            file.write(_header(schema))
-        for batch in batches:
-            flat = [_flat(column) for column in batch.columns]
-            pyarrow.csv.write_csv(pa.Table.from_arrays(flat, batch.schema.names), file, options)
-
-
-def _header(schema: pa.Schema) -> bytes:
-    import pyarrow.csv
-
-    sink = io.BytesIO()
-    pyarrow.csv.write_csv(pa.table({name: pa.array([], pa.string()) for name in schema.names}), sink)
-    return sink.getvalue()
-
-
-def _flat(column: pa.Array) -> pa.Array:
-    """Lists as JSON: a table of text has no other place for them."""
-    if not pa.types.is_nested(column.type):
-        return column
-    return pa.array([None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in column.to_pylist()])
-
-
-def _write_jsonl(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], header: bool) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        for batch in batches:
-            columns = [_listed(column) for column in batch.columns]
-            for values in zip(*columns, strict=True):
-                row = dict(zip(schema.names, values, strict=True))
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-
-
-def _listed(column: pa.Array) -> list[Any]:
-    return column.to_numpy_ndarray().tolist() if isinstance(column, pa.FixedShapeTensorArray) else column.to_pylist()

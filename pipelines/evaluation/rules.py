@@ -183,10 +183,8 @@ def _against_champion(
 def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> Difference:
     block = statistics.block_of(len(ours), judging.span)
     score, function = judging.derived.get(metric, (metric, None))
-    if score == "accuracy" and block == 1 and (ours.scores[score].count == 1).all():
-        return statistics.mcnemar(ours.scores[score].total > 0, theirs.scores[score].total > 0)
     if score in ours.scores:
-        tested = statistics.paired(ours.scores[score], theirs.scores[score], block=block)
+        tested = statistics.difference(ours.scores[score], theirs.scores[score], block=block)
         if function is None:
             return tested
         drawn = statistics.apart(  # in the unit of the metric, not of the score that it is derived from

@@ -101,6 +101,13 @@ def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Diff
     return Difference(value, _bootstrapped(apart_U, count_U, seed), float(tested.pvalue), "paired permutation test")
 
 
+def difference(ours: Score, theirs: Score, *, block: int) -> Difference:
+    """The difference of two models' scores on the same rows: by `mcnemar` where every row is either right or wrong, else by `paired`."""
+    if block == 1 and all((score.count == 1).all() and np.isin(score.total, (0, 1)).all() for score in (ours, theirs)):
+        return mcnemar(ours.total == 1, theirs.total == 1)
+    return paired(ours, theirs, block=block)
+
+
 def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), seed: int = 0) -> Difference:
     """The difference of two models' scores on different rows, by the bootstrap of each: its interval, and how often it would fall to the
     other side of zero. It sees less than `paired` does, for it does not know which rows are hard."""

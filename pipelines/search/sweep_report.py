@@ -17,6 +17,7 @@ from pipelines.screen import Screen, table
 from pipelines.search.ledger import Ledger, Trial
 from pipelines.search.space import key_of, name_of
 from pipelines.search.study import Entrant, Study
+from pipelines.tracking import pages
 from pipelines.tracking.client import run_page
 from pipelines.tracking.provenance import redact
 from pipelines.tracking.shipper import Tracker
@@ -124,19 +125,17 @@ class Report:
 
     def markdown(self, run_ids: Mapping[int, str], *, linked: bool = True) -> str:
         """The description of the sweep's run: the leaderboard, with links to the trials' pages, and at the end to all of them."""
-        head = _columns(self.study, self.trials)
-        lines = [f"**sweep of {self.study.recipe} on {self.study.run.data.name}**", ""]
-        lines += [f"| trial | {' | '.join(head[1:])} |", "|" + "---|" * len(head)]
-        for row in _rows(self.study, self.trials, most=_DESCRIBED):
-            run_id = run_ids.get(int(row[0]))
-            cells = [f"[{row[0]}]({run_page(self.tracker.uri, self.tracker.experiment_id, run_id)})" if run_id else row[0], *row[1:]]
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        columns, rows = _board(self.study, self.trials, most=_DESCRIBED)
+        for row in rows:
+            if run_id := run_ids.get(int(row[0])):
+                row[0] = f"[{row[0]}]({run_page(self.tracker.uri, self.tracker.experiment_id, run_id)})"
+        title = f"**sweep of {self.study.recipe} on {self.study.run.data.name}**"
         link = [f"[compare the trials]({self.comparison})"] if linked else []
-        return "\n".join([*lines, *(f"\n{note}" for note in [*self.notes, *link])])
+        return "\n\n".join([title, pages.table(["trial", *columns[1:]], rows, pad=""), *self.notes, *link])
 
     def show(self, screen: Screen, root: Path, model: Registered | None) -> None:
         """The leaderboard, its notes, and the commands to type next."""
-        screen.table("", _columns(self.study, self.trials), _rows(self.study, self.trials))
+        screen.table("", *_board(self.study, self.trials))
         for note in self.notes:
             screen.say(note)
         best = self.study.best(self.trials)
@@ -145,7 +144,7 @@ class Report:
             screen.say(f"best     {shlex.join(self.study.train_command(winner))}")
         if not self.confirmed:
             screen.say(
-                "confirm  the same command with sweep.confirm=3x5 trains the best three with five seeds and judges them on the test rows"
+                "confirm  sweep.confirm=3x5 added to the same command trains the best three with five seeds and scores their test rows"
             )
         if model:
             screen.say(f"model    {model.uri}, alias candidate")
@@ -178,8 +177,7 @@ def live(study: Study, trials: Sequence[Trial], slots: TrialSlots, *, total: int
     eta = f"  ETA {left * sum(spent) / len(spent) / slots.at_once:,.0f} s" if spent else ""
     statuses = ("running", "finished", "stopped", "failed")
     counts = ", ".join(f"{sum(each.status == status for each in trials)} {status}" for status in statuses)
-    board = table("", _columns(study, trials), _rows(study, trials))
-    return Group(f"{total} trials: {counts}{eta}", board, *importances(importance))
+    return Group(f"{total} trials: {counts}{eta}", table("", *_board(study, trials)), *importances(importance))
 
 
 def ended(study: Study, trial: Trial, leader: Trial | None, *, count: int, total: int) -> str:
@@ -220,22 +218,14 @@ def _difference(one: Sequence[float], other: Sequence[float]) -> str:
     return f"(by {low:+.4f} to {high:+.4f}, p = {test.pvalue:.2g}) {verdict}"
 
 
-def _keys(trials: Sequence[Trial]) -> list[str]:
-    return list(dict.fromkeys(key for trial in trials for key in trial.params))
-
-
-def _columns(study: Study, trials: Sequence[Trial]) -> list[str]:
-    return ["", *_keys(trials), study.metric, "validations", "seconds", "status"]
-
-
-def _rows(study: Study, trials: Sequence[Trial], *, most: int = _SHOWN) -> list[list[str]]:
-    """The best trials, `most` of them, and all that are running."""
-    order = study.ranked(trials)
+def _board(study: Study, trials: Sequence[Trial], *, most: int = _SHOWN) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of the best trials, `most` of them, and of all that are running."""
+    order, keys = study.ranked(trials), list(dict.fromkeys(key for trial in trials for key in trial.params))
     shown = order[:most] + [trial for trial in order[most:] if trial.status == "running"]
-    return [
+    rows = [
         [
             str(trial.number),
-            *(_cell(trial.params.get(key)) for key in _keys(trials)),
+            *(_cell(trial.params.get(key)) for key in keys),
             _cell(trial.value(study.metric)),
             str(max(trial.validations, default=0)),
             f"{trial.seconds:.1f}" if trial.ended else "",
@@ -243,6 +233,7 @@ def _rows(study: Study, trials: Sequence[Trial], *, most: int = _SHOWN) -> list[
         ]
         for trial in shown
     ]
+    return ["", *keys, study.metric, "validations", "seconds", "status"], rows
 
 
 def _cell(value: Any) -> str:
@@ -252,5 +243,5 @@ def _cell(value: Any) -> str:
 
 
 def _as_json(trial: Trial) -> dict[str, Any]:
-    row = {"trial": trial.number} | {name: getattr(trial, name) for name in ("run_id", "params", "metrics", "status", "seconds")}
-    return row | ({"cause": trial.cause} if trial.cause else {})
+    names = ("run_id", "params", "metrics", "status", "seconds", *(["cause"] if trial.cause else []))
+    return {"trial": trial.number} | {name: getattr(trial, name) for name in names}

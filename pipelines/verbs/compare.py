@@ -23,7 +23,6 @@ from pipelines.tracking import facts, lookup
 from pipelines.tracking.facts import Difference, Facts
 from pipelines.tracking.lookup import TrackedRun
 from pipelines.tracking.pages import number
-from workloads.judging import Score
 
 if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
@@ -149,11 +148,9 @@ def _side(client: MlflowClient, run: TrackedRun) -> Side:
     with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
         file = facts.artifact(client, run.run_id, reports.ARTIFACT, Path(scratch))
         scores = reports.read_row_scores(file) if file else None
-    found: dict[str, Interval] = {}
-    for name, score in scores.scores.items() if scores else ():
-        if interval := statistics.interval(score, block=statistics.block_of(len(score.total), scores.span if scores else 1)):
-            found[name] = interval
-    return Side(run, facts.facts(client, run), scores, found)
+    block = statistics.block_of(len(scores), scores.span) if scores else 1
+    drawn = {name: statistics.interval(score, block=block) for name, score in scores.scores.items()} if scores else {}
+    return Side(run, facts.facts(client, run), scores, {name: interval for name, interval in drawn.items() if interval})
 
 
 def comparisons(sides: Sequence[tuple[TrackedRun, RowScores | None]]) -> tuple[str | None, list[Comparison]]:
@@ -178,18 +175,11 @@ def _comparison(best: tuple[TrackedRun, RowScores], other: tuple[TrackedRun, Row
     score, other_score = ours.scores[metric], theirs.scores[metric]
     same = bool(ahead.fingerprint) and ahead.fingerprint == behind.fingerprint and np.array_equal(score.count, other_score.count)
     blocks = statistics.block_of(len(ours), ours.span), statistics.block_of(len(theirs), theirs.span)
-    if not same:
-        difference = statistics.unpaired(score, other_score, blocks=blocks)
-    elif blocks[0] == 1 and _right_or_wrong(score) and _right_or_wrong(other_score):
-        difference = statistics.mcnemar(score.total == 1, other_score.total == 1)
+    if same:
+        difference = statistics.difference(score, other_score, block=max(blocks))
     else:
-        difference = statistics.paired(score, other_score, block=max(blocks))
+        difference = statistics.unpaired(score, other_score, blocks=blocks)
     return Comparison(ahead.name, behind.name, metric, difference, difference.p, same)
-
-
-def _right_or_wrong(score: Score) -> bool:
-    """True where every row is either right or wrong."""
-    return bool((score.count == 1).all() and np.isin(score.total, (0, 1)).all())
 
 
 def _corrected(compared: Sequence[Comparison]) -> list[Comparison]:
@@ -249,16 +239,16 @@ def _scores(sides: Sequence[Side]) -> list[Line]:
     unfinished = any(side.run.status != "FINISHED" for side in sides)
     lines: list[Line] = [("status", [side.run.status.lower() for side in sides])] if unfinished else []
     tested = sorted({name for metrics in kept for name in metrics if name.startswith("test/")})
-    lines += [(name, [_with_interval(side, name) for side in sides]) for name in tested]
+    for name in tested:
+        ends = [reports.within(side.intervals.get(name.partition("/")[2])) for side in sides]
+        values = [metrics.get(name) for metrics in kept]
+        lines.append(
+            (name, [f"{number(value)} {end}".strip() if value is not None else "" for value, end in zip(values, ends, strict=True)])
+        )
     for prefix in ("baseline/", "best/val/", "val/"):
         names = sorted({name for metrics in kept for name in metrics if name.startswith(prefix) and name.count("/") == prefix.count("/")})
         lines += [(name, [number(metrics.get(name)) for metrics in kept]) for name in names]
     return lines
-
-
-def _with_interval(side: Side, name: str) -> str:
-    value, interval = side.run.metrics.get(name), side.intervals.get(name.partition("/")[2])
-    return number(value) + (f" [{interval.low:.4f}, {interval.high:.4f}]" if interval and value is not None else "")
 
 
 def _costs(sides: Sequence[Side]) -> list[Line]:
@@ -276,13 +266,10 @@ def _table(title: str, lines: Sequence[Line], sides: Sequence[Side], screen: Scr
     """A column for each run; a row for each where there are many."""
     if not lines:
         return
-    names = [side.run.name for side in sides]
-    if len(sides) <= _AS_COLUMNS:
-        screen.table(title, ["", *names], [[label, *cells] for label, cells in lines])
-    else:
-        screen.table(
-            title, ["", *(label for label, _ in lines)], [[name, *(cells[place] for _, cells in lines)] for place, name in enumerate(names)]
-        )
+    head, *rows = ["", *(side.run.name for side in sides)], *([label, *cells] for label, cells in lines)
+    if len(sides) > _AS_COLUMNS:
+        head, *rows = map(list, zip(head, *rows, strict=True))
+    screen.table(title, head, rows)
 
 
 def _short(value: str | None) -> str:

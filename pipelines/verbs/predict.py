@@ -7,23 +7,21 @@ how long a row takes, by which the rest is cut into pieces of about a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from cluster import ray_data, session
-from cluster.session import Session
 from pipelines.data.encode import Piece
 from pipelines.data.source import Skipped
 from pipelines.data.store import store_of
 from pipelines.errors import RecipeError, StorageError, shown
 from pipelines.evaluation import models
-from pipelines.evaluation.models import Model
 from pipelines.evaluation.output import Format, Output, check_apart, output_of
-from pipelines.evaluation.predictions import Input, Job, job_of, open_input
+from pipelines.evaluation.predictions import Job, Predictor, job_of, predictor_of
 from pipelines.run_record import check_writable
 from pipelines.screen import Screen
 from pipelines.tracking import registry
@@ -36,17 +34,6 @@ _PIECES_A_CORE = 4
 _LEAST_ROWS, _MOST_ROWS, _MOST_PIECES = 64, 1 << 16, 4096
 _WORKERS = "scale.workers="
 _OTHERS = {"model": "another model", "code": "other code of workloads/", "source": "other data"}
-
-
-class Work(NamedTuple):
-    """The pieces to predict, and the processes to predict them."""
-
-    job: Job
-    pieces: Sequence[Piece]
-    rate: float
-    """Rows that one thread predicts in a second."""
-    workers: int | None
-    """Processes on Ray, 0 for none, or None: as many as there are cores, where the work is worth starting them."""
 
 
 def predict(
@@ -72,34 +59,40 @@ def predict(
     check_writable(model.run.root)
     output = output_of(target, form, store_of(model.run).cache)
     check_apart(output, source)
-    rows = open_input(model, source)
-    identity = _identity(model, rows, output)
+    predictor = predictor_of(model, source)
+    identity = _identity(predictor, output)
     with output.locked() as logs:
         if again:
             output.clear()
         begun = output.begun()
         if begun is not None and (result := _finished(output, begun, identity, screen)):
             return result
-        job, rate = job_of(model, rows, output, screen.say)
+        job, rate = job_of(predictor, output, screen.say)
+        rows = predictor.source.rows()
         if begun is None:
-            begun = identity | {"pieces": rows.pieces(_piece_rows(rate, rows.source.rows()))}
+            begun = identity | {"pieces": predictor.pieces(_piece_rows(rate, rows))}
             output.begin(begun)
+        pieces = [Piece(*piece) for piece in begun["pieces"]]
+        parts = f"{len(pieces):,} part{'s' * (len(pieces) > 1)}"
+        screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {rows:,} rows in {parts}")
         stated = [WorkerRange.read(text.removeprefix(_WORKERS)).most for text in overrides if text.startswith(_WORKERS)]
-        work = Work(job, [Piece(*piece) for piece in begun["pieces"]], rate, stated[-1] if stated else None)
-        parts = f"{len(work.pieces):,} part{'s' * (len(work.pieces) > 1)}"
-        screen.say(f"{model.called} ({model.workload.task}) on {shown(source)}: {rows.source.rows():,} rows in {parts}")
-        return _finish(work, *_predicted(work, logs, screen), began=began, screen=screen)
+        before = output.cards()
+        if before:
+            screen.say(f"going on: {len(before):,} of {len(pieces):,} parts are done")
+        now, seconds = _predicted(job, pieces, before, rate, stated[-1] if stated else None, logs, screen)
+        return _finish(job, before, now, seconds, began=began, screen=screen)
 
 
-def _identity(model: Model, rows: Input, output: Output) -> dict[str, Any]:
+def _identity(predictor: Predictor, output: Output) -> dict[str, Any]:
     """Everything that decides the predictions, as JSON values: parts of one job can stand beside each other."""
+    model = predictor.model
     return {
         "model": served.describe(model.workload, model.encoding, model.weights_sha256),
         "code": registry.code_version(),
-        "source": rows.source.identity(),
-        "columns": [list(rows.columns), dict(rows.kept)],
+        "source": predictor.source.identity(),
+        "columns": [list(predictor.columns), dict(predictor.kept)],
         "format": output.form,
-        "skip": model.run.data.on_bad_row == "skip",
+        "skip": predictor.skip,
     }
 
 
@@ -121,34 +114,32 @@ def _piece_rows(rate: float, rows: int) -> int:
     return max(2 ** int(np.log2(min(max(wanted, _LEAST_ROWS), _MOST_ROWS))), rows // _MOST_PIECES)
 
 
-def _predicted(work: Work, logs: Path, screen: Screen) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float]:
-    """The cards of pieces done before, those of the others, and the seconds that these took."""
-    output = work.job.output
-    done = output.cards()
-    waiting = [piece for piece in work.pieces if piece.number not in done]
-    if done:
-        screen.say(f"going on: {len(done):,} of {len(work.pieces):,} parts are done")
-    seconds = sum(piece.stop - piece.start for piece in waiting) / work.rate
-    few = work.workers is None and (len(waiting) < 2 or seconds < _HERE_SECONDS)  # done before Ray would have started
-    if few or work.workers == 0:
-        job, began = _threaded(work.job, session.local_resources().cpus), time.monotonic()
-        with screen.counted("parts", len(work.pieces), output.counted):
-            return list(done.values()), [job(piece) for piece in waiting], time.monotonic() - began
+def _predicted(
+    job: Job, pieces: Sequence[Piece], done: Collection[int], rate: float, workers: int | None, logs: Path, screen: Screen
+) -> tuple[list[dict[str, Any]], float]:
+    """The cards of the pieces that are not `done`, and the seconds that they took. `rate`: rows that one thread predicts in a second.
+
+    `workers`: processes on Ray, 0 for none, or None: as many as there are cores, where the work is worth starting them.
+    """
+    waiting = [piece for piece in pieces if piece.number not in done]
+    seconds = sum(piece.stop - piece.start for piece in waiting) / rate
+    few = workers is None and (len(waiting) < 2 or seconds < _HERE_SECONDS)  # done before Ray would have started
+    if few or workers == 0:
+        job, began = _threaded(job, session.local_resources().cpus), time.monotonic()
+        with screen.counted("parts", len(pieces), job.output.counted):
+            return [job(piece) for piece in waiting], time.monotonic() - began
     log = logs / ".ray.log"
-    with screen.captured(log), session.connect() as connected, screen.counted("parts", len(work.pieces), output.counted):
+    with screen.captured(log), session.connect() as connected, screen.counted("parts", len(pieces), job.output.counted):
         connected.ready()
         began = time.monotonic()
-        now = _on_ray(work, waiting, connected)
+        resources, gpus = connected.resources(), job.predictor.model.run.scale.gpus
+        gpus = min(1.0, resources.gpus) if gpus is None else gpus
+        most = workers or (int(resources.gpus / gpus) if gpus else min(resources.cpus, len(waiting)) if connected.local else None)
+        threads = max(1, resources.cpus // (most or resources.cpus))
+        cards = ray_data.each(_threaded(job, threads), waiting, most=most, gpus=gpus)
         seconds = time.monotonic() - began
     log.unlink()
-    return list(done.values()), now, seconds
-
-
-def _on_ray(work: Work, waiting: Sequence[Piece], connected: Session) -> list[dict[str, Any]]:
-    resources, stated = connected.resources(), work.job.predictor.model.run.scale.gpus
-    gpus = min(1.0, resources.gpus) if stated is None else stated
-    most = work.workers or (int(resources.gpus / gpus) if gpus else min(resources.cpus, len(waiting)) if connected.local else None)
-    return ray_data.each(_threaded(work.job, max(1, resources.cpus // (most or resources.cpus))), waiting, most=most, gpus=gpus)
+    return cards, seconds
 
 
 def _threaded(job: Job, threads: int) -> Job:
@@ -157,17 +148,11 @@ def _threaded(job: Job, threads: int) -> Job:
 
 
 def _finish(
-    work: Work,
-    before: Sequence[dict[str, Any]],
-    now: Sequence[dict[str, Any]],
-    seconds: float,
-    *,
-    began: float,
-    screen: Screen,
+    job: Job, before: Mapping[int, dict[str, Any]], now: Sequence[dict[str, Any]], seconds: float, *, began: float, screen: Screen
 ) -> dict[str, Any]:
     """Count the rows, refuse too many bad ones, join the parts; the result. Raises DataError."""
-    model, source, output = work.job.predictor.model, work.job.predictor.input.source, work.job.output
-    cards = sorted([*before, *now], key=lambda card: card["number"])
+    model, source, output = job.predictor.model, job.predictor.source, job.output
+    cards = sorted([*before.values(), *now], key=lambda card: card["number"])
     left = sum((Skipped(card["skipped"], tuple(card["examples"])) for card in cards), source.skipped())
     answered = sum(card["rows"] for card in cards)
     allowed = model.run.data.max_bad_fraction
@@ -182,14 +167,14 @@ def _finish(
         "skipped": left.count,
         "rows_per_second": sum(card["rows"] + card["skipped"] for card in now) / seconds if now else 0.0,
         "output": output.name,
-        "columns": work.job.schema.names,
+        "columns": job.schema.names,
         "parts": len(cards),
         "parts_done_before": len(before),
         "skipped_examples": list(left.examples),
         "model": model.called,
         "seconds": {"predict": seconds},
     }
-    output.finish([card["number"] for card in cards], work.job.schema, result)
+    output.finish([card["number"] for card in cards], job.schema, result)
     result["seconds"]["total"] = time.monotonic() - began
     _show(result, screen)
     return result
