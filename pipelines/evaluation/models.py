@@ -25,7 +25,7 @@ from pipelines.run_settings import Run
 from pipelines.run_states import CONFIG, FINGERPRINT, IDENTITY, RESULT
 from pipelines.tracking import facts, lookup, registry
 from pipelines.tracking.client import tracking_uri
-from pipelines.tracking.lookup import URI, Place, TrackedRun, Version
+from pipelines.tracking.lookup import URI, Place, Version
 from pipelines.tracking.registry import Registered
 from workloads.base import DataError, Encoding, Serving, Workload
 
@@ -111,28 +111,34 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
     with lookup.opened(place.uri) as client:
         if called.startswith(URI):
             return _of_version(client, called, lookup.version(client, *lookup.name_and_version(called, alias)), place)
-        if run := lookup.find(client, called):
-            return _of_run(client, called, run, place)
-        if called in lookup.models(client):
+        if tracked := lookup.find(client, called):
+            version, folder = lookup.version_of_run(client, tracked.run_id), tracked.folder(place.root)
+            if version:
+                return _of_version(client, called, version, place)
+            if folder is None:
+                where = tracked.tags.get("raylway.folder", "(unknown)")
+                raise StorageError(f"{called}: registered no model, and its folder {where} is not reachable")
+            run = _settings(called, folder.read(CONFIG), place, folder, place.uri)
+            return _of_checkpoint(called, run, tracked.run_id, folder, tracked.fingerprint, place.uri)
+        registered = lookup.models(client)
+        if called in registered:
             return _of_version(client, called, lookup.version(client, called, alias), place)
-        raise RecipeError(_unknown(client, called))
-
-
-def cache() -> Path:
-    """This node's folder for copies of models that lie elsewhere."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
+        names, newest = ", ".join(f"{URI}{name}" for name in registered), ", ".join(lookup.newest_names(client))
+        unknown = f"{called}: no such run, folder or registered model"
+        raise RecipeError(f"{unknown}; registered models: {names or 'none'}; newest runs: {newest or 'none'}")
 
 
 def _of_version(client: MlflowClient, called: str, version: Version, place: Place) -> Model:
-    fetched = registry.fetch(client, version.registered.uri, version.model_id, cache())
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
+    fetched = registry.fetch(client, version.registered.uri, version.model_id, cache)
     workload, encoding = _described(called, fetched.model)
     kept = lookup.find(client, version.run_id) if version.run_id else None
     if kept is None:
         raise StorageError(f"{called}: its run {version.run_id or '(none)'} is not in MLflow any more, so its settings are not known")
     folder = kept.folder(place.root)
     text = folder.read(CONFIG) if folder else facts.text(client, kept.run_id, "config.yaml")
-    run = _settings(called, text, place.others, _home(place, folder), place.uri)
-    stale = f"{called}: was registered with other code of workloads/ than is here; it is judged by the code that is here"
+    run = _settings(called, text, place, folder, place.uri)
+    stale = f"{called}: was registered with other code of workloads/ than is here; it is run by the code that is here"
     return Model(
         called=called,
         run=run.model_copy(update={"model": workload}),
@@ -149,18 +155,8 @@ def _of_version(client: MlflowClient, called: str, version: Version, place: Plac
     )
 
 
-def _of_run(client: MlflowClient, called: str, kept: TrackedRun, place: Place) -> Model:
-    version, folder = lookup.version_of_run(client, kept.run_id), kept.folder(place.root)
-    if version:
-        return _of_version(client, called, version, place)
-    if folder is None:
-        raise StorageError(f"{called}: registered no model, and its folder {kept.tags.get('raylway.folder', '(unknown)')} is not reachable")
-    run = _settings(called, folder.read(CONFIG), place.others, _home(place, folder), place.uri)
-    return _of_checkpoint(called, run, kept.run_id, folder, kept.fingerprint, place.uri)
-
-
 def _of_folder(called: str, folder: RunFolder, place: Place) -> Model:
-    run = _settings(called, folder.read(CONFIG), place.others, _home(place, folder), place.stated.get("track.uri"))
+    run = _settings(called, folder.read(CONFIG), place, folder, place.stated.get("track.uri"))
     uri = tracking_uri(run.root, run.track.uri)
     fingerprint, result = folder.read(FINGERPRINT), folder.read(RESULT) or {}
     if fingerprint is None:
@@ -179,12 +175,11 @@ def _of_checkpoint(called: str, run: Run, run_id: str, folder: RunFolder, finger
         raise StorageError(f"{called}: has no checkpoint that can be trusted" + "".join(f"\n{reason}" for reason in refused))
     store = store_of(run)
     try:
-        there = store.has(fingerprint, MANIFEST)
-        manifest = Dataset.open(dataset.fetch(store, fingerprint)).manifest if there else None
+        if not store.has(fingerprint, MANIFEST):
+            raise StorageError(f"{called}: the data it was trained on, {fingerprint}, are not in {store.place} any more; prepare them anew")
+        manifest = Dataset.open(dataset.fetch(store, fingerprint)).manifest
     except DataError as error:
         raise StorageError(str(error)) from error
-    if manifest is None:
-        raise StorageError(f"{called}: the data it was trained on, {fingerprint}, are not in {store.place} any more; prepare them anew")
     warnings = [f"refused checkpoint {reason}" for reason in refused]
     if folder.read(RESULT) is None:
         warnings.append(f"{called}: its training is not finished; this is its checkpoint {path.name}")
@@ -217,10 +212,18 @@ def _described(called: str, file: Path) -> tuple[Workload, Encoding]:
         raise StorageError(f"{called}: {file}: is not what this repository's workloads/ can build: {told}") from None
 
 
-def _settings(called: str, text: str | None, others: Sequence[str], home: Path, uri: str | None) -> Run:
+def _settings(called: str, text: str | None, place: Place, folder: RunFolder | None, uri: str | None) -> Run:
+    """The settings in config.yaml, the overrides laid over.
+
+    Their storage is the one that was asked for, else that of the run's folder (of a trial it lies deeper), else where the run was found.
+    """
     if text is None:
         raise StorageError(f"{called}: its run has no config.yaml in MLflow, so it was not trained by raylway")
-    run = config.trained_with(text, others)
+    home = place.root
+    if folder and "storage" not in place.stated:
+        above = folder.path.parents[1:3]
+        home = next((place for place in above if (place / "mlflow.db").is_file() or (place / "datasets").is_dir()), above[0])
+    run = config.trained_with(text, place.others)
     track = run.track.model_copy(update={"uri": uri}) if uri else run.track
     return run.model_copy(update={"storage": str(home), "track": track})
 
@@ -234,17 +237,3 @@ def _folder_of(called: str) -> RunFolder | None:
         return RunFolder(path.resolve()) if (path / "config.yaml").is_file() else None
     except (RuntimeError, ValueError, OSError):  # what can be no path may be a name
         return None
-
-
-def _home(place: Place, folder: RunFolder | None) -> Path:
-    """The storage: what was asked for, else that of the run's folder (of a trial it lies deeper), else where it was looked for."""
-    if "storage" in place.stated or folder is None:
-        return place.root
-    above = folder.path.parents[1:3]
-    return next((place for place in above if (place / "mlflow.db").is_file() or (place / "datasets").is_dir()), above[0])
-
-
-def _unknown(client: MlflowClient, called: str) -> str:
-    there = ", ".join(f"{URI}{name}" for name in lookup.models(client)) or "none"
-    newest = ", ".join(lookup.newest_names(client)) or "none"
-    return f"{called}: no such run, folder or registered model; registered models: {there}; newest runs: {newest}"

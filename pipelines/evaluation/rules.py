@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -39,9 +39,6 @@ class Rule:
     found: str
     passed: bool
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -68,7 +65,11 @@ def judge(
     latency_ms = milliseconds(model, dataset) if asked.max_latency_ms else None
     rules = floors(asked, reports.plain(judging, judged, columns), model.workload.better, latency_ms=latency_ms)
     if not asked.must_beat or standing.champion is None:
-        return Verdict(rules + _champion_lost(model, standing))
+        if asked.must_beat and standing.lost is not None:  # no other model takes the place of a champion that is gone unasked
+            why = f"version {standing.lost} was deleted, or its alias removed"
+            instead = "--rollback goes back to the one before, --force --reason goes on without"
+            rules.append(Rule("against the champion", "better", f"{why}; {instead}", False))
+        return Verdict(rules)
 
     def scored(other: Model) -> Judged:
         if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
@@ -86,9 +87,8 @@ def floors(asked: Promote, report: Report, better: Better, *, latency_ms: float 
     for column, limits in asked.slices.items():
         large = {value: group for value, group in report.slices.get(column, {}).items() if group.rows >= asked.min_rows}
         if not large:
-            rules.append(
-                failed(f"slices of {column}", f">= {asked.min_rows} rows", "no value has so many; promote.min_rows says how many count")
-            )
+            why = "no value has so many; promote.min_rows says how many count"
+            rules.append(Rule(f"slices of {column}", f">= {asked.min_rows} rows", why, False))
         for value, group in large.items():
             where = f"{column}={value} ({group.rows:,} rows)"
             rules += [_bound(f"{where} {name}", name, limit, group.metrics.get(name), better) for name, limit in limits.items()]
@@ -109,11 +109,6 @@ def against(asked: Promote, metric: str, better: Better, difference: Difference,
         worst = min(sign * ends.low, sign * ends.high) if ends else gain
         return Rule(f"{metric} against {champion}", f"not worse by {asked.margin:g}", found, worst > -asked.margin)
     return Rule(f"{metric} against {champion}", f"better, p < {ALPHA:.2g}", found, gain > 0 and difference.p < ALPHA)
-
-
-def failed(rule: str, wanted: str, why: str) -> Rule:
-    """A rule that could not be checked."""
-    return Rule(rule, wanted, why, False)
 
 
 def table(rules: Sequence[Rule]) -> list[list[str]]:
@@ -143,17 +138,8 @@ def _bound(rule: str, name: str, limit: float, value: float | None, better: Bett
     least = better[name.rpartition("/")[2]] == "max"
     wanted = f"{'>=' if least else '<='} {limit:g}"
     if value is None:
-        return failed(rule, wanted, "the model has no such metric")
+        return Rule(rule, wanted, "the model has no such metric", False)
     return Rule(rule, wanted, f"{value:.4f}", value >= limit if least else value <= limit)
-
-
-def _champion_lost(model: Model, standing: Standing) -> list[Rule]:
-    """A rule that fails where there was a champion and its alias is gone: no other model takes its place unasked."""
-    if standing.lost is None or not model.run.promote.must_beat:
-        return []
-    why = f"version {standing.lost} was deleted, or its alias removed"
-    instead = "--rollback goes back to the one before, --force --reason goes on without"
-    return [failed("against the champion", "better", f"{why}; {instead}")]
 
 
 def _against_champion(
@@ -168,13 +154,13 @@ def _against_champion(
     try:
         other = models.find(champion_uri, where)
         if other.workload.task != model.workload.task:
-            return failed(name, wanted, f"it is a model of {other.workload.task}, this one of {model.workload.task}"), ()
+            return Rule(name, wanted, f"it is a model of {other.workload.task}, this one of {model.workload.task}", False), ()
         theirs = judging.aligned(scored(other), other.workload.judging(other.encoding))
         if len(theirs) != len(judged) or not np.allclose(theirs.columns["truth"], judged.columns["truth"], rtol=1e-3, atol=1e-3):
-            return failed(name, wanted, "it cannot be given the same test rows, so the two cannot be compared"), ()
+            return Rule(name, wanted, "it cannot be given the same test rows, so the two cannot be compared", False), ()
         difference = _difference(judging, judged, theirs, metric)
     except (ValueError, DataError, StorageError) as error:
-        return failed(name, wanted, str(error)), ()
+        return Rule(name, wanted, str(error), False), ()
     other_data = f"{champion_uri} was trained on other data ({other.fingerprint}); some of these test rows may have been among them"
     warnings = (*other.warnings, *([other_data] if other.fingerprint != model.fingerprint else []))
     return against(asked, metric, model.workload.better, difference, champion=champion_uri), warnings

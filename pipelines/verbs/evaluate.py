@@ -59,7 +59,7 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
         examples = _examples(model, overrides, split, each)
         values = {}
         if columns:
-            plan = examples.plan or _plan(model, examples.split)
+            plan = examples.plan or plan_new(model.run, model.encoding, split=examples.split, called=model.called)
             values = split_scores.column_values(columns, plan.selection, plan.pieces, model, examples.dataset, examples.split)
         preparing.tell(examples.dataset, screen.say)
         started = time.monotonic()
@@ -78,16 +78,12 @@ def evaluate(called: str, overrides: Sequence[str], *, columns: Sequence[str], s
 def _examples(model: Model, overrides: Sequence[str], split: str | None, each: Each) -> Examples:
     """The examples of data that `overrides` name, else of a split (the test rows) of the data that the model was trained on."""
     if _names_data(overrides):
-        plan = _plan(model, split)
-        label = _slug(plan.source.label)
+        plan = plan_new(model.run, model.encoding, split=split, called=model.called)
+        label = "-".join(re.findall(r"[a-z0-9_.]+", plan.source.label.lower()))[:40].strip("-.") or "data"
         dataset = prepare(model.run, plan, each, encoding=model.encoding)
         return Examples(dataset, plan.splits[0], f"{label}-{split}" if split else label, plan)
     dataset = preparing.restored(model.run, model.fingerprint, each, called=model.called)
     return Examples(dataset, split or "test", split or "test", None)
-
-
-def _plan(model: Model, split: str | None) -> Plan:
-    return plan_new(model.run, model.encoding, split=split, called=model.called)
 
 
 def _naive(model: Model, examples: Examples) -> dict[str, float]:
@@ -163,10 +159,6 @@ def _show(result: dict[str, Any], report: Report, screen: Screen) -> None:
         screen.say(f"intervals are drawn in blocks of {report.block:,} examples, for neighbours are not independent")
     if result["run_url"]:
         screen.say(f"look     {result['run_url']}   {result['artifacts']}/")
-
-
-def _slug(label: str) -> str:
-    return "-".join(re.findall(r"[a-z0-9_.]+", label.lower()))[:40].strip("-.") or "data"
 
 
 def _key(name: str) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from cluster import ray_data
@@ -63,10 +64,12 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
     except (DataError, StorageError) as error:
         if not force:
             raise
-        verdict = Verdict([rules.failed("judging", "to be judged", str(error))])
+        verdict = Verdict([Rule("judging", "to be judged", str(error), False)])
     for warning in verdict.warnings:
         screen.say(f"warning: {warning}")
-    screen.table(f"{version.uri} against {_champion(version.name, now)}", *_head_and_rows(verdict))
+    head, *rows = rules.table(verdict.rules)
+    champion = f"models:/{version.name}/{now.champion}" if now.champion is not None else "no champion"
+    screen.table(f"{version.uri} against {champion}", head, rows or [["no rule is stated", "", "", "ok"]])
     return decide(model, verdict, now, force=force, reason=(reason or "").strip(), screen=screen)
 
 
@@ -172,7 +175,7 @@ def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason
                 screen.say(f"{version.uri} is champion already")
                 return _result(model, "promoted", verdict, now, after)
             _mark(client, version.name, version.version, "refused", str(conflict), verdict.rules)
-            return _refused_by(conflict, version.name, model.tracking_uri, screen) | {"rules": [rule.as_json() for rule in verdict.rules]}
+            return _refused_by(conflict, version.name, model.tracking_uri, screen) | {"rules": [asdict(rule) for rule in verdict.rules]}
         _mark(client, version.name, version.version, kind, reason, verdict.rules)
         after = promotions.standing(client, version.name)
     instead = f", and not {now.champion}" if now.champion is not None else ""
@@ -186,7 +189,7 @@ def _mark(client: MlflowClient, name: str, version: int, decision: str, why: str
     lines = [f"**{decision}** {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())}" + (f": {why}" if why else "")]
     if rows:
         lines += ["", pages.table(head, rows, pad="")]
-    tags = {"raylway.decision": decision, "raylway.reason": why, "raylway.rules": json.dumps([rule.as_json() for rule in found])}
+    tags = {"raylway.decision": decision, "raylway.reason": why, "raylway.rules": json.dumps([asdict(rule) for rule in found])}
     registry.mark(client, name, version, tags=tags, description="\n".join(lines))
 
 
@@ -209,16 +212,7 @@ def _result(model: Model, decision: str, verdict: Verdict, before: Standing, aft
         "was": before.champion,
         "forced": False,
         "reason": "",
-        "rules": [rule.as_json() for rule in verdict.rules],
+        "rules": [asdict(rule) for rule in verdict.rules],
         "warnings": list(verdict.warnings),
         "tracking_uri": provenance.redact(model.tracking_uri),
     }
-
-
-def _champion(name: str, now: Standing) -> str:
-    return f"models:/{name}/{now.champion}" if now.champion is not None else "no champion"
-
-
-def _head_and_rows(verdict: Verdict) -> tuple[list[str], list[list[str]]]:
-    head, *rows = rules.table(verdict.rules)
-    return head, rows or [["no rule is stated", "", "", "ok"]]
