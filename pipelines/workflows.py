@@ -60,6 +60,6 @@ def _promote_first(run: Run, name: str, screen: Screen) -> None:
 def _promote_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
     """Promote the model that the run in `folder` has registered, once, if it is the first of its name."""
     if folder.read(UNPROMOTED):  # what promotes is imported only then
-        from pipelines.verbs.promote import crown_registered
+        from pipelines.verbs.promote import promote_registered
 
-        crown_registered(folder, storage=storage, uri=uri, patience_seconds=patience_seconds, screen=screen)
+        promote_registered(folder, storage=storage, uri=uri, patience_seconds=patience_seconds, screen=screen)

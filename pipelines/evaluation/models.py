@@ -1,7 +1,7 @@
-"""Find a model by what a person calls it, and load it without running anything that is stored with it.
+"""Find a model by URI, name, run or folder, and load it without running anything that is stored with it.
 
-What is read is JSON and safetensors; the network is built by this repository's `workloads`. The code that travels with a registered model
-is for those who have not this repository, and is never imported here.
+Only JSON and safetensors are read; the network is built by this repository's `workloads`. The code that is stored with a registered model
+is for users without this repository, and is never imported here.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Model:
     """A trained model, its weights on this machine."""
 
     called: str
-    """As the person wrote it, for sentences."""
+    """The name that the user gave, for messages."""
     run: Run
-    """The settings it was trained with, the overrides laid over; its storage and track.uri say where it was found."""
+    """The settings of its training with the overrides applied; storage and track.uri are those where it was found."""
     run_id: str
     """The MLflow run; empty where the run was never sent to MLflow."""
     folder: RunFolder | None
@@ -57,20 +57,20 @@ class Model:
     weights: Path
     """A safetensors file, its sha256 compared with what was registered, or with the checkpoint's manifest."""
     weights_sha256: str
-    """Of the parameters and buffers that it must hold (checkpoint.weights_sha256); empty where nobody wrote that down."""
+    """Hash of its parameters and buffers (checkpoint.weights_sha256); empty where none was recorded."""
     fingerprint: str
     """Of the prepared data it was trained on."""
     tracking_uri: str
     warnings: tuple[str, ...] = ()
-    """What a person should know before trusting it, one sentence each."""
+    """Reasons to be careful with it, one sentence each."""
 
     @property
     def serving(self) -> Serving:
-        """The model's input and output, as those who ask it see them."""
+        """The model's input and output as a registered model and `raylway predict` use them."""
         return self.workload.serving(self.encoding)
 
     def network(self) -> nn.Module:
-        """The network with its weights, ready to answer. Raises StorageError if they are not those that were registered."""
+        """The network with its weights, in eval mode. Raises StorageError if they are not those that were registered."""
         from pipelines.training import checkpoint
 
         network = self.workload.network(self.encoding)
@@ -98,8 +98,8 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
     """The model that `called` names: models:/name@alias, models:/name/3, a registered model's name (then its `alias`), a run's id or name,
     `latest` (the newest finished run), or a run's folder.
 
-    `storage=` and `track.uri=` among the overrides say where to look, as in a recipe; the others are laid over the run's settings.
-    Raises RecipeError for what is unknown, saying what there is, and StorageError for what cannot be reached or is not what was written.
+    `storage=` and `track.uri=` among the overrides say where to look, as in a recipe; the others are applied to the run's settings.
+    Raises RecipeError for an unknown name, with the known ones, and StorageError for files that cannot be reached or are damaged.
     """
     place = lookup.place(overrides)
     for override in place.others:

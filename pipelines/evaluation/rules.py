@@ -1,4 +1,4 @@
-"""Judge a candidate by the rules that its recipe states, on its own test rows: floors, latency, and a paired test against the champion."""
+"""The rules of a promotion, checked on the candidate's test rows: bounds of metrics, latency, and a paired test against the champion."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WARM, _MEASURED = 5, 30
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: the bound that is wanted, the value that was found, and whether it is enough."""
+    """A rule: the bound that is wanted and the value that was found."""
 
     rule: str
     wanted: str
@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The rules that a candidate keeps or breaks."""
+    """All rules, passed or failed."""
 
     rules: list[Rule]
     warnings: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Verdict:
 def judge(
     model: Model, standing: Standing, dataset: Dataset, columns: Mapping[str, np.ndarray], encode: Callable[[Model], Dataset], each: Each
 ) -> Verdict:
-    """Every rule of the model's settings, and the comparison with the champion where there is one.
+    """Check every rule of the model's settings, and compare it with the champion where there is one.
 
     `dataset` is what the model was trained on, `columns` those that the rules slice its test rows by; `encode` encodes the same rows as
     another model needs them.
@@ -82,7 +82,7 @@ def judge(
 
 
 def floors(asked: Promote, report: Report, better: Better, *, latency_ms: float | None) -> list[Rule]:
-    """The rules that need no champion: least and most values, of all rows and of each slice, and the latency of one row."""
+    """The rules that need no champion: bounds of metrics, of all rows and of each slice, and the latency of one row."""
     rules = [_bound(f"{name}", name, limit, report.whole.metrics.get(name), better) for name, limit in {**asked.min, **asked.max}.items()]
     for column, limits in asked.slices.items():
         large = {value: group for value, group in report.slices.get(column, {}).items() if group.rows >= asked.min_rows}
@@ -122,7 +122,7 @@ def sentence(rules: Sequence[Rule]) -> str:
 
 
 def milliseconds(model: Model, dataset: Dataset) -> float:
-    """The median time of 30 predictions for one raw training row, made as a registered model does on this CPU, after five to warm up."""
+    """Median time of 30 predictions of one raw training row by the model as it is registered, on this CPU, after five to warm up."""
     served = Served(model.workload, model.encoding, model.network())
     row = _raw_row(model, dataset)
     seconds = []

@@ -1,9 +1,8 @@
-"""How sure a number is: bootstrap intervals, paired tests.
+"""Bootstrap intervals of metrics, and significance tests of two models.
 
-A *unit* is what is drawn: a row where rows are independent, a block of consecutive ones where they are not (windows over one series, parts
-of one text; Carlstein, 1986). Beyond 20,000 rows blocks are drawn too, which changes nothing for independent rows and keeps it quick.
-An interval tells what another draw of test rows would have given, not another training. It is of the percentile kind, so it knows no
-mistakes that were not made: of a perfect score it is a point.
+A *unit* is resampled as a whole: a row where rows are independent, a block of consecutive rows where they are not (windows over one series,
+parts of one text; Carlstein, 1986). Above 20,000 rows, blocks are resampled too: that changes nothing for independent rows and is quicker.
+An interval covers other draws of test rows, not other trainings. It is a percentile interval: that of a perfect score is a single point.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ _RESAMPLES, _DEAR_RESAMPLES = 2000, 400
 _MOST_UNITS = 20_000
 _DRAWN_AT_ONCE = 1 << 22
 _FEWEST_UNITS = 5
-"""Of fewer units, an interval would say more of these than of what is not known."""
+"""Fewer units get no interval: it would be far too narrow."""
 
 # U units, R resamples
 
 
 class Interval(NamedTuple):
-    """Where a metric lies with 95 % confidence."""
+    """The 95 % confidence interval of a metric."""
 
     low: float
     high: float
@@ -36,7 +35,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one model's metric is above another's on the same rows, and how likely as large a one is by chance (both directions)."""
+    """One model's metric minus another's, its interval, and the two-sided p-value of `test`."""
 
     value: float
     interval: Interval | None
@@ -45,9 +44,9 @@ class Difference:
 
 
 def block_of(rows: int, span: int) -> int:
-    """How many consecutive rows are drawn together, where `span` of them share data with one another (1: none do).
+    """The number of consecutive rows that are resampled together, where `span` of them share data with one another (1: none do).
 
-    Dependent rows: the span, or the cube root of their number if that is more (Künsch, 1989). Independent ones: one by one, up to 20,000.
+    Dependent rows: the span, or the cube root of their number if that is more (Künsch, 1989). Independent ones: one, up to 20,000 rows.
     """
     if span > 1:
         return max(span, math.ceil(rows ** (1 / 3)))
@@ -55,7 +54,7 @@ def block_of(rows: int, span: int) -> int:
 
 
 def interval(score: Score, *, block: int = 1, seed: int = 0) -> Interval | None:
-    """The bootstrap interval of sum(total) / sum(count), by scipy. None where there are too few units to tell."""
+    """The bootstrap interval of sum(total) / sum(count), by scipy. None where there are too few units."""
     total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
     there = count_U > 0
     total_U, count_U = total_U[there], count_U[there]
@@ -65,10 +64,10 @@ def interval(score: Score, *, block: int = 1, seed: int = 0) -> Interval | None:
 
 
 def intervals(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, block: int = 1, seed: int = 0) -> dict[str, Interval]:
-    """The bootstrap intervals of all numbers that `of` gives for the rows it is given (their numbers, with repeats).
+    """The bootstrap intervals of all metrics that `of` computes from rows (their numbers, with repeats).
 
-    For what is no sum over rows: each resample costs a call. A number that a resample has not (the recall of a class it lacks) is left out
-    of that resample.
+    For metrics that are no sum over rows: each resample costs a call. A metric that a resample does not have (the recall of a class that is
+    not in it) is left out of that resample.
     """
     drawn = _resampled(of, rows, block=block, seed=seed)
     return {name: _between(values) for name, values in drawn.items() if np.isfinite(values).any()}
@@ -77,7 +76,8 @@ def intervals(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, blo
 def paired(ours: Score, theirs: Score, *, block: int = 1, seed: int = 0) -> Difference:
     """The difference of two models' scores on the same rows: its bootstrap interval, and the p-value of a paired permutation test (scipy).
 
-    Exchanged is which model gave which unit's total, so it asks nothing of how errors are distributed. Both count the same rows.
+    A permutation exchanges the two models' totals of some units, so no distribution of errors is assumed. Raises ValueError where the two
+    do not count the same rows.
     """
     from scipy.stats import permutation_test
 
@@ -109,8 +109,10 @@ def difference(ours: Score, theirs: Score, *, block: int) -> Difference:
 
 
 def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), seed: int = 0) -> Difference:
-    """The difference of two models' scores on different rows, by the bootstrap of each: its interval, and how often it would fall to the
-    other side of zero. It sees less than `paired` does, for it does not know which rows are hard."""
+    """The difference of two models' scores on different rows, by the bootstrap of each; p is twice the share of differences beyond zero.
+
+    Less powerful than `paired`, which compares the models on each row.
+    """
     drawn = []
     for number, (score, block) in enumerate(zip((ours, theirs), blocks, strict=True)):
         total_U, count_U = (_summed(each, block) for each in (score.total, score.count))
@@ -125,7 +127,7 @@ def unpaired(ours: Score, theirs: Score, *, blocks: tuple[int, int] = (1, 1), se
 
 
 def apart(of: Callable[[np.ndarray], float], rows: int, *, block: int = 1, seed: int = 0) -> Difference:
-    """The difference of two metrics that are no sums over rows: `of` gives it for rows (their numbers, with repeats).
+    """The difference of two metrics that are no sums over rows: `of` computes it from rows (their numbers, with repeats).
 
     p is twice the share of bootstrap differences beyond zero (Efron & Tibshirani, 1993), at least one of as many as were drawn.
     """
@@ -151,7 +153,7 @@ def mcnemar(ours_right: np.ndarray, theirs_right: np.ndarray, *, seed: int = 0) 
 
 
 def derived(found: Interval | None, function: Callable[[float], float]) -> Interval | None:
-    """The interval of a rising function of a number, from the number's own."""
+    """The interval of an increasing function of a metric, from the metric's own interval."""
     return Interval(function(found.low), function(found.high)) if found else None
 
 
@@ -186,7 +188,7 @@ def _summed(values: np.ndarray, block: int) -> np.ndarray:
 
 
 def _resampled(of: Callable[[np.ndarray], Mapping[str, float]], rows: int, *, block: int, seed: int) -> dict[str, list[float]]:
-    """What `of` gives for each of many draws of rows; nothing where there are too few units to draw."""
+    """The metrics of many resamples of rows, by name; none where there are too few units."""
     units = -(-rows // block)
     if units < _FEWEST_UNITS:
         return {}

@@ -55,26 +55,13 @@ class Phase:
 
 
 class Controller:
-    """Controls the trials of a phase, for cluster.ray_tune or `run_here`.
-
-    `prepare` gives the fingerprint of the prepared data of a trial's run, `describe` the text of the sweep's page.
-    """
+    """Controls the trials of a phase, for cluster.ray_tune or `run_here`. `prepare` gives the fingerprint of a run's prepared data."""
 
     def __init__(
-        self,
-        study: Study,
-        ledger: Ledger,
-        trial_shipper: TrialShipper,
-        phase: Phase,
-        *,
-        slots: TrialSlots,
-        prepare: Callable[[Run], str],
-        say: Callable[[str], None],
-        describe: Callable[[], str],
+        self, study: Study, ledger: Ledger, trial_shipper: TrialShipper, phase: Phase, slots: TrialSlots, prepare: Callable[[Run], str]
     ) -> None:
-        self._study, self._ledger, self._shipper, self._phase = study, ledger, trial_shipper, phase
-        self._prepare, self._say, self._describe = prepare, say, describe
-        self._folder = trial_shipper.parent.folder
+        self._study, self._ledger, self._shipper, self._phase, self._prepare = study, ledger, trial_shipper, phase, prepare
+        self._folder, self._say = trial_shipper.parent.folder, trial_shipper.parent.say
         self._threads, self._gpus = study.run.scale.threads or slots.cpus, slots.gpus
         self._waiting, self._begun = [trial for trial in phase.known if not trial.ended], len(phase.known)
         self._locks: dict[int, ExitStack] = {}
@@ -110,7 +97,7 @@ class Controller:
                 return trial.number, self._task(trial)
             except (RecipeError, DataError) as error:
                 self._follow(trial)
-                self._end(trial, "failed", {}, Failure(code_of(error), 0, time.time(), str(error), "", ""))
+                self._fail(trial, code_of(error), str(error))
         return None
 
     def reported(self, number: int, report: Mapping[str, Any]) -> bool:
@@ -126,9 +113,8 @@ class Controller:
         if self.stopping and report and report.get("stopped"):
             return  # interrupted: it goes on from its checkpoint the next time
         if report is None:
-            times = self._study.run.scale.retries + 1
-            lost = f"its process died {times} times (scale.retries={times - 1})"
-            self._end(trial, "failed", {}, Failure(CLUSTER, 0, time.time(), lost, "", ""))
+            retries = self._study.run.scale.retries
+            self._fail(trial, CLUSTER, f"its process died {retries + 1} times (scale.retries={retries})")
         elif report.get("stopped"):
             self._end(trial, "stopped", {"metrics": trial.last_scores})
         elif "failed" in report:
@@ -143,9 +129,8 @@ class Controller:
         params = {key: self._study.space[key].changed(value, random) for key, value in self._ledger.trials[donor].params.items()}
         self._ledger.change(number, params, donor)
         self._say(f"trial {number} goes on with the weights of trial {donor} and {name_of(params)}")
-        run = self._settings(params).run
-        identity = self._identity(number, run, task.job.fingerprint)
-        return replace(task, job=replace(task.job, run=run, folder=folder_of(self._folder, number), identity=identity))
+        run, folder = self._settings(params).run, folder_of(self._folder, number)
+        return replace(task, job=replace(task.job, run=run, folder=folder, identity=self._identity(number, run, task.job.fingerprint)))
 
     # ---- the run of a trial
 
@@ -190,8 +175,7 @@ class Controller:
             loaded = self._settings(trial.params)
             fingerprint = self._prepare(loaded.run)
         except (RecipeError, DataError):
-            loaded = self._study.loaded
-            fingerprint = self._prepare(loaded.run)
+            loaded, fingerprint = self._study.loaded, self._prepare(self._study.run)
         folder = folder_of(self._folder, trial.number)
         if folder.read(IDENTITY) is None:
             folder.write(IDENTITY, self._identity(trial.number, loaded.run, fingerprint))
@@ -222,6 +206,9 @@ class Controller:
 
     # ---- the end of a trial
 
+    def _fail(self, trial: Trial, code: int, cause: str) -> None:
+        self._end(trial, "failed", {}, Failure(code, 0, time.time(), cause, "", ""))
+
     def _end(self, trial: Trial, status: Status, outcome: Mapping[str, Any], failure: Failure | None = None) -> None:
         seconds = time.monotonic() - self._started.pop(trial.number, time.monotonic())
         outcome = dict(outcome) | ({"frame": failure.frame} if failure and failure.frame else {})
@@ -237,9 +224,15 @@ class Controller:
         trials = self.trials
         leader, count = self._study.best(trials), sum(each.ended for each in trials)
         self._say(sweep_report.ended(self._study, trial, leader, count=count, total=self.total))
-        self._shipper.describe(self._describe)
+        self._shipper.describe(self._page)
         if leader and self._phase.search:
             self._journal.write(count, {f"best/{self._study.metric}": leader.value(self._study.metric) or 0.0})
+
+    def _page(self) -> str:
+        """The leaderboard as it stands, for the sweep's page."""
+        trials = list(self._ledger.trials.values())
+        run_ids = {trial.number: trial.run_id or self._shipper.run_id(trial.number) for trial in trials}
+        return sweep_report.Report(self._study, self._study.searched(trials), self._shipper.parent, {}).markdown(run_ids, linked=False)
 
     def _close(self, trial: Trial) -> None:
         """Record the end of a trial for MLflow."""

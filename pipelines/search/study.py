@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,6 +70,10 @@ class Study:
     def point(self, trial: Trial) -> Params | None:
         """The point of the space at which a trial of the search lies; None for a trial outside it, or of the confirmation."""
         return self.space.fitted(trial.initial if self.populated else trial.params, self.base) if trial.role == "search" else None
+
+    def searched(self, trials: Iterable[Trial]) -> list[Trial]:
+        """The trials of the search that lie in the space, in their order."""
+        return [trial for trial in trials if self.point(trial) is not None]
 
     def total(self, *, more: int | None, known: int, target: int) -> int:
         """The number of trials to reach: `more` than are known, unless an earlier `target` is not reached yet."""

@@ -1,6 +1,6 @@
-"""Promote: a candidate against the champion on the candidate's own test rows, by rules that its recipe states and a paired test.
+"""Promote: compare a candidate with the champion on the candidate's test rows, by the rules of its recipe and a paired test.
 
-What decides is written on the version: the verdict table as its description, the decision as a tag. Moving the alias is promotions.py's.
+The verdict is kept with the version: the table of rules as its description, the decision as a tag. promotions.py moves the alias.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def promote(called: str, overrides: Sequence[str], *, force: bool = False, reaso
         raise RecipeError("--force: say why with --reason; it is written on the version")
     for override in overrides:
         if not override.startswith(_ALLOWED):
-            raise RecipeError(f"{override}: a candidate is judged on its own test rows, by promote.…; no other setting is asked")
+            raise RecipeError(f"{override}: a candidate is judged on its own test rows; set promote.*, scale.*, storage and track.uri only")
     model = models.find(called, overrides, alias=promotions.CANDIDATE)
     if model.version is None:
         raise RecipeError(f"{called}: registered no model, so there is no version to promote")
@@ -88,7 +88,7 @@ def judge(model: Model, now: Standing, each: Each) -> Verdict:
 
 
 def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, screen: Screen) -> dict[str, Any]:
-    """Make the champion before this one champion again, judged or not. Raises RecipeError where there is none."""
+    """Make the previous champion champion again, without judging it. Raises RecipeError where there is none."""
     uri, root, *_ = lookup.place(overrides)
     name = lookup.name_and_version(called, "")[0] if called.startswith(lookup.URI) else called
     with lookup.opened(uri) as client:
@@ -116,8 +116,8 @@ def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, scre
     }
 
 
-def crown_first(registered: Registered, *, storage: str, uri: str, screen: Screen) -> None:
-    """Make a version champion if its name has had none, and it keeps the rules that need no rival; else leave things as they are."""
+def promote_first(registered: Registered, *, storage: str, uri: str, screen: Screen) -> None:
+    """Make a version champion if its name never had one and it passes the rules that need none; else change nothing."""
     with lookup.opened(uri) as client:
         now = promotions.standing(client, registered.name)
         if now.champion is not None or now.head:
@@ -129,16 +129,16 @@ def crown_first(registered: Registered, *, storage: str, uri: str, screen: Scree
             return
     try:  # in this process: the run's own test rows are few, and Ray has been left already
         decide(model, judge(model, now, in_process), now, force=False, reason=_FIRST, screen=screen)
-    except TrackingError:  # it can be asked again when MLflow can be reached
+    except TrackingError:  # tried again when MLflow can be reached
         raise
     except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
-        screen.say(f"{registered.uri} is no champion yet, for it could not be judged: {error}")
+        screen.say(f"{registered.uri} is not promoted: it could not be judged: {error}")
 
 
-def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
-    """Ask for the promotion of the model that a run or sweep has just registered; nothing where that was done before.
+def promote_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
+    """Promote the model that a run or sweep has just registered if it is the first of its name; nothing where that was tried before.
 
-    Raises TrackingError if MLflow cannot be reached for so long; the same command then asks again.
+    Raises TrackingError if MLflow cannot be reached for so long; the same command then tries again.
     """
     model = folder.read(UNPROMOTED)
     if model is None:
@@ -146,7 +146,7 @@ def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seco
     deadline = time.monotonic() + patience_seconds
     while True:
         try:
-            crown_first(Registered(**model), storage=storage, uri=uri, screen=screen)
+            promote_first(Registered(**model), storage=storage, uri=uri, screen=screen)
             break
         except TrackingError as error:
             if time.monotonic() > deadline:
@@ -157,7 +157,7 @@ def crown_registered(folder: RunFolder, *, storage: str, uri: str, patience_seco
 
 
 def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
-    """Move the alias, or do not, and write on the version why."""
+    """Move the alias if the rules hold or `force` is given, and record on the version why."""
     version = model.version
     assert version
     with lookup.opened(model.tracking_uri) as client:
@@ -184,7 +184,7 @@ def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason
 
 
 def _mark(client: MlflowClient, name: str, version: int, decision: str, why: str, found: Sequence[Rule]) -> None:
-    """The verdict on the version's page."""
+    """Write the verdict onto the version's page."""
     head, *rows = rules.table(found)
     lines = [f"**{decision}** {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())}" + (f": {why}" if why else "")]
     if rows:

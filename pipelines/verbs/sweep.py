@@ -118,7 +118,10 @@ class _Sweep:
                     from cluster import ray_tune  # noqa: F401, imported while the cluster starts
                 search = self._search(known)
                 dataset = self._prepared(session)
-                apart = self._validations_apart(dataset) if self._study.populated and session else None
+                apart = None  # steps between two validations
+                if self._study.populated and session:
+                    run = self._study.run
+                    apart = run.train.eval_every or run.steps_per_epoch(preparing.examples(run, dataset)["train"])
                 self._run_trials(session, Phase("search", known, total, search.suggest, search, apart))
                 winner = self._confirm(session)
                 return self._finish(search, dataset, winner)
@@ -136,8 +139,7 @@ class _Sweep:
 
     @property
     def _searched(self) -> list[Trial]:
-        """The trials of the search that lie in the space, in their order."""
-        return [trial for trial in list(self._ledger.trials.values()) if self._study.point(trial) is not None]
+        return self._study.searched(list(self._ledger.trials.values()))
 
     def _reopen_lost(self, trials: Sequence[Trial]) -> None:
         """Start trials again whose process or cluster was lost: that says nothing about their settings."""
@@ -190,25 +192,11 @@ class _Sweep:
         if not session.local:
             until_free(slots.workers, cpus=slots.cpus, gpus=slots.gpus, say=self._screen.say)
 
-    def _validations_apart(self, dataset: Dataset) -> int:
-        """Steps between two validations."""
-        run = self._study.run
-        return run.train.eval_every or run.steps_per_epoch(preparing.examples(run, dataset)["train"])
-
     def _run_trials(self, session: Session | None, phase: Phase) -> None:
         """Run the trials of a phase to the last. Raises WorkerFailed where the first three failed of one bug."""
         slots = self._study.slots(session.resources() if session else cluster_session.local_resources())
         self._startup_seconds = self._startup_seconds or time.time() - self._tracker.about.began
-        controller = self._controller = Controller(
-            self._study,
-            self._ledger,
-            self._shipper,
-            phase,
-            slots=slots,
-            prepare=self._fingerprint,
-            say=self._screen.say,
-            describe=self._description,
-        )
+        controller = self._controller = Controller(self._study, self._ledger, self._shipper, phase, slots, self._fingerprint)
         if len(phase.known) == phase.total and all(trial.ended for trial in phase.known):
             return
         self._screen.say(f"room     {slots.arithmetic}")
@@ -239,9 +227,15 @@ class _Sweep:
             running.result()
 
     def _confirm(self, session: Session | None) -> Confirmed | None:
-        """Train the best trials and the recipe's settings anew with other seeds, if that was asked for."""
+        """Train the best trials and the recipe's settings anew with other seeds, if that was asked for.
+
+        Raises WorkerFailed with the causes, and the exit code of the first, where no trial was trained to its end.
+        """
         if self._study.best(self._searched) is None:
-            raise self._no_trial_finished()
+            failed = [trial for trial in self._searched if trial.status == "failed"]
+            causes = "; ".join(dict.fromkeys(trial.cause for trial in failed)) or "all were ended early"
+            code = failed[0].code if failed else CLUSTER
+            raise WorkerFailed(Failure(code, 0, time.time(), f"no trial was trained to its end: {causes}", "", ""))
         if not self._study.run.sweep.confirm:
             return None
         entrants, seeds = self._study.entrants(self._searched)
@@ -255,18 +249,6 @@ class _Sweep:
         self._screen.say(f"confirming {names} with seeds {', '.join(map(str, seeds))}")
         self._run_trials(session, Phase("confirm", known, len(wanted), lambda number: next(untried, None)))
         return confirmed(self._study, self._ledger, entrants, seeds)
-
-    def _no_trial_finished(self) -> WorkerFailed:
-        """The error where no trial was trained to its end: the causes, and the exit code of the first."""
-        failed = [trial for trial in self._searched if trial.status == "failed"]
-        causes = "; ".join(dict.fromkeys(trial.cause for trial in failed))
-        code = failed[0].code if failed else CLUSTER
-        return WorkerFailed(Failure(code, 0, time.time(), f"no trial was trained to its end: {causes or 'all were ended early'}", "", ""))
-
-    def _description(self) -> str:
-        """The leaderboard as it stands, for the sweep's page."""
-        run_ids = {trial.number: trial.run_id or self._shipper.run_id(trial.number) for trial in list(self._ledger.trials.values())}
-        return Report(self._study, self._searched, self._tracker, {}).markdown(run_ids, linked=False)
 
     def _finish(self, search: Search, dataset: Dataset, confirmed: Confirmed | None) -> dict[str, Any]:
         """Send the rest to MLflow, register the confirmed winner, and report."""
