@@ -107,35 +107,29 @@ def markdown(report: Report, *, of: str, on: str) -> str:
 
 def tables(report: Report) -> list[tuple[str, list[list[str]]]]:
     """Tables for people, the first row of each being its head: all metrics, then classes, steps ahead and slices, where there are such."""
-    whole = report.whole
-    plain = [name for name in whole.metrics if "/" not in name]
-    naive = {name: number(value) for name, value in report.naive.items()}
-    head = ["", "", "95 % interval", *(["naive baseline"] if naive else [])]
-    rows = [[name, number(whole.metrics[name]), within(whole.intervals.get(name))] for name in plain]
-    if naive:
-        rows = [[*row, naive.get(row[0], "")] for row in rows]
-    found = [("", [head, *rows])]
-    grouped: dict[str, dict[str, dict[str, str]]] = {}
-    for name, value in whole.metrics.items():
+    whole, naive = report.whole, report.naive
+    rows = [
+        [name, number(value), within(whole.intervals.get(name)), *([number(naive.get(name))] if naive else [])]
+        for name, value in whole.metrics.items()
+        if "/" not in name
+    ]
+    found = [("", [["", "", "95 % interval", *(["naive baseline"] if naive else [])], *rows])]
+    kinds: dict[str, dict[str, dict[str, str]]] = {}
+    for name in whole.metrics:
         if "/" in name:
             kind, rest = name.split("/", 1)
             member, _, metric = rest.rpartition("/")
-            grouped.setdefault(kind, {}).setdefault(member, {})[metric] = f"{number(value)} {within(whole.intervals.get(name))}".strip()
-    for kind, members in grouped.items():
+            kinds.setdefault(kind, {}).setdefault(member, {})[metric] = _cell(whole, name)
+    slices = {
+        column: {
+            value: {"rows": f"{group.rows:,}"} | {name: _cell(group, name) for name in group.metrics} for value, group in values.items()
+        }
+        for column, values in report.slices.items()
+    }
+    for kind, members in (*kinds.items(), *slices.items()):
         columns = list(next(iter(members.values())))
         body = [[member, *(cells.get(name, "") for name in columns)] for member, cells in members.items()]
         found.append((f"by {kind}", [[kind, *columns], *body]))
-    for column, values in report.slices.items():
-        names = list(next(iter(values.values())).metrics)
-        rows = [
-            [
-                value,
-                f"{group.rows:,}",
-                *(f"{number(group.metrics[name])} {within(group.intervals.get(name))}".strip() for name in names),
-            ]
-            for value, group in values.items()
-        ]
-        found.append((f"by {column}", [[column, "rows", *names], *rows]))
     return found
 
 
@@ -205,6 +199,10 @@ def _arrow(values: Any) -> Any:
 
 def within(interval: Interval | None) -> str:
     return f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
+
+
+def _cell(group: Group, name: str) -> str:
+    return f"{number(group.metrics[name])} {within(group.intervals.get(name))}".strip()
 
 
 def _slice(judging: Judging, judged: Judged, inside: np.ndarray, block: int) -> Group:

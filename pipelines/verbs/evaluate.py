@@ -112,10 +112,10 @@ def _names_data(overrides: Sequence[str]) -> bool:
 
 def _write(
     model: Model, judging: Judging, judged: Judged, report: Report, examples: Examples, values: dict[str, np.ndarray]
-) -> dict[str, Any] | None:
-    """Add scores, figures, page and rows to the model's MLflow run; their place, or None for a run that MLflow does not know."""
+) -> dict[str, str | None]:
+    """Add scores, figures, page and rows to the model's MLflow run; their place, as JSON: null for a run that MLflow does not know."""
     if not model.run_id:
-        return None
+        return {"artifacts": None, "run_url": None}
     place = f"evaluations/{examples.name}"
     whole = report.whole
     scores = {f"eval/{examples.name}/{_key(name)}": value for name, value in whole.metrics.items() if np.isfinite(value)}
@@ -129,13 +129,11 @@ def _write(
         files["report.md"].write_text(reports.markdown(report, of=model.called, on=examples.name))
         figures = {f"{place}/{name}.png": figure for name, figure in judging.figures(judged).items()}
         facts.write(client, model.run_id, metrics=scores, files={f"{place}/{name}": path for name, path in files.items()}, figures=figures)
-        return {
-            "artifacts": place,
-            "run_url": mlflow_client.run_page(model.tracking_uri, client.get_run(model.run_id).info.experiment_id, model.run_id),
-        }
+        experiment_id = client.get_run(model.run_id).info.experiment_id
+    return {"artifacts": place, "run_url": mlflow_client.run_page(model.tracking_uri, experiment_id, model.run_id)}
 
 
-def _result(model: Model, examples: Examples, report: Report, written: dict[str, Any] | None) -> dict[str, Any]:
+def _result(model: Model, examples: Examples, report: Report, written: dict[str, str | None]) -> dict[str, Any]:
     summary = examples.dataset.manifest.summary
     return {
         "model": model.version.uri if model.version else model.called,
@@ -145,8 +143,7 @@ def _result(model: Model, examples: Examples, report: Report, written: dict[str,
         "fingerprint": examples.dataset.manifest.fingerprint,
         "skipped": summary.skipped,
         **report.as_json(),
-        "artifacts": written["artifacts"] if written else None,
-        "run_url": written["run_url"] if written else None,
+        **written,
     }
 
 
