@@ -24,8 +24,7 @@ from pipelines.run_states import FINGERPRINT, IDENTITY
 from pipelines.search import sweep_report
 from pipelines.search.ledger import Ledger, Role, Status, Trial
 from pipelines.search.space import Params, name_of
-from pipelines.search.study import Study
-from pipelines.search.trial import Task
+from pipelines.search.study import Study, Task
 from pipelines.tracking import shipper
 from pipelines.tracking.client import NOTE
 from pipelines.tracking.journal import Journal

@@ -9,38 +9,24 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipelines import process
 from pipelines.errors import CLUSTER, Failure, WorkerFailed, describe
 from pipelines.process import in_background
+from pipelines.search.study import Task
 from pipelines.tracking import journal
 from pipelines.training import checkpoint
-from pipelines.training.job import Job
 
 if TYPE_CHECKING:
     from pipelines.training.worker import Trained
 
 _POLL_SECONDS = 0.2
 Report = dict[str, Any]
-Launch = Callable[[Callable[..., Any], "Task", Callable[[str], None]], Any]
+Launch = Callable[[Callable[..., Any], Task, Callable[[str], None]], Any]
 """`launch(worker, task, say)` runs `worker(task, rank=…, world_size=…, device=…)` on each worker; returns the first worker's result."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """The order for a trial's process: plain picklable values."""
-
-    job: Job
-    metric: str
-    """The metric that ranks trials: val/accuracy."""
-    sign: int
-    """1 where more is better, -1 where less is."""
-    split: Literal["validation", "test"]
-    gpus: float
-    """GPUs of one worker."""
 
 
 def train_here(task: Task, weights: Path | None) -> Generator[Report, None, Report]:

@@ -35,9 +35,9 @@ from pipelines.screen import Screen
 from pipelines.search.controller import Controller, Phase, folder_of, run_here
 from pipelines.search.ledger import Ledger, Trial
 from pipelines.search.space import key_of
-from pipelines.search.study import Study, study_of
+from pipelines.search.study import Study, Task, study_of
 from pipelines.search.sweep_report import Confirmed, Report, confirmed, live
-from pipelines.search.trial import Task, train_here, train_on_workers
+from pipelines.search.trial import train_here, train_on_workers
 from pipelines.tracking import client, shipper
 from pipelines.tracking.client import NOTE
 from pipelines.tracking.trial_shipper import TrialShipper
