@@ -1,1 +1,1 @@
-"""How a trained model is judged: finding it, what it says of each row, statistics over these, the rules it must keep."""
+"""Evaluation of trained models: find one, score or predict rows, report, test differences, check rules."""

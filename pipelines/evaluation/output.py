@@ -73,9 +73,9 @@ class Output:
         if self.parts.has("", _JOB):
             return self._card(_JOB)
         if self.file and self.file[0].has("", self.file[1]):
-            raise StorageError(f"{self.name}: is there already, and was not written by this command; name another, or move it away")
+            raise StorageError(f"{self.name}: exists already and was not written by this command; name another file, or move it away")
         if not self.file and any(not name.startswith(".") for name in self._names()):
-            raise StorageError(f"{self.name}: is not empty, and holds no answers of this command; name another folder")
+            raise StorageError(f"{self.name}: is not empty, and has no predictions of this command; name another folder")
         return None
 
     def begin(self, job: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ def check_apart(output: Output, source: str) -> None:
         read, written = (Path(os.path.realpath(files.absolute(one))) for one in (source, output.text))
         same = written == read or (read.is_dir() and read in written.parents)
     if same:
-        raise RecipeError(f"{output.name}: lies in what is read; name another place")
+        raise RecipeError(f"{output.name}: is the input, or lies inside it; name another place")
 
 
 def kind_of(batches: Sequence[np.ndarray]) -> pa.DataType:
@@ -263,7 +263,7 @@ def _cast(field: pa.Field, array: pa.Array) -> pa.Array:
     try:
         return array.cast(field.type)
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"column {field.name}: is {array.type}, but {field.type} in the rows that were looked at first: {error}") from None
+        raise DataError(f"column {field.name}: is {array.type}, but {field.type} in the first rows: {error}") from None
 
 
 def _texts(values: Iterable[Any]) -> pa.Array:

@@ -124,7 +124,7 @@ def predictor_of(model: Model, text: str) -> Predictor:
     try:
         columns = serving.columns([renamed.get(name, name) for name in available])
     except DataError as error:
-        raise DataError(f"{shown(text)}: is not what {model.called} can be asked, a model of {model.workload.task}: {error}") from None
+        raise DataError(f"{shown(text)}: does not fit {model.called}, a model of {model.workload.task}: {error}") from None
     if plain.rows() <= serving.lookback:
         raise DataError(f"{shown(text)}: {plain.rows():,} rows are fewer than a window of {serving.lookback + 1:,}")
     names = {ours: theirs for theirs, ours in renamed.items() if ours in columns}
@@ -159,7 +159,7 @@ class Job:
             named = {self.names[name]: values for name, values in predictions.items()}
             yield output.batch_of({**kept, self.number: rows, **named}, self.schema)
         if count + len(bad) != piece.stop - piece.start:
-            raise DataError(f"{source.label}: has other rows than when it was looked at; did it change?")
+            raise DataError(f"{source.label}: has other rows than before; did it change?")
         card.update(rows=count, skipped=len(bad), examples=_examples(source, bad))
 
 

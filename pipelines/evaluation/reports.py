@@ -50,7 +50,7 @@ class Report:
     slices: dict[str, dict[str, Group]] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
     block: int = 1
-    """How many consecutive examples were drawn together."""
+    """The number of consecutive examples that were resampled together."""
     naive: dict[str, float] = field(default_factory=dict)
     """Metrics of the strongest naive baseline on the same examples, where there is one."""
 

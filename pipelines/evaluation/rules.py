@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -123,9 +123,11 @@ def sentence(rules: Sequence[Rule]) -> str:
 
 def milliseconds(model: Model, dataset: Dataset) -> float:
     """Median time of 30 predictions of one raw training row by the model as it is registered, on this CPU, after five to warm up."""
+    if not dataset.sample:
+        raise StorageError(f"{model.called}: its dataset {dataset.manifest.fingerprint} has no raw rows to be timed with")
     served = Served(model.workload, model.encoding, model.network())
-    row = _raw_row(model, dataset)
-    seconds = []
+    given = model.serving.example({name: column.copy() for name, column in dataset.sample.items()})  # mapped ones cannot be written
+    row, seconds = given.iloc[:1] if hasattr(given, "iloc") else given[:1], []
     for number in range(_WARM + _MEASURED):
         began = time.perf_counter()
         served.predict(row)
@@ -184,10 +186,3 @@ def _difference(judging: Judging, ours: Judged, theirs: Judged, metric: str) -> 
         len(ours),
         block=block,
     )
-
-
-def _raw_row(model: Model, dataset: Dataset) -> Any:
-    if not dataset.sample:
-        raise StorageError(f"{model.called}: its dataset {dataset.manifest.fingerprint} has no raw rows to be timed with")
-    given = model.serving.example({name: column.copy() for name, column in dataset.sample.items()})  # mapped ones cannot be written
-    return given.iloc[:1] if hasattr(given, "iloc") else given[:1]

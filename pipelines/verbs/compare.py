@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
 
 MOST = 10
-"""Runs of an experiment or a sweep that are laid side by side, the best ones."""
+"""Runs of an experiment or a sweep that are compared: the best ones."""
 _AS_COLUMNS = 5
 _LEVEL = 0.05
 """A difference is called real where one as large would come by chance less often than this."""
@@ -83,23 +83,21 @@ class Comparison:
         if not difference:
             return f"{self.best} and {self.other} are equal in {self.metric}"
         by = f"{self.metric} {difference:+.4f}" + (f" [{interval.low:+.4f}, {interval.high:+.4f}]" if interval else "")
-        on = "the same test rows" if self.same_rows else "other test rows, so less can be seen"
-        verdict = "the difference is real" if self.real else "it may be the luck of the test rows"
+        on = "the same test rows" if self.same_rows else "other test rows, a weaker test"
+        verdict = "the difference is real" if self.real else "it may be chance"
         return f"{self.best} against {self.other}: {by}; {verdict} (p = {self.p:.2g}, {self.difference.test}, {on})"
 
 
 def compare(
     called: Sequence[str], overrides: Sequence[str], *, experiment: str | None, sweep: str | None, screen: Screen
 ) -> dict[str, Any]:
-    """Lay runs side by side: those that are `called`, or the best of an experiment or of a sweep. The result is JSON.
+    """Compare runs: those that are `called`, or the best of an experiment or of a sweep. The result is JSON.
 
-    Raises RecipeError for what is unknown, saying what there is, and StorageError where MLflow cannot be reached.
+    Raises RecipeError for an unknown run, with the known ones, and StorageError where MLflow cannot be reached.
     """
     uri, root, others, _ = lookup.place(overrides)
     if others:
-        raise RecipeError(
-            *(f"{other}: settings of a run cannot be changed here; only storage and track.uri say where runs are" for other in others)
-        )
+        raise RecipeError(*(f"{other}: compare changes no settings of a run; give storage and track.uri only" for other in others))
     with lookup.opened(uri) as client:
         chosen, of = _chosen(client, called, experiment, sweep)
         sides = [_side(client, run) for run in chosen]
@@ -222,13 +220,15 @@ def _show(
         screen.say(f"the {len(sides)} best of {result['of']:,}")
     lines: list[Line] = [(f"{one.group} {one.name}", [_short(value) for value in one.values]) for one in apart]
     if not apart:
-        screen.say("the runs differ in nothing that was written down: settings, code, data, packages and environment are the same")
+        screen.say("no recorded difference: settings, code, data, packages and environment are the same")
     _table("what differs", lines, sides, screen)
     _table("how good", _scores(sides), sides, screen)
     for comparison in compared:
         screen.say(str(comparison))
     if not compared and any(lookup.PARENT in side.run.tags for side in sides):
-        screen.say("trials are ranked by the rows that chose among them: no test of theirs would be honest; sweep.confirm=3x5 gives one")
+        screen.say(
+            "trials were chosen by these validation rows, so a test on them would be biased; sweep.confirm=3x5 tests them on the test rows"
+        )
     _table("what it cost", _costs(sides), sides, screen)
     screen.say(f"look     {result['compare_url']}")
 

@@ -100,7 +100,7 @@ def _finished(output: Output, begun: Mapping[str, Any], identity: Mapping[str, A
     """The result of the same job, if it was finished. Raises StorageError if it was another."""
     if other := [name for name, value in identity.items() if begun.get(name) != value]:
         what = _OTHERS.get(other[0], "other settings")
-        raise StorageError(f"{output.name}: holds answers of {what}; name another place, or give --again to replace them")
+        raise StorageError(f"{output.name}: holds predictions of {what}; name another place, or give --again to replace them")
     if result := output.result():
         screen.say(f"{output.name} is finished already; --again makes it anew")
         _show(result, screen)
@@ -154,16 +154,16 @@ def _finish(
     model, source, output = job.predictor.model, job.predictor.source, job.output
     cards = sorted([*before.values(), *now], key=lambda card: card["number"])
     left = sum((Skipped(card["skipped"], tuple(card["examples"])) for card in cards), source.skipped())
-    answered = sum(card["rows"] for card in cards)
+    predicted = sum(card["rows"] for card in cards)
     allowed = model.run.data.max_bad_fraction
-    if left.count > allowed * (answered + left.count):
+    if left.count > allowed * (predicted + left.count):
         raise DataError(
-            f"{source.label}: {left.count:,} of {answered + left.count:,} rows cannot be used, more than "
+            f"{source.label}: {left.count:,} of {predicted + left.count:,} rows cannot be used, more than "
             f"data.max_bad_fraction={allowed:g} allows; the first of them:\n" + "\n".join(left.examples)
         )
     result = {
-        "rows_in": answered + left.count,
-        "rows_out": answered,
+        "rows_in": predicted + left.count,
+        "rows_out": predicted,
         "skipped": left.count,
         "rows_per_second": sum(card["rows"] + card["skipped"] for card in now) / seconds if now else 0.0,
         "output": output.name,
@@ -183,7 +183,7 @@ def _finish(
 def _show(result: Mapping[str, Any], screen: Screen) -> None:
     if result["skipped"]:
         screen.say(
-            f"{result['rows_in']:,} rows read = {result['rows_out']:,} answered + {result['skipped']:,} skipped; the first of these:"
+            f"{result['rows_in']:,} rows read = {result['rows_out']:,} predicted + {result['skipped']:,} skipped; the first of these:"
         )
         for example in result["skipped_examples"]:
             screen.say(f"  {example}")

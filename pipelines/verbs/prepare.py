@@ -94,7 +94,7 @@ def _datasets(place: Path) -> Iterator[dict[str, Any]]:
 
 
 def _remains(place: Path, days: float) -> Iterator[Path]:
-    """What stopped preparations left, and copies that readers made of their files and that are out of use."""
+    """Remains of stopped preparations, and old copies that readers made of their files."""
     now = time.time()
     hidden = (path for path in place.glob(".*") if path.is_dir() and path.name not in _COPIES)
     yield from (path for path in hidden if now - path.stat().st_mtime > _SETTLED_SECONDS)

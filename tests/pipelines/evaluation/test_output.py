@@ -45,7 +45,7 @@ def test_missing_numbers_are_missing_and_whole_ones_stay_whole():
 
 
 def test_a_value_of_another_type_than_the_first_rows_is_told():
-    with pytest.raises(DataError, match="column a: is double, but int64 in the rows that were looked at first"):
+    with pytest.raises(DataError, match="column a: is double, but int64 in the first rows"):
         output.batch_of({"a": np.array([0.5])}, pa.schema([("a", pa.int64())]))
 
 

@@ -192,10 +192,10 @@ def test_the_same_command_again_says_that_it_is_finished_and_another_job_is_refu
     before = target.stat().st_mtime_ns
     assert ask("mlp_binary", source, target)["rows_out"] == first["rows_out"] == 100
     assert target.stat().st_mtime_ns == before
-    with pytest.raises(StorageError, match=r"out\.csv: holds answers of other data; name another place, or give --again"):
+    with pytest.raises(StorageError, match=r"out\.csv: holds predictions of other data; name another place, or give --again"):
         ask("mlp_binary", table(tmp_path / "more.parquet", 101), target)
     trained(storage, "name=other", "train.seed=1", recipe="mlp_binary")
-    with pytest.raises(StorageError, match="holds answers of another model"):
+    with pytest.raises(StorageError, match="holds predictions of another model"):
         ask("other", source, target)
     assert ask("mlp_binary", tmp_path / "more.parquet", target, again=True)["rows_out"] == 101
     assert len(pd.read_csv(target)) == 101
@@ -213,15 +213,15 @@ def test_a_damaged_card_is_refused_and_again_begins_anew(ask, tmp_path):
 def test_what_others_wrote_is_left_alone(ask, tmp_path):
     source = table(tmp_path / "in.parquet", 10)
     (tmp_path / "there.csv").write_text("mine")
-    with pytest.raises(StorageError, match=r"there\.csv: is there already, and was not written by this command"):
+    with pytest.raises(StorageError, match=r"there\.csv: exists already and was not written by this command"):
         ask("mlp_binary", source, tmp_path / "there.csv", again=True)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes").write_text("mine")
-    with pytest.raises(StorageError, match="folder: is not empty, and holds no answers of this command"):
+    with pytest.raises(StorageError, match="folder: is not empty, and has no predictions of this command"):
         ask("mlp_binary", source, tmp_path / "folder", again=True)
-    with pytest.raises(RecipeError, match="lies in what is read"):
+    with pytest.raises(RecipeError, match="is the input, or lies inside it"):
         ask("mlp_binary", source, source, again=True)
-    with pytest.raises(RecipeError, match="lies in what is read"):
+    with pytest.raises(RecipeError, match="is the input, or lies inside it"):
         ask("mlp_binary", tmp_path, tmp_path / "answers")
     assert (tmp_path / "there.csv").read_text() == (tmp_path / "folder" / "notes").read_text() == "mine"
 
@@ -288,7 +288,7 @@ def problem(ask, model, source, target, *overrides, kind=DataError):
 def test_what_cannot_be_answered_is_said(ask, tmp_path):
     out = tmp_path / "out.csv"
     told = problem(ask, "lstm_text", "digits", out)
-    assert "digits: is not what lstm_text can be asked, a model of text classification: there is no column 'text'" in told
+    assert "digits: does not fit lstm_text, a model of text classification: there is no column 'text'" in told
     (tmp_path / "review.csv").write_text("texts,stars\nfine,5\n")
     told = problem(ask, "lstm_text", tmp_path / "review.csv", out)
     assert "there is no column 'text'; did you mean data.columns.text=texts?; columns: texts, stars" in told
