@@ -119,10 +119,11 @@ def tables(report: Report) -> list[tuple[str, list[list[str]]]]:
         if "/" in name:
             kind, rest = name.split("/", 1)
             member, _, metric = rest.rpartition("/")
-            kinds.setdefault(kind, {}).setdefault(member, {})[metric] = _cell(whole, name)
+            kinds.setdefault(kind, {}).setdefault(member, {})[metric] = cell(whole.metrics[name], whole.intervals.get(name))
     slices = {
         column: {
-            value: {"rows": f"{group.rows:,}"} | {name: _cell(group, name) for name in group.metrics} for value, group in values.items()
+            value: {"rows": f"{group.rows:,}"} | {name: cell(group.metrics[name], group.intervals.get(name)) for name in group.metrics}
+            for value, group in values.items()
         }
         for column, values in report.slices.items()
     }
@@ -197,12 +198,13 @@ def _arrow(values: Any) -> Any:
     return pa.array(values)
 
 
+def cell(value: float | None, interval: Interval | None) -> str:
+    """A metric with its interval."""
+    return f"{number(value)} {within(interval)}".strip()
+
+
 def within(interval: Interval | None) -> str:
     return f"[{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
-
-
-def _cell(group: Group, name: str) -> str:
-    return f"{number(group.metrics[name])} {within(group.intervals.get(name))}".strip()
 
 
 def _slice(judging: Judging, judged: Judged, inside: np.ndarray, block: int) -> Group:

@@ -34,8 +34,6 @@ _LEVEL = 0.05
 """A difference is called real where one as large would come by chance less often than this."""
 _IGNORED = ("storage", "name", "track.", "sweep.", "train.log_every", "train.checkpoint_every", "train.keep")
 _LABELS = {"cpu_hours": "CPU-hours", "gpu_hours": "GPU-hours"}
-Line = tuple[str, list[str]]
-"""A label, and a cell for each run."""
 
 
 @dataclass(frozen=True)
@@ -218,10 +216,9 @@ def _show(
 ) -> None:
     if result["of"] > len(sides):
         screen.say(f"the {len(sides)} best of {result['of']:,}")
-    lines: list[Line] = [(f"{one.group} {one.name}", [_short(value) for value in one.values]) for one in apart]
     if not apart:
         screen.say("no recorded difference: settings, code, data, packages and environment are the same")
-    _table("what differs", lines, sides, screen)
+    _table("what differs", [[f"{one.group} {one.name}", *map(_short, one.values)] for one in apart], sides, screen)
     _table("how good", _scores(sides), sides, screen)
     for comparison in compared:
         screen.say(str(comparison))
@@ -233,43 +230,38 @@ def _show(
     screen.say(f"look     {result['compare_url']}")
 
 
-def _scores(sides: Sequence[Side]) -> list[Line]:
-    """Every metric of the test rows with its interval, the naive baseline, and the best of the validation rows."""
-    kept = [side.run.metrics for side in sides]
-    unfinished = any(side.run.status != "FINISHED" for side in sides)
-    lines: list[Line] = [("status", [side.run.status.lower() for side in sides])] if unfinished else []
-    tested = sorted({name for metrics in kept for name in metrics if name.startswith("test/")})
-    for name in tested:
-        ends = [reports.within(side.intervals.get(name.partition("/")[2])) for side in sides]
-        values = [metrics.get(name) for metrics in kept]
-        lines.append(
-            (name, [f"{number(value)} {end}".strip() if value is not None else "" for value, end in zip(values, ends, strict=True)])
-        )
-    for prefix in ("baseline/", "best/val/", "val/"):
-        names = sorted({name for metrics in kept for name in metrics if name.startswith(prefix) and name.count("/") == prefix.count("/")})
-        lines += [(name, [number(metrics.get(name)) for metrics in kept]) for name in names]
-    return lines
+def _scores(sides: Sequence[Side]) -> list[list[str]]:
+    """Rows of every metric of the test rows with its interval, the naive baseline, and the best of the validation rows."""
+    every = sorted({name for side in sides for name in side.run.metrics})
+    rows = [["status", *(side.run.status.lower() for side in sides)]] if any(side.run.status != "FINISHED" for side in sides) else []
+    for prefix in ("test/", "baseline/", "best/val/", "val/"):
+        for name in (name for name in every if name.startswith(prefix)):
+            if prefix == "test/":
+                key = name.removeprefix(prefix)
+                rows.append([name, *(reports.cell(side.run.metrics.get(name), side.intervals.get(key)) for side in sides)])
+            elif name.count("/") == prefix.count("/"):  # not of each class, or of each baseline
+                rows.append([name, *(number(side.run.metrics.get(name)) for side in sides)])
+    return rows
 
 
-def _costs(sides: Sequence[Side]) -> list[Line]:
+def _costs(sides: Sequence[Side]) -> list[list[str]]:
     costs = [_cost(side.run) | {"samples/s": side.run.metrics.get("perf/samples_per_second")} for side in sides]
     names = dict.fromkeys(name for cost in costs for name in cost)
-    lines = [(_LABELS.get(name, name), [_amount(cost.get(name)) for cost in costs]) for name in names]
-    return [(label, cells) for label, cells in lines if any(cells)]
+    rows = [[_LABELS.get(name, name), *(_amount(cost.get(name)) for cost in costs)] for name in names]
+    return [row for row in rows if any(row[1:])]
 
 
 def _amount(value: float | None) -> str:
     return "" if not value else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-def _table(title: str, lines: Sequence[Line], sides: Sequence[Side], screen: Screen) -> None:
-    """A column for each run; a row for each where there are many."""
-    if not lines:
-        return
-    head, *rows = ["", *(side.run.name for side in sides)], *([label, *cells] for label, cells in lines)
-    if len(sides) > _AS_COLUMNS:
+def _table(title: str, rows: Sequence[list[str]], sides: Sequence[Side], screen: Screen) -> None:
+    """Show rows of a label and a cell for each run: a column for each run, or a row for each where there are many."""
+    head = ["", *(side.run.name for side in sides)]
+    if rows and len(sides) > _AS_COLUMNS:
         head, *rows = map(list, zip(head, *rows, strict=True))
-    screen.table(title, head, rows)
+    if rows:
+        screen.table(title, head, rows)
 
 
 def _short(value: str | None) -> str:
