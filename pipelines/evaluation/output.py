@@ -63,7 +63,7 @@ class Output:
         except OSError as error:
             raise StorageError(f"{self.name}: cannot be written: {error.strerror or error}") from error
         with RunFolder(folder).locked("predict", wait_seconds=2):
-            for name in self._names():
+            for name in self.parts.names(""):
                 if name.startswith(".work."):  # a killed process left it
                     self.parts.remove(name)
             yield folder
@@ -74,7 +74,7 @@ class Output:
             return self._card(_JOB)
         if self.file and self.file[0].has("", self.file[1]):
             raise StorageError(f"{self.name}: exists already and was not written by this command; name another file, or move it away")
-        if not self.file and any(not name.startswith(".") for name in self._names()):
+        if not self.file and any(not name.startswith(".") for name in self.parts.names("")):
             raise StorageError(f"{self.name}: is not empty, and has no predictions of this command; name another folder")
         return None
 
@@ -85,7 +85,7 @@ class Output:
         """Remove what this command wrote before; what others wrote stays."""
         if not self.parts.has("", _JOB):
             return
-        for name in self._names():
+        for name in self.parts.names(""):
             if name in (_JOB, _DONE) or name.startswith(("part-", "_part-")):
                 self.parts.remove_file(name)
         if self.file and self.file[0].has("", self.file[1]):
@@ -98,12 +98,12 @@ class Output:
 
     def cards(self) -> dict[int, dict[str, Any]]:
         """The cards of the pieces that are done, by number."""
-        names = [name for name in self._names() if name.startswith("_part-")]
+        names = [name for name in self.parts.names("") if name.startswith("_part-")]
         return {int(name[6:-5]): self._card(name) for name in names}
 
     def counted(self) -> int:
         """The number of pieces that are done."""
-        return sum(name.startswith("_part-") for name in self._names())
+        return sum(name.startswith("_part-") for name in self.parts.names(""))
 
     def put(self, piece: Piece, schema: pa.Schema, batches: Iterator[pa.RecordBatch], card: dict[str, Any]) -> dict[str, Any]:
         """Write a piece's rows as its part, then its card, which `batches` may fill while they are made."""
@@ -134,9 +134,6 @@ class Output:
         for number in numbers:
             yield self.parts.get("", self.part(number), here)
             (here / self.part(number)).unlink(missing_ok=True)
-
-    def _names(self) -> list[str]:
-        return self.parts.names("")
 
     def _card(self, name: str) -> dict[str, Any]:
         with self.parts.workspace() as here:

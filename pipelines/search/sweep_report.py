@@ -72,11 +72,6 @@ class Confirmed:
     median: Trial
     sentences: list[str]
 
-    @property
-    def others(self) -> list[Trial]:
-        """All trials of the confirmation but the one to keep."""
-        return [trial for scores in self.scores for trial in scores.trials if trial is not self.median]
-
     def as_json(self) -> dict[str, Any]:
         entrants = [each.as_json(self.metric) for each in self.scores]
         winner = self.scores[0].entrant.name

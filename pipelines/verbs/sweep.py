@@ -275,9 +275,9 @@ class _Sweep:
 
     def _register(self, dataset: Dataset, confirmed: Confirmed) -> Registered | None:
         """Register the winner's run of the median seed, and free what the others kept."""
-        for trial in confirmed.others:
-            shutil.rmtree(folder_of(self._folder, trial.number).checkpoints, ignore_errors=True)
         trial = confirmed.median
+        for other in (each for scores in confirmed.scores for each in scores.trials if each is not trial):
+            shutil.rmtree(folder_of(self._folder, other.number).checkpoints, ignore_errors=True)
         run = self._study.with_params(trial.params).run
         if not run.model_name:
             return None
