@@ -19,7 +19,7 @@ MOST_LINES, MOST_FILES = 23_400, 145
 """The aim: 17,500 lines and 105 files."""
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 350, 60
 MOST_PARAMETERS, MOST_PUBLIC_METHODS = 8, 16
-DEEPEST_IMPORT, MOST_MODULES_OF_A_TRAINING = 14, 80
+DEEPEST_IMPORT, MOST_MODULES_OF_A_TRAINING = 13, 80
 """The aim: 10 levels and 75 modules."""
 OVER = {
     "train",  # of training/loop.py, 13: the loop stays as it is
