@@ -86,7 +86,7 @@ def deliver(
     def insist(work: Callable[[], Any]) -> Any:
         return tracker.insist(work, patience_seconds=patience)
 
-    insist(lambda: tracker.log_folder(folder.page))
+    insist(tracker.send_page)
     model = insist(lambda: _register(run, tracker, done, dataset())) if run.model_name else None
     if model:
         folder.write(UNPROMOTED, vars(model))

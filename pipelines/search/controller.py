@@ -25,10 +25,10 @@ from pipelines.search import sweep_report
 from pipelines.search.ledger import Ledger, Role, Status, Trial
 from pipelines.search.space import Params, name_of
 from pipelines.search.study import Study, Task
-from pipelines.tracking import shipper
 from pipelines.tracking.client import NOTE
 from pipelines.tracking.journal import Journal
-from pipelines.tracking.trial_shipper import TrialShipper
+from pipelines.tracking.shipper import Tracker
+from pipelines.tracking.sweep_tracker import SweepTracker
 from pipelines.training.job import Job
 from workloads.base import DataError
 
@@ -57,10 +57,10 @@ class Controller:
     """Controls the trials of a phase, for cluster.ray_tune or `run_here`. `prepare` gives the fingerprint of a run's prepared data."""
 
     def __init__(
-        self, study: Study, ledger: Ledger, trial_shipper: TrialShipper, phase: Phase, slots: TrialSlots, prepare: Callable[[Run], str]
+        self, study: Study, ledger: Ledger, tracker: SweepTracker, phase: Phase, slots: TrialSlots, prepare: Callable[[Run], str]
     ) -> None:
-        self._study, self._ledger, self._shipper, self._phase, self._prepare = study, ledger, trial_shipper, phase, prepare
-        self._folder, self._say = trial_shipper.parent.folder, trial_shipper.parent.say
+        self._study, self._ledger, self._sweep, self._phase, self._prepare = study, ledger, tracker, phase, prepare
+        self._folder, self._say = tracker.folder, tracker.say
         self._threads, self._gpus = study.run.scale.threads or slots.cpus, slots.gpus
         self._waiting, self._begun = [trial for trial in phase.known if not trial.ended], len(phase.known)
         self._locks: dict[int, ExitStack] = {}
@@ -190,7 +190,7 @@ class Controller:
     def _track(self, trial: Trial, loaded: Loaded, fingerprint: str, folder: RunFolder) -> None:
         """Follow the run of a trial in MLflow from now on."""
         about = publish.about(loaded, fingerprint, folder, write_config(loaded.run, folder), time.time())
-        parent, sweep = self._shipper.parent, self._folder.path.name
+        sweep = self._folder.path.name
         tags = {
             "raylway.sweep": sweep,
             "raylway.trial": str(trial.number),
@@ -201,7 +201,7 @@ class Controller:
         params = dict(about.params) | trial.initial
         about = replace(about, name=name_of(trial.initial) or "defaults", params=params, tags={**about.tags, **tags})
         begin(folder, about)
-        self._shipper.add(trial.number, shipper.Tracker(parent.uri, folder, loaded.run.root, about, parent=parent))
+        self._sweep.add_trial(trial.number, Tracker(self._sweep.uri, folder, loaded.run.root, about, parent=self._sweep))
 
     # ---- the end of a trial
 
@@ -223,15 +223,15 @@ class Controller:
         trials = self.trials
         leader, count = self._study.best(trials), sum(each.ended for each in trials)
         self._say(sweep_report.ended(self._study, trial, leader, count=count, total=self.total))
-        self._shipper.describe(self._page)
+        self._sweep.describe(self._page)
         if leader and self._phase.search:
             self._journal.write(count, {f"best/{self._study.metric}": leader.value(self._study.metric) or 0.0})
 
     def _page(self) -> str:
         """The leaderboard as it stands, for the sweep's page."""
         trials = list(self._ledger.trials.values())
-        run_ids = {trial.number: trial.run_id or self._shipper.run_id(trial.number) for trial in trials}
-        return sweep_report.Report(self._study, self._study.searched(trials), self._shipper.parent, {}).markdown(run_ids, linked=False)
+        run_ids = {trial.number: trial.run_id or self._sweep.trial_run_id(trial.number) for trial in trials}
+        return sweep_report.Report(self._study, self._study.searched(trials), self._sweep, {}).markdown(run_ids, linked=False)
 
     def _close(self, trial: Trial) -> None:
         """Record the end of a trial for MLflow."""
@@ -244,7 +244,7 @@ class Controller:
         value = trial.value(self._study.metric)
         result = f", {self._study.metric} **{value:.4f}**" if value is not None else f": {trial.cause}"
         tags[NOTE] = f"**{name_of(trial.params) or 'defaults'}**: {stage}{result}"
-        self._shipper.end(trial.number, "FAILED" if trial.status == "failed" else "FINISHED", tags)
+        self._sweep.end_trial(trial.number, "FAILED" if trial.status == "failed" else "FINISHED", tags)
 
     def _free_disk(self) -> None:
         """Delete the checkpoints of all but the best; a confirmation's are sorted out when the winner is known."""

@@ -20,7 +20,7 @@ from pipelines.search.study import Entrant, Study
 from pipelines.tracking import pages
 from pipelines.tracking.client import run_page
 from pipelines.tracking.provenance import redact
-from pipelines.tracking.shipper import Tracker
+from pipelines.tracking.sweep_tracker import SweepTracker
 
 if TYPE_CHECKING:
     from pipelines.tracking.registry import Registered
@@ -84,7 +84,7 @@ class Report:
 
     study: Study
     trials: Sequence[Trial]
-    tracker: Tracker
+    tracker: SweepTracker
     importance: Mapping[str, float]
     confirmed: Confirmed | None = None
 

@@ -38,9 +38,9 @@ from pipelines.search.space import key_of
 from pipelines.search.study import Study, Task, study_of
 from pipelines.search.sweep_report import Confirmed, Report, confirmed, live
 from pipelines.search.trial import train_here, train_on_workers
-from pipelines.tracking import client, shipper
+from pipelines.tracking import client
 from pipelines.tracking.client import NOTE
-from pipelines.tracking.trial_shipper import TrialShipper
+from pipelines.tracking.sweep_tracker import SweepTracker
 from pipelines.training import checkpoint
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
         tags = {"raylway.sweep": folder.path.name, "mlflow.source.name": f"raylway sweep {recipe}", NOTE: f"sweep of {recipe}"} | space
         about = replace(about, tags={**about.tags, **tags}, command=("raylway", "sweep", recipe, *overrides))
         begin(folder, about)
-        return _Sweep(study, data, shipper.Tracker(uri, folder, run.root, about), screen).run(more)
+        ledger = Ledger(folder.ledger)
+        return _Sweep(study, data, ledger, SweepTracker(uri, folder, run.root, about, ledger.tracked), screen).run(more)
 
 
 def planned(study: Study, screen: Screen) -> dict[str, Any]:
@@ -91,11 +92,9 @@ def planned(study: Study, screen: Screen) -> dict[str, Any]:
 class _Sweep:
     """One call of the command: its stages, and what they share."""
 
-    def __init__(self, study: Study, plan: preparing.Plan, tracker: shipper.Tracker, screen: Screen) -> None:
-        self._study, self._plan, self._tracker, self._screen = study, plan, tracker, screen
+    def __init__(self, study: Study, plan: preparing.Plan, ledger: Ledger, tracker: SweepTracker, screen: Screen) -> None:
+        self._study, self._plan, self._ledger, self._tracker, self._screen = study, plan, ledger, tracker, screen
         self._folder = tracker.folder
-        self._ledger = Ledger(self._folder.ledger)
-        self._shipper = TrialShipper(tracker, self._ledger.tracked)
         self._controller: Controller | None = None
         self._startup_seconds: float | None = None
 
@@ -113,7 +112,7 @@ class _Sweep:
             with ExitStack() as stack:
                 stack.enter_context(self._screen.captured(self._folder.log))
                 session = self._connected(stack) if waiting or len(known) < total or self._study.run.sweep.confirm else None
-                self._shipper.start(self._screen.say)
+                self._tracker.start(self._screen.say)
                 if session:
                     from cluster import ray_tune  # noqa: F401, imported while the cluster starts
                 search = self._search(known)
@@ -196,7 +195,7 @@ class _Sweep:
         """Run the trials of a phase to the last. Raises WorkerFailed where the first three failed of one bug."""
         slots = self._study.slots(session.resources() if session else cluster_session.local_resources())
         self._startup_seconds = self._startup_seconds or time.time() - self._tracker.about.began
-        controller = self._controller = Controller(self._study, self._ledger, self._shipper, phase, slots, self._fingerprint)
+        controller = self._controller = Controller(self._study, self._ledger, self._tracker, phase, slots, self._fingerprint)
         if len(phase.known) == phase.total and all(trial.ended for trial in phase.known):
             return
         self._screen.say(f"room     {slots.arithmetic}")
@@ -256,13 +255,12 @@ class _Sweep:
         patience = self._study.run.track.wait_seconds
         if not confirmed:  # nothing is to be registered, so the rest can be sent from the folder: `raylway track --sync`
             self._tracker.end("FINISHED", {"stage": "finished", NOTE: report.markdown(self._run_ids, linked=False)})
-        self._shipper.finish(patience_seconds=patience)  # before the ids of the runs are read
-        insist = functools.partial(self._tracker.insist, patience_seconds=patience)
-        insist(lambda: self._tracker.describe(report.markdown(self._run_ids)))
-        model = insist(lambda: self._register(dataset, confirmed)) if confirmed else None
+        self._tracker.flush(patience_seconds=patience)  # before the ids of the runs are read
+        model = self._tracker.insist(lambda: self._register(dataset, confirmed), patience_seconds=patience) if confirmed else None
         if model:
             self._folder.write(UNPROMOTED, vars(model))
-        self._tracker.close("FINISHED", {"stage": "finished"}, patience_seconds=patience)
+        note = report.markdown(self._run_ids)
+        self._tracker.close("FINISHED", {"stage": "finished", NOTE: note}, patience_seconds=patience)
         seconds = {"startup_seconds": self._startup_seconds, "seconds": time.time() - self._tracker.about.began}
         result = report.as_json(model) | seconds
         self._folder.write(RESULT, result)
@@ -293,7 +291,7 @@ class _Sweep:
         if self._controller:
             self._controller.stopping = True
         try:
-            self._shipper.abandon(status, tags, patience_seconds=_LAST_WORD_SECONDS)
+            self._tracker.abandon(status, tags, patience_seconds=_LAST_WORD_SECONDS)
         except StorageError as error:  # the error that ended the sweep is the one to report; this one only adds to it
             self._screen.say(str(error))
 

@@ -6,7 +6,6 @@ sent twice is there once.
 
 from __future__ import annotations
 
-import functools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +25,6 @@ from pipelines.screen import Screen
 from pipelines.tracking import lookup, provenance
 from pipelines.tracking.client import check
 from pipelines.tracking.shipper import OUTRIGHT, Tracker
-from pipelines.tracking.trial_shipper import send_all
 from workloads.base import DataError
 
 _PATIENCE_SECONDS = 20.0
@@ -168,7 +166,8 @@ def _send(top: RunFolder, trials: Sequence[RunFolder], root: Path, uri: str, scr
 def _end(tracker: Tracker) -> None:
     if tracker.folder.read(ENDING) is None:
         tracker.end("KILLED", {"cause": OUTRIGHT})
-    tracker.insist(functools.partial(send_all, tracker), patience_seconds=_PATIENCE_SECONDS)
+    tracker.insist(tracker.send_page, patience_seconds=_PATIENCE_SECONDS)
+    tracker.insist(tracker.send_ending, patience_seconds=_PATIENCE_SECONDS)
 
 
 def _deliver(tracker: Tracker, root: Path, done: Concluded, screen: Screen) -> None:
