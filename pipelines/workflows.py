@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.config import Loaded, load
-from pipelines.errors import StorageError, resumed_as
+from pipelines.config import Loaded, load, trained_with
+from pipelines.errors import StorageError, TrackingError, mark_resumable, resumed_as
 from pipelines.run_record import RunFolder
-from pipelines.run_settings import Run
-from pipelines.run_states import UNPROMOTED
+from pipelines.run_states import CONFIG, UNPROMOTED
 from pipelines.tracking.client import tracking_uri
 
 if TYPE_CHECKING:
+    from pipelines.run_settings import Run
     from pipelines.screen import Screen
+
+_AGAIN_SECONDS = 2.0
 
 
 def train_and_promote(loaded: Loaded, *, again: bool = False, screen: Screen, began: float | None = None) -> dict[str, Any]:
@@ -22,7 +26,7 @@ def train_and_promote(loaded: Loaded, *, again: bool = False, screen: Screen, be
 
     result = train(loaded, again=again, screen=screen, began=began)
     with resumed_as(result["run_name"] if again else None):
-        _promote_first(loaded.run, result["run_name"], screen)
+        _promote(loaded.run, result["run_name"], screen)
     return result
 
 
@@ -34,7 +38,7 @@ def sweep_and_promote(
     from pipelines.verbs.sweep import sweep
 
     result = sweep(recipe, overrides, more=more, screen=screen, began=began)
-    _promote_first(run, result["sweep_id"], screen)
+    _promote(run, result["sweep_id"], screen)
     return result
 
 
@@ -45,21 +49,43 @@ def track_and_promote(name: str | None, settings: Sequence[str], *, sync: bool, 
     result = track(name, settings, sync=sync, screen=screen)
     for folder, root, uri in unpromoted(name, settings) if sync else ():
         try:
-            _promote_registered(folder, storage=str(root), uri=uri, patience_seconds=0, screen=screen)
+            promote_registered(folder, storage=root, uri=uri, patience_seconds=0, screen=screen)
         except StorageError as error:
             screen.say(f"{folder.path.name}: {error}")
     return result
 
 
-def _promote_first(run: Run, name: str, screen: Screen) -> None:
-    folder = RunFolder(run.root / run.experiment / name)
-    uri = tracking_uri(run.root, run.track.uri)
-    _promote_registered(folder, storage=run.storage, uri=uri, patience_seconds=run.track.wait_seconds, screen=screen)
+def _promote(run: Run, name: str, screen: Screen) -> None:
+    folder, uri = RunFolder(run.root / run.experiment / name), tracking_uri(run.root, run.track.uri)
+    promote_registered(folder, storage=run.root, uri=uri, patience_seconds=run.track.wait_seconds, screen=screen)
 
 
-def _promote_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
-    """Promote the model that the run in `folder` has registered, once, if it is the first of its name."""
-    if folder.read(UNPROMOTED):  # what promotes is imported only then
-        from pipelines.verbs.promote import promote_registered
+def promote_registered(folder: RunFolder, *, storage: Path, uri: str, patience_seconds: float, screen: Screen) -> None:
+    """Promote the model that the run or sweep in `folder` has just registered, if it is the first of its name; once.
 
-        promote_registered(folder, storage=storage, uri=uri, patience_seconds=patience_seconds, screen=screen)
+    Raises TrackingError if MLflow cannot be reached for so long; the same command then asks again.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while model := folder.read(UNPROMOTED):
+        judged = trained_with(folder.read(CONFIG) or "").promote.has_floors
+        try:
+            _promote_first(model, judged=judged, storage=storage, uri=uri, screen=screen)
+            folder.remove(UNPROMOTED)
+        except TrackingError as error:
+            if time.monotonic() > deadline:
+                mark_resumable(error)
+                raise
+            time.sleep(_AGAIN_SECONDS)
+
+
+def _promote_first(model: Mapping[str, Any], *, judged: bool, storage: Path, uri: str, screen: Screen) -> None:
+    if judged:  # what judges is imported only where there is something to judge
+        from pipelines.tracking.registry import Registered
+        from pipelines.verbs.promote import promote_first
+
+        promote_first(Registered(**model), storage=str(storage), uri=uri, screen=screen)
+    else:
+        from pipelines.tracking import lookup, promotions
+
+        with lookup.opened(uri) as client:
+            promotions.promote_first(client, model["name"], model["version"], storage=storage)

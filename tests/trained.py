@@ -10,8 +10,8 @@ from pipelines import config
 from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
 from pipelines.tracking.client import tracking_uri
-from pipelines.verbs.promote import promote_registered
 from pipelines.verbs.train import train
+from pipelines.workflows import promote_registered
 
 QUICK = ("scale.workers=0", "scale.threads=1")
 SMALL = {
@@ -44,5 +44,5 @@ def trained(storage: Path, *overrides: str, recipe: str = "cnn") -> dict[str, An
     loaded, screen = config.load(recipe, [f"storage={storage}", *QUICK, *SMALL[recipe], *overrides]), Screen(as_json=True)
     result = train(loaded, screen=screen)
     folder = RunFolder(storage / loaded.run.experiment / result["run_name"])
-    promote_registered(folder, storage=str(storage), uri=tracking_uri(storage, loaded.run.track.uri), patience_seconds=0, screen=screen)
+    promote_registered(folder, storage=storage, uri=tracking_uri(storage, loaded.run.track.uri), patience_seconds=0, screen=screen)
     return result

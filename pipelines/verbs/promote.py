@@ -5,7 +5,6 @@ The verdict is kept with the version: the table of rules as its description, the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -17,12 +16,10 @@ from pipelines.data import preparation as preparing
 from pipelines.data.dataset import Dataset
 from pipelines.data.encode import Each
 from pipelines.data.preparation import in_process, plan_new, prepare
-from pipelines.errors import RecipeError, StorageError, TrackingError, mark_resumable
+from pipelines.errors import RecipeError, StorageError, TrackingError
 from pipelines.evaluation import models, rules, split_scores
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.rules import SPLIT, Rule, Verdict
-from pipelines.run_record import RunFolder
-from pipelines.run_states import UNPROMOTED
 from pipelines.screen import Screen
 from pipelines.tracking import lookup, pages, promotions, provenance, registry
 from pipelines.tracking.promotions import Conflict, Standing
@@ -33,8 +30,6 @@ if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
 
 _ALLOWED = ("promote.", "scale.", "storage", "track.uri")
-_FIRST = "the first of its name"
-_AGAIN_SECONDS = 2.0
 
 
 def promote(called: str, overrides: Sequence[str], *, force: bool = False, reason: str | None = None, screen: Screen) -> dict[str, Any]:
@@ -101,7 +96,7 @@ def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, scre
             return _refused_by(conflict, name, uri, screen)
         after = promotions.standing(client, name)
         left = before.champion if before.champion is not None else before.lost
-        if left is not None and lookup.has_version(client, name, left):
+        if left is not None and left in lookup.versions(client, name):
             _mark(client, name, left, "rolled back", reason or "", [])
     screen.say(f"models:/{name}@champion is version {entry.version} again" + (f", and not {left}" if left is not None else ""))
     return {
@@ -117,43 +112,18 @@ def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, scre
 
 
 def promote_first(registered: Registered, *, storage: str, uri: str, screen: Screen) -> None:
-    """Make a version champion if its name never had one and it passes the rules that need none; else change nothing."""
+    """Judge a version and make it champion, if its name never had one and it passes the rules that need none."""
     with lookup.opened(uri) as client:
         now = promotions.standing(client, registered.name)
-        if now.champion is not None or now.head:
-            return
-        model = models.find(registered.uri, [f"storage={storage}", f"track.uri={uri}"])
-        if not model.run.promote.has_floors:
-            with contextlib.suppress(Conflict):  # another was first
-                promotions.promote(client, registered.name, registered.version, judged_against=now, storage=model.run.root, reason=_FIRST)
-            return
+    if now.champion is not None or now.head:
+        return
+    model = models.find(registered.uri, [f"storage={storage}", f"track.uri={uri}"])
     try:  # in this process: the run's own test rows are few, and Ray has been left already
-        decide(model, judge(model, now, in_process), now, force=False, reason=_FIRST, screen=screen)
+        decide(model, judge(model, now, in_process), now, force=False, reason=promotions.FIRST, screen=screen)
     except TrackingError:  # tried again when MLflow can be reached
         raise
     except (RecipeError, DataError, StorageError) as error:  # the training is done, and its model stands
         screen.say(f"{registered.uri} is not promoted: it could not be judged: {error}")
-
-
-def promote_registered(folder: RunFolder, *, storage: str, uri: str, patience_seconds: float, screen: Screen) -> None:
-    """Promote the model that a run or sweep has just registered if it is the first of its name; nothing where that was tried before.
-
-    Raises TrackingError if MLflow cannot be reached for so long; the same command then tries again.
-    """
-    model = folder.read(UNPROMOTED)
-    if model is None:
-        return
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            promote_first(Registered(**model), storage=storage, uri=uri, screen=screen)
-            break
-        except TrackingError as error:
-            if time.monotonic() > deadline:
-                mark_resumable(error)
-                raise
-            time.sleep(_AGAIN_SECONDS)
-    folder.remove(UNPROMOTED)
 
 
 def decide(model: Model, verdict: Verdict, now: Standing, *, force: bool, reason: str, screen: Screen) -> dict[str, Any]:
