@@ -1,5 +1,5 @@
-"""Show a person how it goes: a progress bar on a terminal or in a notebook, a line every 15 seconds in a job log, and nothing of what Ray
-or MLflow print."""
+"""Output for a person: a progress bar on a terminal or in a notebook, a line every 15 seconds in a job log, and nothing of what Ray or
+MLflow print."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipelines.tracking import journal
@@ -35,14 +35,14 @@ class Screen:
         self._console = Console(stderr=as_json, highlight=False, soft_wrap=True)
         if self._console.is_jupyter:  # of tqdm, which libraries import, and which asks for ipywidgets
             warnings.filterwarnings("ignore", "IProgress not found")
-        if not _is_live(self._console):
+        if not self._is_live:
             self._console.width = _LOG_WIDTH  # of a file or a pipe rich would think 80, and cut tables to it
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False)
 
     def copy(self, text: str) -> None:
-        """Pass on what another program wrote, as it is."""
+        """Write the output of another program as it is."""
         self._console.file.write(text)
         self._console.file.flush()
 
@@ -56,7 +56,7 @@ class Screen:
 
     @contextmanager
     def captured(self, log: Path) -> Iterator[None]:
-        """Send what anything else in this process prints (Ray and MLflow do, below Python too) into `log`."""
+        """Redirect all other output of this process (Ray and MLflow print below Python too) into `log`."""
         sys.stdout.flush()
         sys.stderr.flush()
         stdout, stderr = os.dup(1), os.dup(2)
@@ -78,55 +78,71 @@ class Screen:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            _give_back(stdout, 1)
-            _give_back(stderr, 2)
+            for saved, descriptor in ((stdout, 1), (stderr, 2)):
+                os.dup2(saved, descriptor)
+                os.close(saved)
             self._console = before
             own.close()
 
     @contextmanager
     def live(self, render: Callable[[], RenderableType]) -> Iterator[None]:
         """Show what `render` returns, again and again, until the block ends; only on a terminal or in a notebook."""
-        if self._console.is_jupyter:
-            cell = _Cell()
-            with _repeating(lambda: cell.show(render()), seconds=_NOTEBOOK_SECONDS):
+        if self._console.is_jupyter:  # rich's own way needs ipywidgets and a front end that has them
+            from IPython.display import display
+
+            cell: Any = display(render(), display_id=True)
+            with _repeating(lambda: cell.update(render()), seconds=_NOTEBOOK_SECONDS):
                 yield
-            return
-        if not self._console.is_terminal:
-            yield
-            return
-        shown = Live(
-            get_renderable=render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        with shown:
+        elif self._console.is_terminal:
+            # rich would otherwise take what others print, and put it on the screen
+            with Live(
+                get_renderable=render,
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            ):
+                yield
+        else:
             yield
 
     @contextmanager
     def counted(self, things: str, total: int, done: Callable[[], int]) -> Iterator[None]:
         """Show how many of `total` are done: a bar on a terminal or in a notebook, a line every 15 seconds in a log."""
         began, console = time.monotonic(), self._console
-        if _is_live(console):
-            columns = TextColumn("{task.completed}/{task.total} " + things), TimeRemainingColumn()
-            with _bar(console, *columns) as update, _repeating(lambda: update(completed=done(), total=total), seconds=1):
-                yield
-            return
 
         def line() -> None:
             console.print(f"{done():,}/{total:,} {things} done after {time.monotonic() - began:,.0f} s", markup=False)
 
-        with _repeating(line, seconds=_LOG_LINE_SECONDS):
+        text = "{task.completed}/{task.total} " + things
+        bar = self._bar(text, lambda: {"completed": done(), "total": total})
+        with bar if self._is_live else _repeating(line, seconds=_LOG_LINE_SECONDS):
             yield
 
     @contextmanager
     def progress(self, path: Path, headline: str) -> Iterator[_Follower]:
         """Show the journal at `path` as it grows, until the block ends."""
-        follower = _Follower(path, headline)
-        if _is_live(self._console):
-            columns = TextColumn("{task.description}"), TimeRemainingColumn(compact=True)
-            with _bar(self._console, *columns) as update, _repeating(lambda: follower.draw(update), seconds=_POLL_SECONDS):
-                yield follower
-        else:
-            with _repeating(lambda: follower.print_line(self._console), seconds=_POLL_SECONDS):
-                yield follower
+        follower, console = _Follower(path, headline), self._console
+        bar = self._bar("{task.description}", follower.state)
+        with bar if self._is_live else _repeating(lambda: follower.print_line(console), seconds=_POLL_SECONDS):
+            yield follower
+
+    @property
+    def _is_live(self) -> bool:
+        """True where what is written can be replaced: on a terminal and in a notebook."""
+        return self._console.is_terminal or self._console.is_jupyter
+
+    def _bar(self, text: str, state: Callable[[], Mapping[str, Any]]) -> AbstractContextManager[None]:
+        """A progress bar; `state` returns its values, by the arguments of Progress.update."""
+        bar = Progress(BarColumn(10), TextColumn(text), TimeRemainingColumn(compact=True), console=self._console)
+        task = bar.add_task("starting", total=None)
+
+        def render() -> RenderableType:
+            bar.update(task, **state())
+            return bar.get_renderable()
+
+        return self.live(render)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -146,13 +162,12 @@ class _Follower:
         self._printed_step, self._printed_at = 0, time.monotonic()
 
     def expect(self, steps: int, batch: int) -> None:
-        """Tell how many steps of how many rows the run has, once that is known."""
+        """Set how many steps of how many rows the run has, once that is known."""
         self._steps, self._batch = steps, batch
 
-    def draw(self, update: Callable[..., None]) -> None:
+    def state(self) -> dict[str, Any]:
         step = self._read()
-        if step:
-            update(description=self._line(step), total=self._steps, completed=step)
+        return {"description": self._line(step), "total": self._steps, "completed": step} if step else {}
 
     def print_line(self, console: Console) -> None:
         """Print a line for the first step, and then every 15 seconds."""
@@ -181,45 +196,6 @@ class _Follower:
         return f"  ETA {(self._steps - step) * self._batch / rate:,.0f} s" if rate and self._steps else ""
 
 
-class _Cell:
-    """A place below a notebook's cell, of which the content is replaced. Rich's own way needs ipywidgets and a front end that has them."""
-
-    def __init__(self) -> None:
-        self._handle: Any = None
-
-    def show(self, drawn: RenderableType) -> None:
-        from IPython.display import display
-
-        if self._handle is None:
-            self._handle = display(drawn, display_id=True)
-        else:
-            self._handle.update(drawn)
-
-
-def _is_live(console: Console) -> bool:
-    """Return True where what is written can be replaced: on a terminal and in a notebook."""
-    return console.is_terminal or console.is_jupyter
-
-
-@contextmanager
-def _bar(console: Console, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
-    """A progress bar with these columns; what is given changes it, by the arguments of Progress.update."""
-    # rich would otherwise take what others print, and put it on the screen
-    bar = Progress(BarColumn(10), *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-    task = bar.add_task("starting", total=None)
-    if console.is_jupyter:
-        cell = _Cell()
-
-        def replace(**changes: Any) -> None:
-            bar.update(task, **changes)
-            cell.show(bar.make_tasks_table(bar.tasks))
-
-        yield replace
-        return
-    with bar:
-        yield lambda **changes: bar.update(task, **changes)
-
-
 @contextmanager
 def _repeating(action: Callable[[], None], *, seconds: float) -> Iterator[None]:
     """Call `action` again and again in a thread, until the block ends."""
@@ -236,8 +212,3 @@ def _repeating(action: Callable[[], None], *, seconds: float) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-
-
-def _give_back(saved: int, descriptor: int) -> None:
-    os.dup2(saved, descriptor)
-    os.close(saved)
