@@ -1,7 +1,7 @@
 """The record of a run: its folder, `<storage>/<experiment>/<run name>/`, is read and written here alone.
 
-Every write is synced and replaces the file in one step. `run_states.RECORD` says of each thing in the folder from what it can be made
-anew. A damaged state file that heals counts as missing, so the command makes it again; damage of any other is refused in one sentence.
+Every write is synced and replaces the file in one step. A damaged state file that heals counts as missing, so the command makes it
+again; damage of any other is refused in one sentence (run_states.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 
 from pipelines import sealed
 from pipelines.errors import StorageError
-from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, COST, ENDING, IDENTITY, MADE_WITH, SENT, About, Cost, Part, Sent, State
+from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, COST, ENDING, IDENTITY, MADE_WITH, SENT, About, Cost, Sent, State
 from pipelines.tracking import journal, provenance
 
 if TYPE_CHECKING:
@@ -29,56 +29,39 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Inside:
+    """A path inside a run's folder, as an attribute of it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: RunFolder, owner: type[RunFolder]) -> Path:
+        return folder.path / self._name
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, a sweep or a trial: where its parts lie, its states, and its locks."""
+    """The folder of a run, a sweep or a trial: the paths in it, its state files, and its locks."""
 
     path: Path
+    journal = _Inside("journal.jsonl")
+    checkpoints = _Inside("checkpoints")
+    ledger = _Inside("ledger.jsonl")
+    """The facts of a sweep."""
+    log = _Inside("run.log")
+    page = _Inside("page")
+    """Figures, texts and scores of a run that is trained, as its page in MLflow shows them."""
+    scratch = _Inside(".ray")
+    """Ray's own files of the run's workers."""
+    abandoned = _Inside(".abandoned")
+    """A mark for workers that wait for the data: preparing it failed."""
+    pause = _Inside(".pause")
+    """The request to workers to pause (pipelines.elastic)."""
+    stop = _Inside(".stop")
+    """A mark for the workers of a trial: end at the next validation."""
 
-    @property
-    def journal(self) -> Path:
-        return self.path / "journal.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def ledger(self) -> Path:
-        """The facts of a sweep."""
-        return self.path / "ledger.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "run.log"
-
-    @property
-    def page(self) -> Path:
-        """Figures, texts and scores of a run that is trained, as its page in MLflow shows them."""
-        return self.path / "page"
-
-    @property
-    def scratch(self) -> Path:
-        """Ray's own files of the run's workers."""
-        return self.path / ".ray"
-
-    @property
-    def abandoned(self) -> Path:
-        """A mark for workers that wait for the data: preparing it failed."""
-        return self.path / ".abandoned"
-
-    @property
-    def pause(self) -> Path:
-        """The request to workers to pause (pipelines.elastic)."""
-        return self.path / ".pause"
-
-    @property
-    def stop(self) -> Path:
-        """A mark for the workers of a trial: end at the next validation."""
-        return self.path / ".stop"
-
-    def path_of(self, part: Part) -> Path:
-        return self.path / part.name
+    def path_of(self, state: State[Any]) -> Path:
+        return self.path / state.name
 
     def read(self, state: State[T]) -> T | None:
         """A state; None where it is missing, or damaged and can be made anew. StorageError where it is damaged and cannot."""
@@ -106,12 +89,12 @@ class RunFolder:
             unfinished.unlink(missing_ok=True)
         sealed.sync(self.path)
 
-    def remove(self, part: Part) -> None:
-        self.path_of(part).unlink(missing_ok=True)
+    def remove(self, state: State[Any]) -> None:
+        self.path_of(state).unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, role: str, *, wait_seconds: float) -> Iterator[None]:
-        """Be the only `role` (driver, writer) of this run. The kernel frees the lock of a killed process at once.
+        """Hold the lock of a `role` (driver, writer) of this run. The kernel frees the lock of a killed process at once.
 
         Raises StorageError if another process holds it for longer than `wait_seconds`.
         """
@@ -125,7 +108,7 @@ class RunFolder:
             os.close(descriptor)
 
     def busy(self) -> bool:
-        """Whether a command is at it."""
+        """True while a command works on the run."""
         try:
             with self.locked("driver", wait_seconds=0):
                 return False
@@ -186,34 +169,34 @@ def claim(run: Run, name: str, identity: str) -> RunFolder:
 
 
 def write_config(run: Run, folder: RunFolder) -> str:
-    """Keep all settings of a run in its folder; returns their text."""
+    """Write all settings of a run into its folder; returns their text."""
     config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
     folder.write(CONFIG, config)
     return config
 
 
 def begin(folder: RunFolder, about: About) -> None:
-    """Keep what is known of a run at the start of each attempt; the end of the last one no longer counts, unless all was computed."""
+    """Write the description of a run at the start of an attempt; the end of the last one no longer counts, unless all was computed."""
     folder.write(ABOUT, about)
     if folder.read(CONCLUDED) is None:
         folder.remove(ENDING)
 
 
 def about(folder: RunFolder) -> About:
-    """What is known of the run in `folder`, its settings included. StorageError where that is missing or damaged."""
+    """The description of the run in `folder`, with its settings. Raises StorageError where it is missing or damaged."""
     known = folder.read(ABOUT)
     if known is None:
-        raise StorageError(f"{folder.path_of(ABOUT)}: missing, so it is not known what run this is")
+        raise StorageError(f"{folder.path_of(ABOUT)}: missing, so it is not known which run this is")
     return replace(known, config=folder.read(CONFIG) or "")
 
 
 def sent(folder: RunFolder) -> Sent:
-    """What MLflow has of the run; of one that it has nothing of, a new key."""
+    """The state of the run in MLflow; a new key for one that was never sent."""
     return folder.read(SENT) or Sent(os.urandom(16).hex())
 
 
 def made_with(folder: RunFolder) -> dict[str, Any]:
-    """{"commit", "versions", "diff"} of the code that made the run: of the code that is here, if that was not kept before."""
+    """{"commit", "versions", "diff"} of the code that made the run; if none is kept yet, the code that is here is kept."""
     kept = folder.read(MADE_WITH)
     if kept is None:
         kept = {"commit": provenance.git_commit() or "", "versions": provenance.versions(), "diff": provenance.git_diff() or ""}
@@ -239,7 +222,7 @@ def backlog(folder: RunFolder, now: float | None = None) -> tuple[int, float]:
 
 
 def slug(label: str) -> str:
-    """A few letters of a label, fit for a name."""
+    """At most 20 characters of a label, fit for a file name."""
     kept = "".join(letter if letter.isalnum() else "-" for letter in label.lower().encode("ascii", "ignore").decode())
     return "-".join(part for part in kept.split("-") if part)[:20].strip("-") or "data"
 

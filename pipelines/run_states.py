@@ -1,4 +1,4 @@
-"""The things in a run's folder: the plain values of its state files, their form on the disk, and from what each can be made anew."""
+"""The state files in a run's folder: their values, their form on the disk, and what happens where one is damaged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a run before it begins, for MLflow."""
+    """The description of a run before it begins, for MLflow."""
 
     name: str
     experiment: str
@@ -64,12 +64,12 @@ class Concluded:
     facts: list[str]
     """Lines of its page."""
     seconds: Mapping[str, float]
-    """Of each stage, and `total` until now."""
+    """Of each stage, and in `total`."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of a run: FINISHED, FAILED or KILLED, and what its page says then; `time` in milliseconds since 1970."""
+    """The end of a run: FINISHED, FAILED or KILLED, and the tags and metrics of its page; `time` in milliseconds since 1970."""
 
     status: str
     tags: Mapping[str, str]
@@ -79,7 +79,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Sent:
-    """What MLflow has of a run: the journal up to byte `offset`, and its end once `closed`."""
+    """The state of a run in MLflow: it has the journal up to byte `offset`, and the end once `closed`."""
 
     key: str
     """The tag by which the MLflow run is found."""
@@ -87,21 +87,14 @@ class Sent:
     """MLflow's address, without a password."""
     offset: int = 0
     closed: str = ""
-    """FINISHED, FAILED or KILLED, once MLflow was told so."""
+    """FINISHED, FAILED or KILLED, once that is sent."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A file or folder of the record, and from what it can be made anew; None: from nothing, so it is protected."""
+class State(Generic[T]):
+    """A small text file that is read and written whole. A damaged one that `heals` counts as missing, because it can be made anew."""
 
     name: str
-    made_from: str | None
-
-
-@dataclass(frozen=True)
-class State(Part, Generic[T]):
-    """A small text file that is read and written whole. A damaged one that `heals` counts as missing."""
-
     decode: Callable[[str], T]
     encode: Callable[[T], str]
     heals: bool = True
@@ -133,43 +126,25 @@ def _about_text(about: About) -> str:
     return json.dumps(asdict(about) | plain)
 
 
-CONFIG = State("config.yaml", "the settings of the command", _text(".+"), provenance.redact)
-IDENTITY = State("identity", "settings and data, where the folder is named by them", _text("[0-9a-f]{64}"), str, heals=False)
+CONFIG = State("config.yaml", _text(".+"), provenance.redact)
+"""The settings; the next command writes them again."""
+IDENTITY = State("identity", _text("[0-9a-f]{64}"), str, heals=False)
 """Hash of the settings and data that decide the weights; a name cannot be used for two of them."""
-FINGERPRINT = State("fingerprint", "the plan of the data", _text(".+"), str)
-"""Name of the prepared dataset that the run is trained on."""
-ABOUT = State("about.json", "the settings of the command", lambda text: About(**_object(text)), _about_text, heals=False)
-MADE_WITH = State("made_with.json", "the code that is here", _object, json.dumps)
-"""{"commit", "versions", "diff"} of the code that made the run."""
-COST = State("cost.json", "nothing: it counts from now on", lambda text: Cost(**_object(text)), lambda cost: json.dumps(asdict(cost)))
-"""The cost of all attempts at the run so far."""
-CONCLUDED: State[Concluded] = State(
-    "concluded.json", "the last checkpoint", lambda text: Concluded(**_object(text)), lambda done: json.dumps(asdict(done))
-)
-"""Stands from when all is computed until MLflow has all of it."""
+FINGERPRINT = State("fingerprint", _text(".+"), str)
+"""Name of the prepared dataset that the run is trained on; the next command writes it again."""
+ABOUT = State("about.json", lambda text: About(**_object(text)), _about_text, heals=False)
+MADE_WITH = State("made_with.json", _object, json.dumps)
+"""{"commit", "versions", "diff"} of the code that made the run; a damaged one becomes that of the code that is here."""
+COST = State("cost.json", lambda text: Cost(**_object(text)), lambda cost: json.dumps(asdict(cost)))
+"""The cost of all attempts at the run so far; a damaged one begins at zero."""
+CONCLUDED: State[Concluded] = State("concluded.json", lambda text: Concluded(**_object(text)), lambda done: json.dumps(asdict(done)))
+"""Exists from when all is computed until MLflow has all of it; computed again from the last checkpoint."""
 ENDING: State[Ending] = State(
-    "ending.json",
-    "the end of the next attempt",
-    lambda text: Ending(**_object(text)),
-    lambda ending: json.dumps(asdict(ending) | {"tags": _redacted(ending.tags)}),
+    "ending.json", lambda text: Ending(**_object(text)), lambda ending: json.dumps(asdict(ending) | {"tags": _redacted(ending.tags)})
 )
-SENT = State("mlflow.json", "MLflow", lambda text: Sent(**_object(text)), lambda sent: json.dumps(asdict(sent)), heals=False)
-RESULT: State[dict[str, Any]] = State("result.json", "the last checkpoint", _object, lambda result: json.dumps(result, indent=1))
-"""The JSON of `raylway train` or `raylway sweep`, written when all is done."""
-UNPROMOTED: State[dict[str, Any]] = State("unpromoted.json", "the registry", _object, json.dumps)
+"""Written at the end of each attempt."""
+SENT = State("mlflow.json", lambda text: Sent(**_object(text)), lambda sent: json.dumps(asdict(sent)), heals=False)
+RESULT: State[dict[str, Any]] = State("result.json", _object, lambda result: json.dumps(result, indent=1))
+"""The JSON of `raylway train` or `raylway sweep`, written when all is done; computed again from the last checkpoint."""
+UNPROMOTED: State[dict[str, Any]] = State("unpromoted.json", _object, json.dumps)
 """A newly registered model (name, version, uri), until the command has asked for its promotion."""
-STATES: tuple[State[Any], ...] = (
-    *(CONFIG, IDENTITY, FINGERPRINT, ABOUT, MADE_WITH, COST),
-    *(CONCLUDED, ENDING, SENT, RESULT, UNPROMOTED),
-)
-RECORD: tuple[Part, ...] = (
-    *STATES,
-    Part("journal.jsonl", None),
-    Part("checkpoints", None),
-    Part("ledger.jsonl", None),
-    Part("page", "the last checkpoint and the data"),
-    Part("run.log", "nothing: it only informs"),
-    *(Part(mark, "the driver's next request") for mark in (".abandoned", ".pause", ".stop")),
-    *(Part(lock, "the next process that takes it") for lock in (".driver.lock", ".writer.lock")),
-    Part(".ray", "Ray's next launch"),
-)

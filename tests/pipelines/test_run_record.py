@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import config
+from pipelines import config, run_states
 from pipelines.errors import CLUSTER, StorageError, code_of
 from pipelines.run_record import Attempt, RunFolder, check_writable, claim
-from pipelines.run_states import CONFIG, COST, ENDING, IDENTITY, RECORD, SENT, STATES, Cost, State
+from pipelines.run_states import CONFIG, COST, ENDING, IDENTITY, SENT, Cost, State
 from tests.trained import storage_with, trained
 
 HOLD = """
@@ -108,8 +108,10 @@ def test_the_record_names_everything_that_a_finished_run_leaves(tmp_path: Path, 
     storage = storage_with(tmp_path, empty_database)
     result = trained(storage, "track.register=false", recipe="mlp_binary")
     [folder] = [RunFolder(path.parent) for path in storage.glob(f"*/{result['run_name']}/identity")]
-    assert {path.name for path in folder.path.iterdir()} <= {part.name for part in RECORD}
-    for state in STATES:
+    states = [state for state in vars(run_states).values() if isinstance(state, State)]
+    others = {"journal.jsonl", "checkpoints", "page", "run.log", ".driver.lock", ".writer.lock"}
+    assert {path.name for path in folder.path.iterdir()} <= {state.name for state in states} | others
+    for state in states:
         if text := (folder.path_of(state).read_text() if folder.path_of(state).exists() else ""):
             folder.write(state, folder.read(state))
             assert folder.path_of(state).read_text() == text, state.name
