@@ -1,4 +1,4 @@
-"""Publish: what MLflow gets of a run: its description before it begins, its page, model and scores when it is done, or why it failed.
+"""Publish a run in MLflow: its description before it begins, its page, model and scores when it is done, or why it failed.
 
 Everything comes from the run's folder and can be sent again without being there twice. So `deliver` is the end of `raylway train` and,
 where MLflow was away then, of `raylway track --sync`.
@@ -60,7 +60,7 @@ def about(loaded: Loaded, fingerprint: str, folder: RunFolder, config: str, bega
 
 
 def resume_command(loaded: Loaded, folder: RunFolder) -> list[str]:
-    """The command that goes on with the run in `folder`; a run made by --again is named in it, for its settings alone give another name."""
+    """The command that resumes the run in `folder`. It names a run made by --again, because its settings alone give another name."""
     words = loaded.words or (loaded.run.recipe,)
     found = folder.path.name == loaded.run.name or folder.path.name.endswith((folder.read(IDENTITY) or "")[:8])
     return ["raylway", "train", *words, *([] if found else [f"name={folder.path.name}"])]
@@ -129,13 +129,6 @@ def close_failed(loaded: Loaded, tracker: Tracker, attempt: Attempt, error: Base
         tracker.last_word(patience_seconds=_LAST_WORD_SECONDS)
     except StorageError as error:  # the error that ended the run is the one to tell; this one only adds to it
         screen.say(str(error))
-
-
-def finished_before(folder: RunFolder, result: dict[str, Any], screen: Screen) -> dict[str, Any]:
-    """The kept result of a run that is finished, shown."""
-    screen.say(f"{folder.path.name} is finished already; this is its result. --again trains it anew.")
-    show(screen, folder, result)
-    return result
 
 
 def register(

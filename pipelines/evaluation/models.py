@@ -130,8 +130,8 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
 
 def _of_version(client: MlflowClient, called: str, version: Version, place: Place) -> Model:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
-    fetched = registry.fetch(client, version.registered.uri, version.model_id, cache)
-    workload, encoding = _described(called, fetched.model)
+    model, weights, code = registry.fetch(client, version.registered.uri, version.model_id, cache)
+    workload, encoding = _described(called, model)
     kept = lookup.find(client, version.run_id) if version.run_id else None
     if kept is None:
         raise StorageError(f"{called}: its run {version.run_id or '(none)'} is not in MLflow any more, so its settings are not known")
@@ -147,11 +147,11 @@ def _of_version(client: MlflowClient, called: str, version: Version, place: Plac
         version=version.registered,
         workload=workload,
         encoding=encoding,
-        weights=fetched.weights,
+        weights=weights,
         weights_sha256=version.weights_sha256,
         fingerprint=version.fingerprint or kept.fingerprint,
         tracking_uri=place.uri,
-        warnings=() if fetched.code == registry.code_version() else (stale,),
+        warnings=() if code == registry.code_version() else (stale,),
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Facts = Mapping[str, Mapping[str, str]]
-"""group -> name -> value; what nobody wrote down is left out."""
+"""group -> name -> value; what was not recorded is left out."""
 _TAGS = {
     "code": {"commit": "mlflow.source.git.commit", "program": "raylway.code", "network": "raylway.network_code"},
     "data": {"fingerprint": "data.fingerprint"},
@@ -33,7 +33,7 @@ _MACHINE = ("threads", "workers", "hardware")
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing in which runs differ: what each of them has; None where it was not written down."""
+    """A fact that differs between runs, with the value of each; None where it was not recorded."""
 
     group: str
     name: str
@@ -41,12 +41,12 @@ class Difference:
 
 
 def facts(client: MlflowClient, run: TrackedRun) -> dict[str, dict[str, str]]:
-    """What MLflow keeps of how a run was made. Raises StorageError where its settings are missing."""
-    settings = {name: str(value) for name, value in flat(config(client, run)).items()}
+    """The facts of a run. Raises StorageError where its settings are missing."""
+    settings = {name: str(value) for name, value in flat(yaml.safe_load(config(client, run))).items()}
     told = {group: {name: run.tags[tag][:12] if name == "commit" else run.tags[tag] for name, tag in tags.items() if run.tags.get(tag)}
             for group, tags in _TAGS.items()}  # fmt: skip
     told["code"]["diff"] = digest(text(client, run.run_id, "git.diff"))
-    return {"settings": settings} | told | {"packages": packages(client, run)}
+    return {"settings": settings} | told | {"packages": json.loads(text(client, run.run_id, "versions.json") or "{}")}
 
 
 def text(client: MlflowClient, run_id: str, name: str) -> str | None:
@@ -84,22 +84,12 @@ def write(
         client.log_artifact(run_id, str(file), str(Path(name).parent))
 
 
-def config(client: MlflowClient, run: TrackedRun) -> dict[str, Any]:
-    """The settings that a run was given. Raises StorageError where they are missing."""
+def config(client: MlflowClient, run: TrackedRun) -> str:
+    """The text of a run's config.yaml. Raises StorageError where it is missing."""
     found = text(client, run.run_id, "config.yaml")
     if found is None:
         raise StorageError(f"{run.name}: its config.yaml is not in MLflow, so it was not trained by raylway, or not to its start")
-    return yaml.safe_load(found)
-
-
-def packages(client: MlflowClient, run: TrackedRun) -> dict[str, str]:
-    """The versions of Python and of packages that a run was made with, as far as they were noted."""
-    return json.loads(text(client, run.run_id, "versions.json") or "{}")
-
-
-def history(client: MlflowClient, run: TrackedRun, metric: str) -> dict[int, float]:
-    """A metric's values by step."""
-    return {point.step: point.value for point in client.get_metric_history(run.run_id, metric)}
+    return found
 
 
 def here() -> dict[str, dict[str, str]]:
@@ -109,7 +99,7 @@ def here() -> dict[str, dict[str, str]]:
 
 
 def differences(several: Sequence[Facts], ignored: Sequence[str] = ()) -> list[Difference]:
-    """In what the runs differ, in the order in which it was written down. `ignored` settings (and those below them) are passed over."""
+    """The facts that differ between runs, in the order in which they were recorded, but for `ignored` settings and those below them."""
     keys = dict.fromkeys((group, name) for each in several for group, values in each.items() for name in values)
     found = [Difference(group, name, tuple(each.get(group, {}).get(name) for each in several)) for group, name in keys]
     return [one for one in found if len(set(one.values)) > 1 and not (one.group == "settings" and one.name.startswith(tuple(ignored)))]
@@ -124,13 +114,13 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def digest(diff: str | None) -> str:
-    """A short hash of what differed from the commit; `none` where nothing did."""
+    """A short hash of the diff against the commit; `none` where there is no difference."""
     return hashlib.sha256(diff.encode()).hexdigest()[:12] if diff else "none"
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One kind of thing that differs: code, data, packages, threads, workers or hardware."""
+    """A possible cause of other numbers, by kind: code, data, packages, threads, workers or hardware."""
 
     kind: str
     recorded: str
@@ -141,7 +131,7 @@ class Cause:
 
 
 def causes(recorded: Facts, now: Facts, size: float | None = None) -> list[Cause]:
-    """What differs of what both wrote down; `size` is how far the first differing number is off, as a share of it.
+    """The recorded facts that differ, the likeliest cause first; `size` is the relative error of the first number that differs.
 
     A sum taken in another order is off by little at first; other rows or other code by much. Code is the same if its files are, whatever
     the commit says.

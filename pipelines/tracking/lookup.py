@@ -90,7 +90,6 @@ class TrackedRun:
     began: float
     """Seconds since 1970."""
     ended: float | None
-    params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
 
@@ -291,7 +290,7 @@ def _known(called: str, names: Sequence[str], kind: str) -> str:
 def _tracked(run: MlflowRun) -> TrackedRun:
     info, data = run.info, run.data
     times = info.start_time / 1000, info.end_time / 1000 if info.end_time else None
-    return TrackedRun(info.run_id, info.run_name, info.experiment_id, info.status, *times, data.params, data.metrics, data.tags)
+    return TrackedRun(info.run_id, info.run_name, info.experiment_id, info.status, *times, data.metrics, data.tags)
 
 
 def _version(found: ModelVersion) -> Version:

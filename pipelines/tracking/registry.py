@@ -62,37 +62,30 @@ class Trained:
 
 
 def register(uri: str, trained: Trained, *, run_id: str, name: str, tags: Mapping[str, str], description: str = "") -> Registered:
-    """Log the model to the run and register it as `name`, alias `candidate`. Who is champion is another question (promotions.py).
+    """Log the model to the run and register it as `name`, alias `candidate`; the alias `champion` is moved by promotions.py.
 
-    Registering the same run twice gives the version that is there.
+    Registering the same run twice returns the version that exists.
     """
     client = connect(uri)
-    version = _version_of(client, name, run_id)
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    version = max((int(each.version) for each in found), default=None)
     if version is None:
+        import mlflow
+
         with tempfile.TemporaryDirectory(prefix="raylway-") as scratch:
             model_id = _log(client, Path(scratch), run_id, trained)
-        version = _create_version(client, name, model_id, tags)
+        version = int(mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version)
         if description:  # until `raylway promote` writes its verdict there
             client.update_model_version(name, str(version), provenance.redact(description))
     client.set_registered_model_alias(name, "candidate", str(version))
     return Registered(name, version, f"models:/{name}/{version}")
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """The files of a version on this machine, their hashes compared."""
+def fetch(client: MlflowClient, uri: str, model_id: str, cache: Path) -> tuple[Path, Path, str]:
+    """(model.json, weights, version of the `workloads` package) of a registered version, with the weights' hash compared.
 
-    model: Path
-    """model.json: the workload's class, its settings, the encoding."""
-    weights: Path
-    code: str
-    """The version of the `workloads` package that was registered with them."""
-
-
-def fetch(client: MlflowClient, uri: str, model_id: str, cache: Path) -> Fetched:
-    """A version's weights and JSON on this machine; of a remote store, copies in the folder `cache`.
-
-    Raises StorageError if the weights are not what was registered, RecipeError if it is no model of ours.
+    The files are on this machine; those of a remote store are copied into the folder `cache`. Raises StorageError if the weights are not
+    what was registered.
     """
     files = (f"{_INSIDE}/{served.MODEL}", f"{_INSIDE}/{served.WEIGHTS}", "MLmodel")
     model, weights, description = _local(client, uri, model_id, files, cache / model_id)
@@ -103,7 +96,7 @@ def fetch(client: MlflowClient, uri: str, model_id: str, cache: Path) -> Fetched
         raise StorageError(f"{uri}: its {served.MODEL} or MLmodel is damaged") from None
     if sha256(weights) != promised:
         raise StorageError(f"{uri}: {weights}: its content is not what was registered (sha256 differs)")
-    return Fetched(model, weights, str(loader).partition(".")[0].removeprefix(_PACKAGE))
+    return model, weights, str(loader).partition(".")[0].removeprefix(_PACKAGE)
 
 
 def mark(client: MlflowClient, name: str, version: int, *, tags: Mapping[str, str], description: str) -> None:
@@ -125,6 +118,8 @@ def _log(client: MlflowClient, scratch: Path, run_id: str, trained: Trained) -> 
     shutil.copytree(_source(), package, ignore=shutil.ignore_patterns("__pycache__", "recipes", "examples"))
     example = workload.serving(trained.encoding).example(trained.sample)
     answer = served._load_pyfunc(str(model)).predict(example)
+    # inferring them would start a process and take 4 s
+    requirements = [f"{package}=={importlib.metadata.version(package).partition('+')[0]}" for package in (*_REQUIRED, *workload.requires)]
     # named experiment: the model's files go where that keeps them, and not into ./mlruns of the current folder (MLflow 3.17)
     logged = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="model", source_run_id=run_id)
     mlflow.pyfunc.log_model(
@@ -135,9 +130,7 @@ def _log(client: MlflowClient, scratch: Path, run_id: str, trained: Trained) -> 
         code_paths=[str(package)],
         signature=_signature(example, answer),
         input_example=example,
-        pip_requirements=[
-            _requirement(name) for name in (*_REQUIRED, *workload.requires)
-        ],  # inferring them would start a process and take 4 s
+        pip_requirements=requirements,
     )
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     for name in [name for name in sys.modules if name.partition(".")[0] == package.name]:
@@ -171,21 +164,6 @@ def code_version() -> str:
 
 def _source() -> Path:
     return Path(base.__file__).parent
-
-
-def _requirement(name: str) -> str:
-    return f"{name}=={importlib.metadata.version(name).partition('+')[0]}"
-
-
-def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str]) -> int:
-    import mlflow
-
-    return int(mlflow.register_model(f"models:/{model_id}", name, tags=dict(tags)).version)
-
-
-def _version_of(client: MlflowClient, name: str, run_id: str) -> int | None:
-    found = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
-    return max((int(version.version) for version in found), default=None)
 
 
 def _local(client: MlflowClient, uri: str, model_id: str, files: tuple[str, ...], cache: Path) -> list[Path]:

@@ -92,14 +92,12 @@ def _recorded(client: Any, called: str, overrides: Sequence[str], root: Path) ->
     if wrong := [override for override in overrides if not override.startswith(_ALLOWED)]:
         raise RecipeError(*(f"{override}: a run is repeated as it was; only {_ALLOWED_TEXT} can be given" for override in wrong))
     kept = lookup.named(client, called)
-    text = facts.text(client, kept.run_id, "config.yaml")
-    if text is None:
-        raise StorageError(f"{kept.name}: its config.yaml is not in MLflow, so nobody can tell how it was trained")
     threads = [f"scale.threads={kept.tags['raylway.threads']}"] if "raylway.threads" in kept.tags else []
-    run = trained_with(text, [*threads, *overrides, f"storage={root}"])
+    run = trained_with(facts.config(client, kept), [*threads, *overrides, f"storage={root}"])
     if run.data.mode == "stream":
         raise RecipeError(f"{kept.name}: data.mode=stream gives rows in no promised order, so such a run cannot be repeated bit for bit")
-    curves = {name: facts.history(client, kept, name) for name in kept.metrics if not name.startswith(NOT_CURVES)}
+    names = [name for name in kept.metrics if not name.startswith(NOT_CURVES)]
+    curves = {name: {point.step: point.value for point in client.get_metric_history(kept.run_id, name)} for name in names}
     if "loss" not in curves:
         raise RecipeError(f"{kept.name}: ended before its first point (train.log_every={run.train.log_every}); there is nothing to compare")
     return Recorded(kept, run, facts.facts(client, kept), curves)

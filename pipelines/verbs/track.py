@@ -1,7 +1,7 @@
-"""Track: what MLflow has not been told yet of the runs of a storage, and send it.
+"""Track: list what MLflow does not have yet of the runs of a storage, and send it.
 
-Every run's folder says who it is, how it ended and how far MLflow was told (run_record.py). So nothing here trains, and whatever is
-sent twice is there once.
+Every run's folder keeps what the run is, how it ended and how far it was sent (run_record.py). So nothing here trains, and what is sent
+twice is in MLflow once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PATIENCE_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class State:
-    """What is known of a run without asking MLflow."""
+    """The state of a run, as its folder keeps it."""
 
     run: str
     """As a path below the storage."""
@@ -42,22 +42,21 @@ class State:
     unsent: int
     """Of the values in the journal."""
     sent: bool
-    """Whether MLflow has all of them, and knows how the run ended."""
+    """True where MLflow has all of them, and the end of the run."""
     resume: str
-    """The command that goes on with it; empty for a finished one."""
+    """The command that resumes it; empty for a finished one."""
 
 
 def track(called: str | None, settings: Sequence[str], *, sync: bool, screen: Screen) -> dict[str, Any]:
-    """The runs of a storage (or the one that `called` names) and what of them MLflow has not; with `sync`, after sending it.
+    """The runs of a storage, or the one that `called` names, and what MLflow does not have of them; with `sync` it is sent first.
 
-    Raises RecipeError for an unknown run. A run that cannot be sent is said, and the others are sent.
+    Raises RecipeError for an unknown run. A run that cannot be sent is reported, and the others are sent.
     """
-    uri, root, others, _ = lookup.place(settings)
+    uri, root, others, stated = lookup.place(settings)
     if others:
         raise RecipeError(*(f"{other}: no setting of this command; there are storage=, track.uri=" for other in others))
-    given = uri if any(each.startswith("track.uri=") for each in settings) else None
     folders = _called(root, called)
-    troubles = _sent(folders, root, uri, given, screen) if sync else {}
+    troubles = _sent(folders, root, uri, stated.get("track.uri"), screen) if sync else {}
     states = [_state(folder, root) for folder in folders]
     listed = [state for state in states if not state.sent or state.run.count("/") == 1]  # the trials of a sweep are many
     left = sum(not state.sent for state in states)
@@ -65,17 +64,17 @@ def track(called: str | None, settings: Sequence[str], *, sync: bool, screen: Sc
     for run, trouble in troubles.items():
         screen.say(f"{run}: {trouble}")
     if left and not sync:
-        screen.say(f"to send what is missing: {_command(called, settings)}")
+        command = shlex.join(["raylway", "track", "--sync", *([called] if called else []), *settings])
+        screen.say(f"to send what is missing: {command}")
     return {"runs": [asdict(state) | {"error": troubles.get(state.run)} for state in states], "unsent": left, "storage": str(root)}
 
 
 def unpromoted(called: str | None, settings: Sequence[str]) -> Iterator[tuple[RunFolder, Path, str]]:
     """(folder, storage, MLflow's address) of each run of `track` whose model was registered, and not asked to be promoted yet."""
-    uri, root, *_ = lookup.place(settings)
-    given = uri if any(each.startswith("track.uri=") for each in settings) else None
+    uri, root, _, stated = lookup.place(settings)
     for folder in _called(root, called):
         if folder.read(UNPROMOTED) and not folder.busy():
-            yield folder, root, _address(folder, uri, given)
+            yield folder, root, _address(folder, uri, stated.get("track.uri"))
 
 
 def _called(root: Path, called: str | None) -> list[RunFolder]:
@@ -194,7 +193,3 @@ def _columns_and_rows(states: Sequence[State]) -> tuple[list[str], list[list[str
         told = "all" if state.sent else f"all but {state.unsent:,} values" if state.unsent else "all but its end"
         rows.append([state.run, state.status, f"{state.values:,}", told, state.resume])
     return ["run", "status", "values", "MLflow has", "goes on with"], rows
-
-
-def _command(called: str | None, settings: Sequence[str]) -> str:
-    return shlex.join(["raylway", "track", "--sync", *([called] if called else []), *settings])

@@ -36,7 +36,9 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
     plan = preparation.plan(run)
     folder = _folder(run, plan, again=again)
     if result := folder.read(RESULT):
-        return publish.finished_before(folder, result, screen)
+        screen.say(f"{folder.path.name} is finished already; this is its result. --again trains it anew.")
+        publish.show(screen, folder, result)
+        return result
     with resumed_as(folder.path.name if again else None), folder.locked("driver", wait_seconds=5):
         tracker = _begin(loaded, plan, folder, uri, attempt, screen)
         if done := folder.read(CONCLUDED):  # trained and scored before, while MLflow was away

@@ -68,7 +68,7 @@ def test_the_best_come_first_and_what_is_judged_otherwise_is_left_out(made):
 
 def test_what_was_kept_with_a_run_is_read(made):
     client, ids = made
-    assert config(client, named(client, "good")) == {"optim": {"lr": 0.5}}
+    assert config(client, named(client, "good")) == "optim:\n  lr: 0.5\n"
     assert text(client, ids["good"], "no/such.txt") is None
     with pytest.raises(StorageError, match=r"large: its config.yaml is not in MLflow"):
         config(client, named(client, "large"))

@@ -153,7 +153,7 @@ def answers(wrong, *, name, headline="max accuracy", data="d" * 16, rows=ROWS):
     right[list(wrong)] = 0
     metric = headline.split()[1]
     tags = {"raylway.headline": headline, "data.fingerprint": data}
-    run = TrackedRun("0" * 32, name, "1", "FINISHED", 0.0, 1.0, {}, {f"test/{metric}": right.mean()}, tags)
+    run = TrackedRun("0" * 32, name, "1", "FINISHED", 0.0, 1.0, {f"test/{metric}": right.mean()}, tags)
     return run, RowScores({metric: Score(right, np.ones(rows))}, 1)
 
 
