@@ -96,7 +96,9 @@ def deliver(
     if before is None or before.status != _FINISHED:  # one that was sent in part is sent again as it was: its points are there once
         spent = cost()
         tags = {"stage": "finished", "weights_sha256": done.weights_sha256} | dict(done.tags)
-        tags[NOTE] = _note(run, folder, done, model, spent)
+        tags[NOTE] = pages.finished(
+            done, headline=run.model.headline.metric, folder=folder.path, cost=spent, model=model.uri if model else None, where=_where(run)
+        )
         seconds["total"] += time.time() - began
         told = spent.metrics() | {f"seconds/{stage}": value for stage, value in seconds.items()}
         folder.write(ENDING, Ending(_FINISHED, tags, told))
@@ -146,7 +148,7 @@ def register(
 
 def _register(run: Run, tracker: Tracker, done: Concluded, dataset: Dataset) -> Registered:
     command = ["promote", run.model_name or "", *_where(run)]
-    page = pages.candidate(done.what, headline=run.model.headline.metric, metrics=done.metrics, command=command)
+    page = pages.candidate(done, headline=run.model.headline.metric, command=command)
     return register(run, tracker.uri, tracker.run_id, dataset, Path(done.checkpoint), {"weights_sha256": done.weights_sha256}, page)
 
 
@@ -167,20 +169,6 @@ def _result(run: Run, tracker: Tracker, done: Concluded, model: Registered | Non
         "samples_per_second": done.samples_per_second,
         "workers": done.workers,
     }
-
-
-def _note(run: Run, folder: RunFolder, done: Concluded, model: Registered | None, cost: Cost) -> str:
-    """The run's description in MLflow, Markdown."""
-    return pages.finished(
-        done.what,
-        headline=run.model.headline.metric,
-        metrics=done.metrics,
-        facts=[*done.facts, f"folder `{folder.path}`, weights `{done.weights_sha256[:12]}`"],
-        cost=cost,
-        name=folder.path.name,
-        model=model.uri if model else None,
-        where=_where(run),
-    )
 
 
 def _where(run: Run) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.run_states import Cost
+from pipelines.run_states import Concluded, Cost
 from pipelines.tracking import provenance
 from pipelines.tracking.client import HEADLINE, NOTE
 
@@ -29,34 +30,23 @@ def one_line(run: Run) -> str:
     return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 
-def finished(
-    what: str,
-    *,
-    headline: str,
-    metrics: Mapping[str, float],
-    facts: Sequence[str],
-    cost: Cost,
-    name: str,
-    model: str | None,
-    where: Sequence[str],
-) -> str:
+def finished(done: Concluded, *, headline: str, folder: Path, cost: Cost, model: str | None, where: Sequence[str]) -> str:
     """What was trained on what, its scores beside the naive baseline, its cost, and the commands to type next.
 
     `model` is the registered version's URI; `where` are the settings that say where the run is kept.
     """
-    called = model or name
+    called, kept = model or folder.name, f"folder `{folder}`, weights `{done.weights_sha256[:12]}`"
     verbs = [["evaluate", called], *([["promote", called], ["predict", called, "INPUT", "OUTPUT"]] if model else [])]
-    commands = [shlex.join(["raylway", *verb, *where]) for verb in (*verbs, ["compare", name, "best"], ["reproduce", name])]
-    lines = [*_trained(what, headline, metrics), *facts, _spent(cost), "Next:", _block(commands)]
+    commands = [shlex.join(["raylway", *verb, *where]) for verb in (*verbs, ["compare", folder.name, "best"], ["reproduce", folder.name])]
+    lines = [*_trained(done, headline), *done.facts, kept, _spent(cost), "Next:", _block(commands)]
     if model:
         lines += [f'In Python: `mlflow.pyfunc.load_model("{model}").predict(…)`']
     return "\n\n".join(lines)
 
 
-def candidate(what: str, *, headline: str, metrics: Mapping[str, float], command: Sequence[str]) -> str:
+def candidate(done: Concluded, *, headline: str, command: Sequence[str]) -> str:
     """A registered version that `raylway promote` has not judged yet."""
-    rest = ["Not judged by `raylway promote` yet:", _block([shlex.join(["raylway", *command])])]
-    return "\n\n".join([*_trained(what, headline, metrics), *rest])
+    return "\n\n".join([*_trained(done, headline), "Not judged by `raylway promote` yet:", _block([shlex.join(["raylway", *command])])])
 
 
 def begun(what: str, command: Sequence[str]) -> str:
@@ -113,10 +103,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, pad: str = "
     return "\n".join([head, "|" + " --- |" * len(columns), *body])
 
 
-def _trained(what: str, headline: str, metrics: Mapping[str, float]) -> list[str]:
+def _trained(done: Concluded, headline: str) -> list[str]:
     """What was trained, and its scores."""
-    good = f"test {headline} **{metrics[f'test/{headline}']:.4f}**; the naive baseline gives {metrics[f'baseline/{headline}']:.4f}"
-    return [f"**{what}**", good, table(*scores(metrics))]
+    test, baseline = (done.metrics[f"{kind}/{headline}"] for kind in ("test", "baseline"))
+    return [f"**{done.what}**", f"test {headline} **{test:.4f}**; the naive baseline gives {baseline:.4f}", table(*scores(done.metrics))]
 
 
 def _spent(cost: Cost) -> str:

@@ -31,7 +31,7 @@ _PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class State:
+class RunStatus:
     """The state of a run, as its folder keeps it."""
 
     run: str
@@ -92,7 +92,7 @@ def _called(root: Path, called: str | None) -> list[RunFolder]:
     return found
 
 
-def _state(folder: RunFolder, root: Path) -> State:
+def _state(folder: RunFolder, root: Path) -> RunStatus:
     ending, sent = folder.read(ENDING), run_record.sent(folder)
     values, unsent = run_record.unsent(folder)
     if folder.busy():
@@ -102,7 +102,7 @@ def _state(folder: RunFolder, root: Path) -> State:
     else:
         status, told = (ending.status.lower(), sent.closed == ending.status) if ending else ("stopped", sent.closed == "KILLED")
     resume = "" if status in ("finished", "running") else shlex.join(run_record.about(folder).command)
-    return State(_name(folder, root), status, values, unsent, told and not unsent, resume)
+    return RunStatus(_name(folder, root), status, values, unsent, told and not unsent, resume)
 
 
 def _sent(folders: Sequence[RunFolder], root: Path, uri: str, given: str | None, screen: Screen) -> dict[str, str]:
@@ -187,7 +187,7 @@ def _name(folder: RunFolder, root: Path) -> str:
     return str(folder.path.relative_to(root))
 
 
-def _columns_and_rows(states: Sequence[State]) -> tuple[list[str], list[list[str]]]:
+def _columns_and_rows(states: Sequence[RunStatus]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for state in states:
         told = "all" if state.sent else f"all but {state.unsent:,} values" if state.unsent else "all but its end"
