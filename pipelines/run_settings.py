@@ -1,4 +1,4 @@
-"""The settings tree of a run: its groups, what must agree between them, and what is derived from them."""
+"""The settings of a run: the tree of its groups, the checks between groups, and the values derived from them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pipelines.tracking.provenance import code_sha256, imported
 from workloads.base import Workload
 
 _FLOOR = {"max": "min", "min": "max"}
-"""What is better the larger has a least value."""
+"""The bound that a promotion rule may set on a metric: a minimum where more is better."""
 
 
 def _possible_path(path: str) -> str:
     try:
         Path(path).expanduser().resolve()
     except (RuntimeError, ValueError, OSError) as error:
-        raise ValueError(f"can be no path: {error}") from None
+        raise ValueError(f"not a valid path: {error}") from None
     return path
 
 
 class Run(Settings):
-    """Everything a run is made of."""
+    """All settings of a run."""
 
     recipe: Name
     """The recipe's name."""
@@ -61,17 +61,15 @@ class Run(Settings):
     def _can_be_streamed(self) -> Run:
         if self.data.mode == "stream":
             if self.scale.workers.elastic:
-                raise ValueError(
-                    f"data.mode=stream is shared out to a number of workers, so scale.workers={self.scale.workers} will not do"
-                )
+                raise ValueError(f"data.mode=stream needs a fixed number of workers; scale.workers={self.scale.workers} is a range")
             if not self.scale.workers:
                 raise ValueError("data.mode=stream reads by Ray Data, so it needs scale.workers=1 or more")
             if self.model.ordered:
-                raise ValueError(f"data.mode=stream: {self.model.task} looks at rows that follow one another; a stream has no order")
+                raise ValueError(f"data.mode=stream: {self.model.task} needs consecutive rows; a stream has no order")
             if self.train.batch % (self.micro_batch * self.scale.workers.most):
                 raise ValueError(
-                    f"data.mode=stream: train.batch={self.train.batch} must be whole micro-batches of {self.micro_batch} for each of "
-                    f"{self.scale.workers} workers, so that all come to the end of an epoch together"
+                    f"data.mode=stream: train.batch={self.train.batch} must be a multiple of {self.micro_batch} rows (one micro-batch) x "
+                    f"{self.scale.workers} workers, so that all workers end an epoch at the same step"
                 )
         return self
 
@@ -103,7 +101,7 @@ class Run(Settings):
 
     @property
     def model_name(self) -> str | None:
-        """The registered model's name, or None where nothing is registered."""
+        """Name of the registered model; None where the run registers none."""
         return None if self.track.register_ is False else (self.track.register_ or self.recipe)
 
     @property
@@ -112,7 +110,7 @@ class Run(Settings):
 
     @property
     def network_code(self) -> str:
-        """Hash of the files that the network is made of."""
+        """Hash of the network's source files: its own and those of workloads/layers that it imports."""
         network = Path(inspect.getfile(type(self.model)))
         layers = {file for file in imported(network, nested=True) if file.parent.name == "layers"}
         return code_sha256({network, *layers})
@@ -122,13 +120,13 @@ class Run(Settings):
         return self.train.steps or -(-(self.train.epochs or 0) * rows // self.train.batch)
 
     def steps_per_epoch(self, rows: int) -> int:
-        """Steps that take each row once, and the first of the next epoch where the last batch is not full."""
+        """Steps that take each row once, rounded up; where the last batch is not full it also has the first rows of the next epoch."""
         return -(-rows // self.train.batch)
 
     def identity(self, fingerprint: str) -> str:
-        """Hash of all that decides the weights; not of where it runs, where it is kept or how often it is logged.
+        """Hash of all that decides the weights: not of machines, storage or the intervals of logging.
 
-        The network's own code is in it: who edits it and gives the command again wants a new run. (The task's code is in `fingerprint`.)
+        The network's own code is in it: the same command after an edit of that code is a new run. (The task's code is in `fingerprint`.)
         """
         decides = {
             "workload": self.workload,

@@ -57,7 +57,7 @@ def place(overrides: Sequence[str]) -> Place:
     try:
         root = Path(stated.get("storage", "./runs")).expanduser().resolve()
     except (RuntimeError, ValueError, OSError) as error:
-        raise RecipeError(f"storage: can be no path: {error}") from None
+        raise RecipeError(f"storage: not a valid path: {error}") from None
     others = [override for override in overrides if override.partition("=")[0] not in stated]
     return Place(tracking_uri(root, stated.get("track.uri")), root, others, stated)
 
