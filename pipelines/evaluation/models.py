@@ -25,14 +25,14 @@ from pipelines.run_settings import Run
 from pipelines.run_states import CONFIG, FINGERPRINT, IDENTITY, RESULT
 from pipelines.tracking import facts, lookup, registry
 from pipelines.tracking.client import tracking_uri
-from pipelines.tracking.lookup import URI, Place, Version
+from pipelines.tracking.lookup import URI, Place
 from pipelines.tracking.registry import Registered
 from workloads.base import DataError, Encoding, Serving, Workload
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipelines.tracking.lookup import MlflowClient
+    from pipelines.tracking.lookup import MlflowClient, ModelVersion
 
 
 _NETWORKS: dict[str, nn.Module] = {}
@@ -128,9 +128,12 @@ def find(called: str, overrides: Sequence[str] = (), *, alias: str = "champion")
         raise RecipeError(f"{unknown}; registered models: {names or 'none'}; newest runs: {newest or 'none'}")
 
 
-def _of_version(client: MlflowClient, called: str, version: Version, place: Place) -> Model:
+def _of_version(client: MlflowClient, called: str, version: ModelVersion, place: Place) -> Model:
+    registered, source = Registered(version.name, int(version.version), f"{URI}{version.name}/{version.version}"), version.source or ""
+    if not source.startswith(f"{URI}m-"):
+        raise RecipeError(f"{registered.uri}: was not registered by raylway, which loads only its own models")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().resolve() / "raylway" / "models"
-    model, weights, code = registry.fetch(client, version.registered.uri, version.model_id, cache)
+    model, weights, code = registry.fetch(client, registered.uri, source.removeprefix(URI), cache)
     workload, encoding = _described(called, model)
     kept = lookup.find(client, version.run_id) if version.run_id else None
     if kept is None:
@@ -144,12 +147,12 @@ def _of_version(client: MlflowClient, called: str, version: Version, place: Plac
         run=run.model_copy(update={"model": workload}),
         run_id=kept.run_id,
         folder=folder,
-        version=version.registered,
+        version=registered,
         workload=workload,
         encoding=encoding,
         weights=weights,
-        weights_sha256=version.weights_sha256,
-        fingerprint=version.fingerprint or kept.fingerprint,
+        weights_sha256=version.tags.get("weights_sha256", ""),
+        fingerprint=version.tags.get("data.fingerprint") or kept.fingerprint,
         tracking_uri=place.uri,
         warnings=() if code == registry.code_version() else (stale,),
     )

@@ -17,7 +17,6 @@ from pipelines.errors import RecipeError, StorageError, TrackingError
 from pipelines.run_record import RunFolder
 from pipelines.tracking import provenance
 from pipelines.tracking.client import HEADLINE, check, connect, first_line, is_mlflows, tracking_uri
-from pipelines.tracking.registry import Registered
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -201,19 +200,6 @@ def experiments(client: MlflowClient) -> dict[str, str]:
     return {each.experiment_id: each.name for each in client.search_experiments()}
 
 
-@dataclass(frozen=True)
-class Version:
-    """A version of a registered model, and what raylway needs to load it."""
-
-    registered: Registered
-    run_id: str
-    model_id: str
-    weights_sha256: str
-    """Hash over every parameter and buffer (checkpoint.weights_sha256)."""
-    fingerprint: str
-    """Name of the prepared dataset it was trained on."""
-
-
 def name_and_version(called: str, alias: str) -> tuple[str, str]:
     """(name, version or alias) of a models:/… URI, with `alias` where it has neither. Raises RecipeError."""
     rest = called.removeprefix(URI)
@@ -225,24 +211,23 @@ def name_and_version(called: str, alias: str) -> tuple[str, str]:
     return name, which or alias
 
 
-def version(client: MlflowClient, name: str, which: str) -> Version:
+def version(client: MlflowClient, name: str, which: str) -> ModelVersion:
     """The version of `name` with a number or an alias. Raises RecipeError, which lists those there are."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_model_version(name, which) if which.isdigit() else client.get_model_version_by_alias(name, which)
+        return client.get_model_version(name, which) if which.isdigit() else client.get_model_version_by_alias(name, which)
     except MlflowException as error:
         if error.error_code not in _MISSING:
             raise
         raise RecipeError(unknown_version(client, name, which)) from None
-    return _version(found)
 
 
-def version_of_run(client: MlflowClient, run_id: str) -> Version | None:
+def version_of_run(client: MlflowClient, run_id: str) -> ModelVersion | None:
     """The newest version that was registered from a run; None if there is none."""
     found = [each for each in client.search_model_versions(f"run_id = '{run_id}'") if not each.name.endswith(OLD_LOG)]
     newest = max(found, key=lambda each: int(each.version), default=None)
-    return _version(client.get_model_version(newest.name, newest.version)) if newest else None
+    return client.get_model_version(newest.name, newest.version) if newest else None
 
 
 def models(client: MlflowClient) -> list[str]:
@@ -291,13 +276,3 @@ def _tracked(run: MlflowRun) -> TrackedRun:
     info, data = run.info, run.data
     times = info.start_time / 1000, info.end_time / 1000 if info.end_time else None
     return TrackedRun(info.run_id, info.run_name, info.experiment_id, info.status, *times, data.metrics, data.tags)
-
-
-def _version(found: ModelVersion) -> Version:
-    uri, source = f"models:/{found.name}/{found.version}", found.source or ""
-    if not source.startswith("models:/m-"):
-        raise RecipeError(f"{uri}: was not registered by raylway, which loads only its own models")
-    registered, tags = Registered(found.name, int(found.version), uri), found.tags
-    return Version(
-        registered, found.run_id or "", source.removeprefix(URI), tags.get("weights_sha256", ""), tags.get("data.fingerprint", "")
-    )
