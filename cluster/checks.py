@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import connection, nodes, probes, shared_storage
+from cluster import connection, nodes, probes, ray_internals, shared_storage
 from cluster.nodes import Node
 from cluster.session import Session, local_resources
 
@@ -86,8 +86,8 @@ def examine(session: Session, folder: Path | None, *, package: str, server: str 
     asked = [node for node in known if not node.leaving]
     leaving = f", {len(known) - len(asked)} of them about to be taken away" if len(asked) < len(known) else ""
     yield Check("cluster", "", PASS, f"Ray {ray.__version__}, {len(known)} node{'s' * (len(known) != 1)}{leaving}")
-    closed = not connection.lets_anyone_in(ray.get_runtime_context().gcs_address)
-    yield auth([node.host for node in asked], closed=closed, sent=connection.token_mode(), allow_open=allow_open)
+    closed = not connection.is_open(ray.get_runtime_context().gcs_address)
+    yield auth([node.host for node in asked], closed=closed, sent=ray_internals.sends_token(), allow_open=allow_open)
     facts = probes.ask(asked, probes.facts, lambda node: (str(folder or "/"), package), seconds=_ANSWER_SECONDS)
     for node in asked:
         if why := facts.silent.get(node.id):

@@ -50,28 +50,26 @@ def exported(
     `tags` stand on every metric. A last reading is exported at the end.
     """
     left = threading.Event()
-    thread = threading.Thread(target=_export, args=(session, read, tags, left, every_seconds), name="metrics", daemon=True)
+
+    def export() -> None:
+        with suppress(Exception):
+            session.ready()
+            series: dict[str, Any] = {}
+            while True:
+                last = left.wait(every_seconds)
+                with suppress(Exception):  # one bad reading is not the last
+                    for sample in read():
+                        _record(series, sample, tags)
+                if last:
+                    return
+
+    thread = threading.Thread(target=export, name="metrics", daemon=True)
     thread.start()
     try:
         yield
     finally:
         left.set()
         thread.join(timeout=every_seconds)
-
-
-def _export(
-    session: Session, read: Callable[[], Iterable[Sample]], tags: Mapping[str, str], left: threading.Event, every_seconds: float
-) -> None:
-    with suppress(Exception):
-        session.ready()
-        series: dict[str, Any] = {}
-        while True:
-            last = left.wait(every_seconds)
-            with suppress(Exception):  # one bad reading is not the last
-                for sample in read():
-                    _record(series, sample, tags)
-            if last:
-                return
 
 
 def _record(series: dict[str, Any], sample: Sample, tags: Mapping[str, str]) -> None:

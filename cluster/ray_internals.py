@@ -36,16 +36,6 @@ Amounts = Mapping[str, float]
 """CPU and GPU -> how much of it."""
 
 
-def set_start_patience(seconds: float) -> None:
-    """How long Ray Train's controller waits for a place for its workers; it is given the environment of the driver."""
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(seconds)
-
-
-def set_pending_trials(count: int) -> None:
-    """How many trials Ray Tune may ask a place for at once."""
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
-
-
 def keep_credentials_out_of_tune() -> None:
     """Tune would hand AWS's on in a runtime environment, which Ray writes into its logs; nodes have credentials of their own."""
     from ray.tune.execution import class_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import signal
 import sys
@@ -79,7 +80,7 @@ def launch(
         given = {"stream": functools.partial(_epoch, ray.train.get_dataset_shard(_STREAM))} if stream is not None else {}
         return worker(payload, rank=context.get_world_rank(), world_size=context.get_world_size(), device=device, **given)
 
-    ray_internals.set_start_patience(patience_seconds)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience_seconds)  # Ray Train's controller has the driver's environment
     name = uuid.uuid4().hex  # a name of its own each time: Ray resumes a name it has seen, and resuming is the caller's
     trainer = TorchTrainer(
         run_worker,

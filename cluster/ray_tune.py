@@ -74,7 +74,7 @@ def run(
     Tune itself fails.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in ray_internals.TUNE_SWITCHES.items()})
-    ray_internals.set_pending_trials(max(slots.at_once, len(population)))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(slots.at_once, len(population)))
     relay = _Relay(controller, retries=0 if population else retries)
     while True:
         _fit(start, relay, slots, scratch, population=population, every=every, retries=retries if population else 0)

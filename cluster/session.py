@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start one for this process; what there is on it.
+"""Connect to a Ray cluster, or start one for this process; the CPUs and GPUs that it has for training.
 
 Starting costs seconds, so it happens in a thread of its own while the caller goes on. That thread must outlive the cluster: Ray ties
 its processes to the *thread* that started them (PR_SET_PDEATHSIG), so when it ends, the cluster is killed (Ray 2.60).
@@ -36,10 +36,14 @@ class Session:
         self._connecting, self.local = connecting, local
 
     @property
+    def watch(self) -> Watch | None:
+        """The watch over the cluster; None while there is no connection, and where the connection is the caller's own."""
+        return self._connecting.result() if self._connecting.done() and not self._connecting.exception() else None
+
+    @property
     def lost(self) -> bool:
-        """Whether its control plane was there and is gone."""
-        watch = self._connecting.result() if self._connecting.done() and not self._connecting.exception() else None
-        return watch is not None and (watch.lost or watch.gone())
+        """True if the cluster answered once and does not any more."""
+        return self.watch is not None and (self.watch.lost or self.watch.gone())
 
     def ready(self) -> None:
         """Wait until the cluster answers. Raises ClusterError."""
@@ -51,21 +55,22 @@ class Session:
             raise connection.translated(error, f"RAY_ADDRESS={address()}" if address() else "Ray") from error
 
     def resources(self) -> Resources:
-        """What the cluster has for training."""
+        """CPUs and GPUs that the cluster has for training."""
         self.ready()
         if self.local:
             return local_resources()
         alive = [node["Resources"] for node in _ray().nodes() if node["Alive"]]
         nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in alive)
         cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
-        most_cpus, most_gpus = (max(there, _yet_to_come(kind)) for kind, there in (("CPU", cpus), ("GPU", gpus)))
-        if (most_cpus, most_gpus) != (cpus, gpus):  # what its nodes will be is not known
+        limit = ray_internals.growth_limit()
+        most_cpus, most_gpus = max(cpus, int(limit.get("CPU", 0))), max(gpus, int(limit.get("GPU", 0)))
+        if (most_cpus, most_gpus) != (cpus, gpus):  # the autoscaler will add nodes, of sizes that are not known
             return Resources(cpus=most_cpus, gpus=most_gpus, node_cpus=most_cpus)
         return Resources(cpus=cpus, gpus=gpus, node_cpus=max((cpus for cpus, _ in nodes), default=0), nodes=nodes)
 
 
 def local_resources() -> Resources:
-    """What this machine has for training, found without torch or Ray: cores this process may use, NVIDIA GPUs it may see."""
+    """The cores that this process may use and the NVIDIA GPUs that it may see, found without torch or Ray."""
     cores = len(os.sched_getaffinity(0))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*"))) if visible is None else len([name for name in visible.split(",") if name])
@@ -83,7 +88,7 @@ def connect() -> Iterator[Session]:
     if "ray" in sys.modules and _ray().is_initialized():
         done: Future[Watch | None] = Future()
         done.set_result(None)
-        # the caller's own Ray, in a notebook for one, offers each core once, so it is treated like a cluster of others (see _start)
+        # the caller's own Ray, such as a notebook's, offers each core once, so it is treated like a cluster of others (see _start)
         twice = _ray().cluster_resources().get("CPU", 0) >= 2 * local_resources().cpus
         yield Session(done, local=address() is None and twice)
         return
@@ -91,19 +96,19 @@ def connect() -> Iterator[Session]:
     with ThreadPoolExecutor(1, thread_name_prefix="ray") as keeper:
         connecting: Future[Watch | None] = keeper.submit(_start, address())
         lost = False
+        session = Session(connecting, local=address() is None)
         try:
-            yield Session(connecting, local=address() is None)
+            yield session
         except (Exception, KeyboardInterrupt) as error:
-            watch = connecting.result() if connecting.done() and not connecting.exception() else None
-            lost = watch is not None and watch.explains(error)
-            if watch and lost:
-                raise watch.error() from error
+            if session.watch and (lost := session.watch.explains(error)):
+                raise session.watch.error() from error
             raise
         finally:
-            if not connecting.exception() and (watching := connecting.result()):
-                watching.close()
+            if not connecting.exception() and session.watch:  # waits for the connection
+                session.watch.close()
             if not lost:  # it would wait for the control plane
-                _shut_down()
+                ray_internals.kill_autoscaler()
+                _ray().shutdown()
 
 
 def _start(where: str | None) -> Watch | None:
@@ -124,19 +129,8 @@ def _start(where: str | None) -> Watch | None:
     return Watch(_ray().get_runtime_context().gcs_address, local=where is None, raylet=own_raylet())
 
 
-def _shut_down() -> None:
-    """Leave the cluster; one that was started here ends."""
-    ray_internals.kill_autoscaler()
-    _ray().shutdown()
-
-
-def _yet_to_come(kind: str) -> int:
-    """How much of a resource the cluster can grow to, if it grows by itself; else 0."""
-    return int(ray_internals.growth_limit().get(kind, 0))
-
-
 def _metrics_port() -> int | None:
-    """Where Prometheus is to find the numbers of a cluster that is started here; any free port unless RAYLWAY_METRICS_PORT says which."""
+    """The port on which a cluster that is started here exports metrics to Prometheus: RAYLWAY_METRICS_PORT, else any free one."""
     text = os.environ.get("RAYLWAY_METRICS_PORT")
     if text and not (text.isdecimal() and 1024 <= int(text) < 65536):
         raise ClusterError(f"RAYLWAY_METRICS_PORT={text}: not a port; write a number from 1024 to 65535")

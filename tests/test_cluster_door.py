@@ -35,7 +35,7 @@ def test_an_address_where_nobody_answers_is_said_at_once(tmp_path):
     [port] = free_ports(1)
     code, told, err = raylway(*QUICK, f"storage={tmp_path}", cwd=tmp_path, RAY_ADDRESS=f"127.0.0.1:{port}")
     assert code == told["exit_code"] == 12
-    assert f"error: RAY_ADDRESS=127.0.0.1:{port}: no Ray control plane answers there" in err
+    assert f"error: RAY_ADDRESS=127.0.0.1:{port}: no Ray control plane (GCS) answers there" in err
 
 
 def test_the_address_of_jobs_is_not_that_of_the_control_plane(tmp_path):

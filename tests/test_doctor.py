@@ -143,7 +143,7 @@ def test_a_cluster_that_is_not_there_is_a_line_like_any_other(tmp_path):
     assert code == 12
     assert told["status"] == "FAIL"
     assert [(check["name"], check["status"]) for check in told["checks"]] == [("storage", "PASS"), ("mlflow", "PASS"), ("cluster", "FAIL")]
-    assert f"the cluster at 127.0.0.1:{port}: no Ray control plane answers there" in err
+    assert f"the cluster at 127.0.0.1:{port}: no Ray control plane (GCS) answers there" in err
 
 
 def test_a_node_that_does_not_answer_is_a_failure_and_no_hang(tmp_path):

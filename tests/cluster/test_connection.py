@@ -74,8 +74,8 @@ def test_a_token_where_none_is_asked_for_is_refused():
 
 def test_whether_anyone_is_let_in_is_asked_and_not_believed():
     with listening() as open_, listening(closed=True) as closed:
-        assert connection.lets_anyone_in(open_)
-        assert not connection.lets_anyone_in(closed)
+        assert connection.is_open(open_)
+        assert not connection.is_open(closed)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,6 @@ def test_an_error_is_explained_by_the_control_plane_only_if_it_is_gone():
             plane.close()
             assert not watch.explains(KeyboardInterrupt())
             assert watch.explains(RuntimeError("connection lost"))
-            assert str(watch.error()) == f"the cluster's control plane at {where} is gone; what was saved stands"
+            assert str(watch.error()) == f"the cluster's control plane (GCS) at {where} is gone; what was saved stands"
         finally:
             watch.close()
