@@ -1,7 +1,7 @@
-"""The doctor's checks of a cluster: answers of its nodes held against what training needs, a verdict a line, each with what mends it.
+"""The checks of `raylway doctor`: what the nodes of a cluster answer against what training needs, each failure with its fix.
 
-`examine` asks; the judgements below it are functions of plain facts. Facts come from the nodes themselves (cluster.probes) and not from
-ray.util.state: that knows neither disks nor clocks nor versions, and needs a dashboard, which a cluster may lack.
+`examine` asks the nodes; the checks below it are functions of plain facts. Facts come from the nodes themselves (cluster.probes) and not
+from ray.util.state, which knows neither disks nor clocks nor versions, and needs a dashboard, which a cluster may lack.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DISKS = (  # name, as it is called, free space below which is a warning and bel
 
 @dataclass(frozen=True)
 class Check:
-    """One line: its subject, the node ('' for the cluster), what was found, and what mends it where it is not fine."""
+    """A line of the doctor: its subject, the node ('' for the cluster), what was found, and the fix where it is not PASS."""
 
     name: str
     node: str
@@ -54,30 +54,11 @@ class Check:
     fix: str = ""
 
 
-@dataclass(frozen=True)
-class AllReduce:
-    """Result of an all-reduce over processes of all nodes: bus bandwidth in MB/s (10^6 bytes) for each of probes.SIZES, or the errors.
-
-    Bus bandwidth is that of nccl-tests (doc/PERFORMANCE.md): bytes / seconds x 2(n-1)/n for n processes. So it can be held against what
-    the network is sold as, however many processes there are.
-    """
-
-    backend: str
-    processes: int
-    bandwidth: tuple[float, ...] = ()
-    errors: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        sizes = (f"{speed:,.0f} MB/s at {size >> 20} MiB" for speed, size in zip(self.bandwidth, probes.SIZES, strict=True))
-        return f"{self.backend}, {self.processes} processes, bus bandwidth " + ", ".join(sizes)
-
-
 def examine(session: Session, folder: Path | None, *, package: str, server: str | None, uri: str, allow_open: bool) -> Iterator[Check]:
-    """The checks, as they are done; every node is asked, and none is waited for without end. `folder` is the storage (None: it cannot be
-    written even here), `package` what nodes must be able to import, `server` the URL of MLflow's health (None: it is a database) and
-    `uri` what MLflow may be called on a screen.
+    """Check the cluster and each of its nodes, none of which is waited for without end.
 
-    Raises ClusterError if there is no cluster.
+    `folder` is the storage (None: the driver cannot write it), `package` what nodes must be able to import, `server` the URL of the MLflow
+    server's health (None: MLflow is a database) and `uri` its address without a password. Raises ClusterError if there is no cluster.
     """
     import ray
 
@@ -88,38 +69,40 @@ def examine(session: Session, folder: Path | None, *, package: str, server: str 
     yield Check("cluster", "", PASS, f"Ray {ray.__version__}, {len(known)} node{'s' * (len(known) != 1)}{leaving}")
     closed = not connection.is_open(ray.get_runtime_context().gcs_address)
     yield auth([node.host for node in asked], closed=closed, sent=ray_internals.sends_token(), allow_open=allow_open)
-    facts = probes.ask(asked, probes.facts, lambda node: (str(folder or "/"), package), seconds=_ANSWER_SECONDS)
+    facts, silent = probes.ask(asked, probes.facts, lambda node: (str(folder or "/"), package), seconds=_ANSWER_SECONDS)
     for node in asked:
-        if why := facts.silent.get(node.id):
+        if why := silent.get(node.id):
             yield Check("answer", str(node), FAIL, why, "look at its raylet.log and whether the node is alive; then start it again")
-    asked = [node for node in asked if node.id in facts.answers]
+    asked = [node for node in asked if node.id in facts]
     if not asked:
         return
     here = probes.facts(str(folder or "/"), package)["versions"]
-    yield from (versions(node, facts.answers[node.id]["versions"], here) for node in asked)
-    yield from (code(node, facts.answers[node.id], package) for node in asked)
-    yield from (resources(node, facts.answers[node.id], *_offered(session, node)) for node in asked)
-    yield from (check for node in asked for check in disks(node, facts.answers[node.id]["disks"]))
-    yield from (_clock(node) for node in asked)
+    yield from (versions(node, facts[node.id]["versions"], here) for node in asked)
+    yield from (code(node, facts[node.id], package) for node in asked)
+    yield from (resources(node, facts[node.id], *_offered(session, node)) for node in asked)
+    yield from (check for node in asked for check in disks(node, facts[node.id]["disks"]))
+    yield from (clock(node, _clock_readings(node)) for node in asked)
     if folder:
-        errors = shared_storage.compare(folder, asked, seconds=shared_storage.PATIENCE_SECONDS)
-        yield from (storage(node, str(folder), errors.get(node.id, "")) for node in asked)
+        errors, silent = shared_storage.compare(folder, asked, seconds=shared_storage.PATIENCE_SECONDS)
+        yield from (storage(node, str(folder), errors.get(node.id) or silent.get(node.id, "")) for node in asked)
     if server:
-        reply = probes.ask(asked, probes.reaches, lambda node: (server, _SERVER_SECONDS), seconds=_SERVER_SECONDS + _ANSWER_SECONDS)
-        yield from (mlflow(node, uri, reply.silent.get(node.id) or reply.answers.get(node.id, "")) for node in asked)
-    if without := [str(node) for node in asked if not facts.answers[node.id]["versions"]["torch"]]:
+        errors, silent = probes.ask(
+            asked, probes.reaches, lambda node: (server, _SERVER_SECONDS), seconds=_SERVER_SECONDS + _ANSWER_SECONDS
+        )
+        yield from (mlflow(node, uri, silent.get(node.id) or errors.get(node.id, "")) for node in asked)
+    if without := [str(node) for node in asked if not facts[node.id]["versions"]["torch"]]:
         yield Check("all-reduce", "", WARN, f"not tried: no torch on {', '.join(without)}", "install torch there")
     else:
-        yield all_reduce(_all_reduced(asked))
+        yield _all_reduced(asked)
 
 
 def worst(checks: Sequence[Check]) -> Status:
-    """The verdict of all checks together."""
+    """The status of all checks together."""
     statuses = {check.status for check in checks}
     return FAIL if FAIL in statuses else WARN if WARN in statuses else PASS
 
 
-# ---- judgements
+# ---- checks of plain facts
 
 
 def versions(node: Node, there: Mapping[str, str], here: Mapping[str, str]) -> Check:
@@ -134,19 +117,16 @@ def versions(node: Node, there: Mapping[str, str], here: Mapping[str, str]) -> C
 
 
 def code(node: Node, facts: Mapping[str, Any], name: str) -> Check:
-    """Whether a process of this driver finds the program's own code on a node."""
-    if facts["package"]:
-        return Check("code", str(node), PASS, f"{name} can be imported")
+    """The program's own code, as a task of this driver finds it on a node."""
     fix = "submit the job (raylway submit takes the code along), or install the repository on the node"
-    return Check("code", str(node), WARN, f"{name} cannot be imported by what is started from here", fix)
+    found = f"{name} can be imported" if facts["package"] else f"{name} cannot be imported by what is started from here"
+    return _graded("code", str(node), found, fix, warn=not facts["package"])
 
 
 def resources(node: Node, facts: Mapping[str, Any], cpus: float, gpus: float) -> Check:
-    """Ray's offer of a node against its hardware; torch must be a build that can use its GPUs."""
-    found, torch = (
-        f"{cpus:g} CPUs and {gpus:g} GPUs offered, {facts['cores']} cores and {facts['gpus']} GPUs there",
-        facts["versions"]["torch"],
-    )
+    """CPUs and GPUs that Ray offers of a node against its hardware; torch must be a build that can use its GPUs."""
+    found = f"{cpus:g} CPUs and {gpus:g} GPUs offered, {facts['cores']} cores and {facts['gpus']} GPUs there"
+    torch = facts["versions"]["torch"]
     status: Status = WARN
     if gpus > facts["gpus"]:
         status, fix = FAIL, "start the node with --num-gpus as many as nvidia-smi lists, or mend its driver"
@@ -173,20 +153,20 @@ def disks(node: Node, spaces: Mapping[str, tuple[int, int] | None]) -> list[Chec
     return checks
 
 
-def clock(node: Node, skew: float, uncertainty: float) -> Check:
-    """A node's clock against the driver's: points are journalled with the time of where they are made, and MLflow orders by it."""
+def clock(node: Node, readings: Sequence[tuple[float, float, float]]) -> Check:
+    """A node's clock against the driver's, by (sent, reading, received): points are journalled with the time of where they are made, and
+    MLflow orders by it. The shortest round trip is the most exact; half of it is the time that has passed, and the uncertainty."""
+    if not readings:
+        return Check("clock", str(node), FAIL, f"no answer within {_CLOCK_SECONDS:g} s", "see whether the node is alive")
+    sent, reading, received = min(readings, key=lambda times: times[2] - times[0])
+    skew, uncertainty = reading - (sent + received) / 2, (received - sent) / 2
     off = max(0.0, abs(skew) - uncertainty)
     found, fix = f"{skew:+.3f} s from the driver's, ± {uncertainty:.3f} s", "set the node's clock by NTP (chrony, systemd-timesyncd)"
     return _graded("clock", str(node), found, fix, warn=off > _SKEW_SECONDS[0], fail=off > _SKEW_SECONDS[1])
 
 
-def clock_skew(sent: float, reading: float, received: float) -> tuple[float, float]:
-    """(seconds that a clock with this reading is ahead of ours, how far that may be wrong): half the round trip each way."""
-    return reading - (sent + received) / 2, (received - sent) / 2
-
-
 def auth(hosts: Iterable[str], *, closed: bool, sent: bool, allow_open: bool) -> Check:
-    """Whether the cluster lets in whoever reaches its ports: they can run any code there (CVE-2023-48022)."""
+    """Token authentication: without it, whoever reaches the ports of a cluster can run any code there (CVE-2023-48022)."""
     if closed:
         return Check("auth", "", PASS, "the cluster asks for a token" + (", and took ours" if sent else ""))
     outside = sorted({host for host in hosts if not _loopback(host)})
@@ -198,36 +178,36 @@ def auth(hosts: Iterable[str], *, closed: bool, sent: bool, allow_open: bool) ->
 
 
 def mlflow(node: Node, uri: str, error: str) -> Check:
-    """Whether a node reaches the MLflow server; the driver of a submitted job may run on any."""
-    if not error:
-        return Check("mlflow", str(node), PASS, f"{uri} answers")
+    """The MLflow server as a node reaches it; the driver of a submitted job may run on any node."""
     fix = "give the server an address that every node reaches (not 127.0.0.1) and let the nodes through its firewall"
-    return Check("mlflow", str(node), FAIL, f"{uri} does not answer there: {error}", fix)
+    found = f"{uri} does not answer there: {error}" if error else f"{uri} answers"
+    return _graded("mlflow", str(node), found, fix, fail=bool(error))
 
 
 def storage(node: Node, folder: str, error: str) -> Check:
-    """Whether a node sees the storage that the driver sees."""
-    if not error:
-        return Check("storage", str(node), PASS, f"{folder}: what the driver writes is seen there, and the other way round")
+    """The storage as a node sees it."""
     fix = "storage= must be a path that all nodes share, such as one on NFS, and that they may write"
-    return Check("storage", str(node), FAIL, f"{folder}: {error}", fix)
+    found = error or "what the driver writes is seen there, and the other way round"
+    return _graded("storage", str(node), f"{folder}: {found}", fix, fail=bool(error))
 
 
-def all_reduce(result: AllReduce) -> Check:
-    """Whether workers of all nodes meet, and whether the network between them is one."""
-    if result.errors:
+def all_reduce(backend: str, processes: int, seconds: Sequence[float], *, errors: Sequence[str] = ()) -> Check:
+    """The network between the nodes, by the seconds of an all-reduce of each of probes.SIZES, or the errors of the processes.
+
+    Bus bandwidth is that of nccl-tests (doc/PERFORMANCE.md), in MB/s (10^6 bytes): bytes / seconds x 2(n-1)/n for n processes. So it can
+    be compared with the network's nominal bandwidth, however many processes there are.
+    """
+    found = f"{backend}, {processes} processes"
+    if errors:
         fix = "let the nodes reach each other on all ports; where a node has several networks, set GLOO_SOCKET_IFNAME (NCCL_SOCKET_IFNAME)"
-        return Check("all-reduce", "", FAIL, f"{result.backend}, {result.processes} processes: {'; '.join(result.errors)}", fix)
+        return Check("all-reduce", "", FAIL, f"{found}: {'; '.join(errors)}", fix)
+    speeds = [size / took * 2 * (processes - 1) / processes / 1e6 for size, took in zip(probes.SIZES, seconds, strict=True)]
+    shown = ", ".join(f"{speed:,.0f} MB/s at {size >> 20} MiB" for speed, size in zip(speeds, probes.SIZES, strict=True))
     fix = "this is less than 1 Gbit/s gives: gradients will take longer than computing them"
-    return _graded("all-reduce", "", str(result), fix, warn=result.bandwidth[-1] < _SLOW_MB_PER_SECOND)
+    return _graded("all-reduce", "", f"{found}, bus bandwidth {shown}", fix, warn=speeds[-1] < _SLOW_MB_PER_SECOND)
 
 
-def bus_bandwidth(size: int, seconds: float, processes: int) -> float:
-    """MB/s that each process's link to the others carried (nccl-tests)."""
-    return size / seconds * 2 * (processes - 1) / processes / 1e6
-
-
-def _graded(name: str, node: str, found: str, fix: str, *, warn: bool, fail: bool = False) -> Check:
+def _graded(name: str, node: str, found: str, fix: str, *, warn: bool = False, fail: bool = False) -> Check:
     status = FAIL if fail else WARN if warn else PASS
     return Check(name, node, status, found, "" if status == PASS else fix)
 
@@ -239,11 +219,11 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-# ---- questions
+# ---- questions to the nodes
 
 
 def _offered(session: Session, node: Node) -> tuple[float, float]:
-    """(CPUs, GPUs) that Ray offers of a node; a cluster started here offers each core twice, so there it is what training may have."""
+    """(CPUs, GPUs) that Ray offers of a node; a cluster started here offers each core twice, so there what training may have of it."""
     import ray
 
     if session.local:
@@ -253,35 +233,30 @@ def _offered(session: Session, node: Node) -> tuple[float, float]:
     return offer.get("CPU", 0), offer.get("GPU", 0)
 
 
-def _clock(node: Node) -> Check:
-    """The check of a clock by the reading that came back soonest of a few: it is the most exact."""
+def _clock_readings(node: Node) -> list[tuple[float, float, float]]:
+    """A few readings of a node's clock, each between the driver's times of asking and of the answer."""
     readings = []
     for _ in range(_CLOCK_TIMES):
         sent = time.time()
-        reply = probes.ask([node], probes.clock, seconds=_CLOCK_SECONDS)
-        if node.id in reply.answers:
-            readings.append(clock_skew(sent, reply.answers[node.id], time.time()))
-    if not readings:
-        return Check("clock", str(node), FAIL, f"no answer within {_CLOCK_SECONDS:g} s", "see whether the node is alive")
-    return clock(node, *min(readings, key=lambda reading: reading[1]))
+        answers, _ = probes.ask([node], probes.clock, seconds=_CLOCK_SECONDS)
+        readings += [(sent, reading, time.time()) for reading in answers.values()]
+    return readings
 
 
-def _all_reduced(everyone: Sequence[Node]) -> AllReduce:
-    """An all-reduce over one process a node, or two on the only one: by nccl where each has a GPU free now, else by gloo."""
+def _all_reduced(everyone: Sequence[Node]) -> Check:
+    """The check of an all-reduce over one process a node, or two on the only one: by nccl where each has a GPU free now, else by gloo."""
     places = list(everyone) if len(everyone) > 1 else [*everyone, *everyone]
     backend = "nccl" if all(node.gpus >= len(places) // len(everyone) for node in everyone) else "gloo"
-    port = probes.ask(places[:1], probes.free_port, seconds=_JOIN_SECONDS)
-    if port.silent:
-        return AllReduce(backend, len(places), errors=tuple(f"{places[0]}: {why}" for why in port.silent.values()))
+    port, silent = probes.ask(places[:1], probes.free_port, seconds=_JOIN_SECONDS)
+    if silent:
+        return all_reduce(backend, len(places), (), errors=[f"{places[0]}: {why}" for why in silent.values()])
     host = places[0].host
-    meeting = f"tcp://{f'[{host}]' if ':' in host else host}:{port.answers[places[0].id]}"
+    meeting = f"tcp://{f'[{host}]' if ':' in host else host}:{port[places[0].id]}"
     references = {}
     for rank, node in enumerate(places):
         arguments = (meeting, rank, len(places), backend, _REDUCE_SECONDS)
         references[str(rank)] = probes.send(node, probes.all_reduce, *arguments, gpus=float(backend == "nccl"), alone=True)
-    result = probes.gather(references, seconds=_JOIN_SECONDS + _REDUCE_SECONDS)
-    if result.silent:
-        return AllReduce(backend, len(places), errors=tuple(f"{places[int(rank)]}: {why}" for rank, why in result.silent.items()))
-    typical = [statistics.median(seconds) for seconds in zip(*result.answers.values(), strict=True)]
-    speeds = (bus_bandwidth(size, seconds, len(places)) for size, seconds in zip(probes.SIZES, typical, strict=True))
-    return AllReduce(backend, len(places), tuple(speeds))
+    medians, silent = probes.gather(references, seconds=_JOIN_SECONDS + _REDUCE_SECONDS)
+    errors = [f"{places[int(rank)]}: {why}" for rank, why in silent.items()]
+    typical = [] if errors else [statistics.median(seconds) for seconds in zip(*medians.values(), strict=True)]
+    return all_reduce(backend, len(places), typical, errors=errors)

@@ -1,8 +1,8 @@
-"""Questions to the nodes of a cluster, all at once, and the functions that run there to answer them.
+"""Tasks that `doctor` runs on the nodes of a cluster, all at once, and the functions that run there.
 
-A question takes no CPU, so a busy cluster answers as soon as an idle one, and none is waited for longer than is said: silence is an answer
-too. A node that was started by `ray start` may have nothing of this repository, so the functions travel by value, use the standard library
-and what they import inside, and give back plain values.
+A task takes no CPU, so a full cluster answers as soon as an idle one, and each is waited for within bounds: silence is an answer too. A
+node that was started by `ray start` may have nothing of this repository, so the functions are pickled by value, use the standard library
+and what they import inside, and return plain values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,8 @@ _AGAIN_SECONDS = 0.25
 _GPUS = "/proc/driver/nvidia/gpus"
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Node's id -> its answer, and node's id -> why there is none."""
-
-    answers: Mapping[str, Any]
-    silent: Mapping[str, str] = field(default_factory=dict)
+Answers = tuple[dict[str, Any], dict[str, str]]
+"""Node's id -> its answer, and node's id -> why there is none."""
 
 
 def ask(
@@ -49,7 +44,7 @@ def ask(
 
 
 def send(node: Node, question: Callable[..., Any], *arguments: Any, gpus: float = 0, alone: bool = False) -> Any:
-    """Put a question to a node; the reference of its answer. `alone`: in a process that ends after it."""
+    """Start the task of a question on a node; the reference of its answer. `alone`: in a process that ends after it."""
     import ray
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -79,7 +74,7 @@ def gather(references: Mapping[str, Any], *, seconds: float) -> Answers:
             cause = getattr(error, "cause", None) or error
             lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
             silent[name] = ": ".join([type(cause).__name__, *lines[:1]])[:300]
-    return Answers(answers, silent)
+    return answers, silent
 
 
 # ---- what runs on a node
@@ -130,7 +125,7 @@ def sees(folder: str, written: str, reply: str, text: str, seconds: float) -> st
 
 
 def reaches(url: str, seconds: float) -> str:
-    """An error of the server at `url` as seen from here, or ''. That it refuses requests without a login shows that it is there."""
+    """An error of the server at `url` as seen from this node, or ''. A server that refuses requests without a login is there."""
     try:
         urllib.request.urlopen(url, timeout=seconds).close()
     except urllib.error.HTTPError as error:

@@ -1,7 +1,7 @@
-"""Prove that a folder is the same on every node: what is written here is looked for there, and the other way round.
+"""Prove that a folder is the same on every node: each node looks for what the driver writes there, and the driver for its reply.
 
 Node-local storage is otherwise found out late: workers wait for data that they will never see, or a checkpoint is on a disk that is gone.
-It costs one round of tasks without a CPU, and on each node the start of the process that runs it, once a node and command.
+It costs one round of tasks that take no CPU, and on each node the start of a process, once a node and command.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,26 +40,22 @@ class SharedStorage:
         asked = {id: node for id, node in staying.items() if id not in self._shown}
         if len(staying) < 2 or not asked:
             return
-        errors = compare(self.folder, asked.values(), seconds=self.patience_seconds)
-        if other := [f"{asked[id]}: {why}" for id, why in errors.items() if not isinstance(why, Silence)]:
+        errors, silent = compare(self.folder, asked.values(), seconds=self.patience_seconds)
+        if errors:
+            named = "; on ".join(f"{asked[id]}: {why}" for id, why in errors.items())
             raise ClusterError(
-                f"storage={self.folder} is not the same folder on {'; on '.join(other)}; "
-                "use a path that all nodes share, such as one on NFS"
+                f"storage={self.folder} is not the same folder on {named}; use a path that all nodes share, such as one on NFS"
             )
-        for id, why in errors.items():
+        for id, why in silent.items():
             self.say(f"storage={self.folder} could not be looked for on {asked[id]}: {why}")
-        self._shown.update(id for id in asked if id not in errors)
+        self._shown.update(id for id in asked if id not in silent)
 
 
-class Silence(str):
-    """The reason why a node did not answer."""
+def compare(folder: Path, asked: Iterable[Node], *, seconds: float) -> tuple[dict[str, str], dict[str, str]]:
+    """Node's id -> error of `folder` as that node sees it, and node's id -> why it did not answer; nodes that see the same are in neither.
 
-    __slots__ = ()
-
-
-def compare(folder: Path, asked: Iterable[Node], *, seconds: float) -> Mapping[str, str]:
-    """Node's id -> error of `folder` as that node sees it; nodes that see the same are left out. Raises ClusterError if it cannot be
-    written here either."""
+    Raises ClusterError if the driver cannot write it either.
+    """
     asked, text = list(asked), uuid.uuid4().hex
     place = folder / f".canary.{text[:8]}"
     try:
@@ -69,10 +65,10 @@ def compare(folder: Path, asked: Iterable[Node], *, seconds: float) -> Mapping[s
         raise ClusterError(f"storage={folder} cannot be written: {error.strerror}") from error
     try:
         wait = seconds + _START_SECONDS
-        reply = probes.ask(asked, probes.sees, lambda node: (str(place), "driver", node.id, text, seconds), seconds=wait)
-        errors = {id: Silence(why) for id, why in reply.silent.items()} | {id: why for id, why in reply.answers.items() if why}
-        unseen = _unseen(place, [id for id, why in reply.answers.items() if not why], text, seconds=seconds)
-        return errors | dict.fromkeys(unseen, "what is written there is not seen by the driver")
+        errors, silent = probes.ask(asked, probes.sees, lambda node: (str(place), "driver", node.id, text, seconds), seconds=wait)
+        unseen = _unseen(place, [id for id, why in errors.items() if not why], text, seconds=seconds)
+        errors |= dict.fromkeys(unseen, "what is written there is not seen by the driver")
+        return {id: why for id, why in errors.items() if why}, silent
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
