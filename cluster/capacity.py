@@ -1,23 +1,24 @@
-"""How many workers and trials fit: the only arithmetic of CPUs and GPUs, each refusal with its sum.
+"""How many workers and trials fit on a cluster; whoever does not fit is refused with the sum.
 
 A worker is on one node, and a share of a GPU is a share of one GPU: 0.4 fits twice into each of two, and not five times into both.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster import ClusterError
-from cluster.nodes import Node
 
+_RANGE = re.compile(r"(\d{1,6})(?:\.\.(\d{1,6}))?")
 _ROUNDING = 1e-9  # 0.3 / 0.1 is 2.9999999999999996
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What training can have: CPUs and GPUs in all, and the CPUs of the largest node."""
+    """CPUs and GPUs that training may have, and the CPUs of the largest node."""
 
     cpus: int
     gpus: int
@@ -30,20 +31,51 @@ class Resources:
         return self.nodes or ((self.cpus, self.gpus),)
 
 
-class Workers(Protocol):
-    """How many workers a run may have; its text is that of the setting."""
+@dataclass(frozen=True)
+class WorkerRange:
+    """From `least` to `most` workers: `4`, or `1..4` to follow what the cluster has. 0: train in this process.
+
+    What must not change with their number is worked out for the most.
+    """
+
+    least: int
+    most: int
+
+    def __bool__(self) -> bool:
+        return self.most > 0
+
+    def __str__(self) -> str:
+        return f"{self.least}..{self.most}" if self.elastic else f"{self.most}"
 
     @property
-    def least(self) -> int: ...
+    def elastic(self) -> bool:
+        """True if their number may change."""
+        return self.least < self.most
+
     @property
-    def most(self) -> int: ...
+    def written(self) -> int | str:
+        """As a setting, a number or a range."""
+        return str(self) if self.elastic else self.most
+
+    @classmethod
+    def read(cls, written: Any) -> WorkerRange:
+        """The range that a setting says. Raises ValueError unless it is a number or a range."""
+        if isinstance(written, WorkerRange):
+            return written
+        match = None if isinstance(written, (bool, float)) else _RANGE.fullmatch(str(written))
+        if not match:
+            raise ValueError(f"{written!r} is neither a number of workers, such as 4, nor a range, such as 1..4")
+        least, most = int(match[1]), int(match[2] or match[1])
+        if match[2] and not 1 <= least < most:
+            raise ValueError(f"{written!r}: a range goes from at least 1 worker up to more, such as 1..4")
+        return cls(least, most)
 
 
 class Scale(Protocol):
-    """What a run asks of a cluster, by its settings `scale.*`."""
+    """The settings `scale.*` of a run: its workers, and the CPUs and GPUs of each."""
 
     @property
-    def workers(self) -> Workers: ...
+    def workers(self) -> WorkerRange: ...
     @property
     def cpus(self) -> int | None: ...
     @property
@@ -64,16 +96,6 @@ class TrialSlots:
 def fits(nodes: Iterable[tuple[float, float]], *, cpus: float, gpus: float) -> int:
     """How many workers of so many CPUs and GPUs fit onto nodes of (CPUs, GPUs)."""
     return sum(_fits_node(*node, cpus, gpus) for node in nodes)
-
-
-def fits_free(nodes: Iterable[Node], *, cpus: float, gpus: float) -> int:
-    """How many more workers fit onto what is free; a node that is about to be taken away counts for nothing."""
-    return fits(((node.cpus, node.gpus) for node in nodes if not node.leaving), cpus=cpus, gpus=gpus)
-
-
-def fits_machine(resources: Resources, *, most: int, cpus: float, gpus: float) -> int:
-    """How many of at most `most` workers fit onto resources that nobody else uses."""
-    return min(most, fits(resources.each_node, cpus=cpus, gpus=gpus))
 
 
 def worker_share(resources: Resources, scale: Scale, *, spare: int = 0) -> tuple[int, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_internals
+from cluster.capacity import counted
 from cluster.ray_internals import KINDS, Amounts
 
 _GLANCE_SECONDS = 1.0
@@ -121,4 +122,4 @@ def _described(job: str) -> str:
 
 
 def _in_words(amounts: Mapping[str, Any]) -> str:
-    return " and ".join(f"{amounts[kind]:g} {kind}{'s' * (amounts[kind] != 1)}" for kind in KINDS if amounts.get(kind, 0) > 1e-4)
+    return " and ".join(counted(amounts[kind], kind) for kind in KINDS if amounts.get(kind, 0) > 1e-4)

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster import capacity, nodes
-from cluster.capacity import Resources
+from cluster.capacity import Resources, WorkerRange
 from cluster.nodes import Node
 from cluster.ray_train import NotStarted, WorkersFailed
 from pipelines.errors import CLUSTER, WorkerFailed
 from pipelines.run_record import RunFolder
 from pipelines.training import checkpoint
 from pipelines.training.job import Paused
-from pipelines.worker_range import WorkerRange
 
 R = TypeVar("R")
 _LOOK_SECONDS = 1.0
@@ -121,7 +120,7 @@ class WorkerGroup:
         if not self.workers.elastic:
             return self.workers.most
         if self.here:
-            return capacity.fits_machine(self.here, most=self.workers.most, cpus=self.cpus, gpus=self.gpus)
+            return min(self.workers.most, capacity.fits(self.here.each_node, cpus=self.cpus, gpus=self.gpus))
         deadline, before = time.monotonic() + _SETTLE_SECONDS, -1
         while (fit := self._fit_more(nodes.alive())) != before and time.monotonic() < deadline:
             before = fit
@@ -162,7 +161,8 @@ class WorkerGroup:
         return Reason(f"room for {more} workers", f"going on with {more}") if more > size else None
 
     def _fit_more(self, alive: Mapping[str, Node]) -> int:
-        return capacity.fits_free(alive.values(), cpus=self.cpus, gpus=self.gpus)
+        free = [(node.cpus, node.gpus) for node in alive.values() if not node.leaving]
+        return capacity.fits(free, cpus=self.cpus, gpus=self.gpus)
 
 
 def with_restarts(

@@ -9,10 +9,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
+from cluster.capacity import WorkerRange
 from pipelines.errors import shown
-from pipelines.worker_range import WorkerRange, Workers
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -24,6 +24,7 @@ def _safe_name(name: str | None) -> str | None:
 
 
 Name = Annotated[str, AfterValidator(_safe_name)]
+Workers = Annotated[WorkerRange, PlainValidator(WorkerRange.read), PlainSerializer(lambda workers: workers.written)]
 
 
 def _dotted(tree: Any, prefix: str = "") -> Any:

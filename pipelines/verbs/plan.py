@@ -43,7 +43,7 @@ def _resources(run: Run) -> dict[str, Any]:
         return {"resources": {"cluster": session.address(), "workers": run.scale.workers.written}}
     there, scale = session.local_resources(), run.scale
     cpus, gpus = capacity.worker_share(there, scale)
-    size = capacity.fits_machine(there, most=scale.workers.most, cpus=cpus, gpus=gpus)
+    size = min(scale.workers.most, capacity.fits(there.each_node, cpus=cpus, gpus=gpus))
     return {
         "resources": {
             "cluster": "this machine",

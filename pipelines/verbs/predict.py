@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cluster import ray_data, session
+from cluster.capacity import WorkerRange
 from pipelines.data.encode import Piece
 from pipelines.data.source import Skipped
 from pipelines.data.store import store_of
@@ -25,7 +26,6 @@ from pipelines.evaluation.predictions import Job, Predictor, job_of, predictor_o
 from pipelines.run_record import check_writable
 from pipelines.screen import Screen
 from pipelines.tracking import registry
-from pipelines.worker_range import WorkerRange
 from workloads import served
 from workloads.base import DataError
 

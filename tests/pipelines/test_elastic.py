@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.capacity import Resources
+from cluster.capacity import Resources, WorkerRange
 from cluster.nodes import Node
 from cluster.ray_train import NotStarted, WorkersFailed
 from pipelines import elastic
@@ -25,7 +25,6 @@ from pipelines.elastic import (
 from pipelines.run_record import RunFolder
 from pipelines.training.job import Paused
 from pipelines.training.worker import work
-from pipelines.worker_range import WorkerRange
 from tests import runs, spawn
 
 LAPTOP = Resources(cpus=4, gpus=0, node_cpus=4)
