@@ -252,10 +252,10 @@ def _cause(error: BaseException) -> str:
 
 
 def package_of(folder: Path, excludes: Sequence[str] = ()) -> Package:
-    """The package of `folder` without files of further patterns. Raises ClusterError, naming the largest files, if it is too large."""
+    """The package of `folder`, without files that match `excludes`. Raises ClusterError, naming the largest files, if it is too large."""
     patterns = (*EXCLUDES, *excludes)
-    files, uri = ray_internals.upload_files(folder, patterns)
-    check_size(files, limit_bytes=ray_internals.upload_limit())
+    files, uri, limit_bytes = ray_internals.upload_files(folder, patterns)
+    check_size(files, limit_bytes=limit_bytes)
     return Package(folder, patterns, files, uri)
 
 

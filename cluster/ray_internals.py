@@ -1,6 +1,6 @@
-"""All that this program uses of Ray's private API, of Ray 2.60: what another version of Ray may break stands in this file and in no other.
+"""The only file that uses Ray's private API (of Ray 2.60): what another version of Ray may break stands here.
 
-Each function gives back plain values. Ray is imported where it is used; nothing here is decided, only asked and done.
+Each function returns plain values and decides nothing. Ray is imported where it is used.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def keep_credentials_out_of_tune() -> None:
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update([name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
 
 
-# ---- tokens and the control plane
+# ---- token authentication and the control plane (GCS)
 
 
 def sends_token() -> bool:
-    """Whether this process sends a token."""
+    """True if this process sends a token."""
     from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
     return is_token_auth_enabled()
@@ -80,17 +80,17 @@ def control_plane_version(address: str, *, with_token: bool, seconds: float) -> 
 
 
 def raylets_here() -> bool:
-    """Whether a raylet runs on this machine."""
+    """True if a raylet runs on this machine."""
     from ray._private.services import find_node_ids
 
     return bool(find_node_ids())
 
 
-# ---- what the control plane knows, asked directly: ray.util.state needs the dashboard, which a cluster may lack
+# ---- state of the cluster, from the control plane (GCS) itself: ray.util.state needs the dashboard, which a cluster may lack
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are announced to be taken away; what Ray Train's own PreemptionWatcher asks."""
+    """Ids of the nodes that are being drained, as Ray Train's own PreemptionWatcher asks for them."""
     from ray._private.state import state
 
     return set(state.get_draining_nodes())
@@ -187,14 +187,14 @@ def session_folder() -> str:
 
 
 def start_timed_out(failure: BaseException) -> bool:
-    """Whether workers found no place in time."""
+    """True if workers found no place in time."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     return isinstance(failure, WorkerGroupStartupTimeoutError)
 
 
 def raised_by_worker(failure: BaseException) -> BaseException | None:
-    """What the function of a worker raised; None if its process or its node is gone, or never came up."""
+    """The exception that a worker's function raised; None if its process or its node is gone, or never came up."""
     from ray.exceptions import RayError
     from ray.train.v2._internal.exceptions import RayTrainError, UserExceptionWithTraceback
 
@@ -224,15 +224,8 @@ def job_client(address: str, *, connect_seconds: float, answer_seconds: float, s
     return client, client._server_ray_version
 
 
-def upload_limit() -> int:
-    """Most bytes of a job's package."""
-    from ray._private.runtime_env import packaging
-
-    return packaging.GCS_STORAGE_MAX_SIZE
-
-
-def upload_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[str, int], str]:
-    """What Ray would send of `folder`: relative path -> bytes, and the URI it gives to this content."""
+def upload_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[str, int], str, int]:
+    """The package that Ray would make of `folder`: relative path -> bytes, the URI of this content, and the most bytes of a package."""
     from ray._private import ray_constants
     from ray._private.runtime_env import packaging
 
@@ -246,4 +239,5 @@ def upload_files(folder: Path, excludes: Sequence[str]) -> tuple[dict[str, int],
             files[str(path.relative_to(folder))] = path.stat().st_size
 
     packaging._dir_travel(folder, [packaging._get_excludes(folder, every)], count, include_gitignore=honoured)
-    return files, packaging.get_uri_for_directory(str(folder), honoured, excludes=every)
+    uri = packaging.get_uri_for_directory(str(folder), honoured, excludes=every)
+    return files, uri, packaging.GCS_STORAGE_MAX_SIZE

@@ -112,7 +112,7 @@ def _fit(
             failure_config=tune.FailureConfig(max_failures=retries),
             # with fewer, a checkpoint that is to be cloned may be gone by the time it is (Ray 2.60)
             checkpoint_config=tune.CheckpointConfig(num_to_keep=4 if population else None, checkpoint_at_end=False),
-            callbacks=[_Losses(relay)],
+            callbacks=[relay],
         ),
     )
     try:
@@ -129,13 +129,6 @@ class _Numbered:
 
     number: int
     task: Any
-
-
-@dataclass(frozen=True)
-class _Wrapped:
-    """A report on its way through Tune, which would flatten a dict's keys."""
-
-    report: Report
 
 
 class Trial(tune.Trainable):
@@ -162,7 +155,8 @@ class Trial(tune.Trainable):
         except StopIteration as end:
             report, done = end.value, True
         value, validation = report.get(_VALUE, float("nan")), report.get(_VALIDATION, 0)
-        return {_REPORT: _Wrapped(report), _VALUE: value, _VALIDATION: validation, _DONE: done}
+        # the report in a tuple: Tune would flatten the keys of a dict
+        return {_REPORT: (report,), _VALUE: value, _VALIDATION: validation, _DONE: done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         shutil.copytree(self._last["checkpoint"], Path(checkpoint_dir) / Path(self._last["checkpoint"]).name)
@@ -177,8 +171,8 @@ class Trial(tune.Trainable):
         self._reports = self._weights = None
 
 
-class _Relay:
-    """Passes Tune's callbacks on to the controller, by the trial's number. An exception of the controller ends the run."""
+class _Relay(tune.Callback):
+    """Passes what Tune reports on to the controller, by the trial's number. An exception of the controller ends the run."""
 
     def __init__(self, controller: Controller, *, retries: int) -> None:
         self._controller, self._retries = controller, retries
@@ -201,18 +195,19 @@ class _Relay:
 
     def reported(self, trial: Any, result: Mapping[str, Any]) -> bool:
         """Pass on a report; True ends the trial now."""
-        number = _number(trial)
+        number, [report] = _number(trial), result[_REPORT]
         if self.error:
             return True
         if result[_DONE]:
-            self._end(number, result[_REPORT].report)
+            self._end(number, report)
             return True
-        stop = self._guarded(lambda: self._controller.reported(number, result[_REPORT].report), True)
+        stop = self._guarded(lambda: self._controller.reported(number, report), True)
         if stop:
             self._end(number, {"stopped": True})
         return stop
 
-    def lost(self, trial: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Start a trial whose process died again, or end it after too many losses."""
         number = _number(trial)
         self._lost[number] += 1
         if self._lost[number] <= self._retries:
@@ -284,7 +279,8 @@ class _Population(PopulationBasedTraining):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if self._relay.reported(trial, result):
             return TrialScheduler.STOP
-        if result[_REPORT].report["last"]:  # it would clone, be no better by the last validation, and clone again
+        [report] = result[_REPORT]
+        if report["last"]:  # it would clone, be no better by the last validation, and clone again
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
 
@@ -294,11 +290,3 @@ class _Population(PopulationBasedTraining):
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         return self._relay.changed(trial, trial_to_clone), {}  # the controller explores; PBT itself would copy the donor's number (2.60)
-
-
-class _Losses(tune.Callback):
-    def __init__(self, relay: _Relay) -> None:
-        self._relay = relay
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._relay.lost(trial)

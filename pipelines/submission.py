@@ -1,6 +1,6 @@
-"""What a command is as a job: its id, its entry point, and what of it cannot go to a cluster. Nothing is imported or asked that takes time.
+"""A command as a Ray job: its id, its entry point, and every reason why it cannot be one. Nothing is imported or asked that takes time.
 
-The id comes from what the command is, so that the same command finds its job again.
+The id comes from the command itself, so that the same command finds its job again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipelines.settings import Name
 from pipelines.tracking.provenance import redact
 
 VERBS = ("train", "sweep", "prepare", "evaluate", "predict", "promote", "reproduce", "verify")
-"""What can be a job."""
+"""Commands that can be a job."""
 _RUNS = ("train", "sweep")
 ENTRY = ("python", "-m", "pipelines")
 _ROOMS = ("pipelines/__main__.py", "workloads", "cluster")
@@ -40,22 +40,22 @@ class Submission:
 
     id: str
     meaning: str
-    """Hash of what it does, not of where or on how many workers: two commands of one name have to agree in it."""
+    """Hash of what it computes, not of where or on how many workers: two commands of one name must agree in it."""
     command: str
-    """What the cluster's shell is given: an argument list, quoted."""
+    """The job's entry point: an argument list, quoted for the cluster's shell."""
     folder: Path
-    """What goes up."""
+    """The working directory, which is uploaded."""
     local: tuple[tuple[str, str], ...]
     """(setting, path) of the files that are named relative to `folder`."""
     environment: tuple[tuple[str, str], ...]
     as_json: bool
-    """Whether the job's last line is its result."""
+    """True if the last line of the job's log is its result (--json)."""
     lasting: bool
-    """Whether it makes a run that is there for good; the answers of other commands change with what is asked about."""
+    """True if it makes a run, which stays; the answers of other commands change with the data that they look at."""
 
 
 def address_of(given: str | None, environment: Mapping[str, str]) -> str:
-    """Where jobs are taken: --address, or the environment's. Raises RecipeError."""
+    """The URL of the dashboard, which takes jobs: --address, or the environment's. Raises RecipeError."""
     for name, text in [
         ("--address", given),
         *((name, environment.get(name)) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")),
@@ -75,28 +75,35 @@ def submission_of(
 
     Relative paths are those of `folder`, where the job will be.
     """
-    folder = _checked(folder)
-    with contextlib.chdir(folder):
-        loaded = config.load(given["recipe"], _settings(given)) if given.get("recipe") else None
+    resolved = folder.expanduser().resolve()
+    if missing := [room for room in _ROOMS if not (resolved / room).exists()]:
+        raise RecipeError(
+            f"--working-dir {folder}: has no {missing[0]}; a job runs the program that lies in it, so give the folder of the repository"
+        )
+    with contextlib.chdir(resolved):
+        overrides = [*(given.get("overrides") or []), *(f"sweep.space.{each}" for each in given.get("space") or [])]
+        loaded = config.load(given["recipe"], overrides) if given.get("recipe") else None
         problems = [*_not_a_name(name), *_secrets(words, loaded, environment), *_vanishing(verb, given, loaded, environment)]
         if problems:
             raise RecipeError(*problems)
-        meaning = _meaning(verb, words, loaded)
+        plain = [verb, *(word for word in words if word != "--json")]  # without what only decides how the result is shown
+        makes_run = verb in _RUNS
+        meaning = _hash([verb, loaded.run.identity(loaded.run.data.model_dump_json())] if loaded and makes_run else plain)
     uri = environment.get(_TRACKING)
     return Submission(
-        id=name or (loaded and verb in _RUNS and loaded.run.name) or _made_id(verb, words, given, loaded, meaning),
+        id=name or (loaded and makes_run and loaded.run.name) or _made_id(verb, plain, given, loaded, meaning),
         meaning=meaning,
         command=shlex.join([*ENTRY, verb, *words]),
-        folder=folder,
+        folder=resolved,
         local=tuple(_local(verb, given, loaded)),
         environment=((_TRACKING, uri),) if uri else (),
         as_json="--json" in words,
-        lasting=verb in _RUNS,
+        lasting=makes_run,
     )
 
 
 def check_sent(submission: Submission, sent: Mapping[str, int]) -> None:
-    """Raises RecipeError if files that the command names are not among those that go up, DataError if there are none of that name."""
+    """Raises RecipeError if files that the command names are not among those uploaded, DataError if there are none of that name."""
     with contextlib.chdir(submission.folder):
         missing = [f"{setting} {text}: {why}" for setting, text in submission.local if (why := _left_out(text, submission.folder, sent))]
     if missing:
@@ -115,22 +122,6 @@ def _left_out(text: str, folder: Path, sent: Mapping[str, int]) -> str | None:
     return None
 
 
-def _checked(folder: Path) -> Path:
-    """The folder from the root, if it holds the program: the job runs what is in it."""
-    found = folder.expanduser().resolve()
-    if missing := [room for room in _ROOMS if not (found / room).exists()]:
-        raise RecipeError(
-            f"--working-dir {folder}: has no {missing[0]}; a job runs the program that lies in it, so give the folder of the repository"
-        )
-    return found
-
-
-def _settings(given: Mapping[str, Any]) -> list[str]:
-    """The overrides of a parsed command, those of `sweep` that have options of their own too."""
-    spaces = [f"sweep.space.{each}" for each in given.get("space") or []]
-    return [*(given.get("overrides") or []), *spaces]
-
-
 def _override(given: Mapping[str, Any], key: str) -> str | None:
     """The last value that overrides give to a setting, as text."""
     values = [text for name, _, text in (each.partition("=") for each in given.get("overrides") or []) if name == key]
@@ -146,7 +137,7 @@ def _not_a_name(name: str | None) -> Iterator[str]:
 
 
 def _secrets(words: Sequence[str], loaded: Loaded | None, environment: Mapping[str, str]) -> Iterator[str]:
-    """What would show a password to everyone who may look at the cluster's jobs."""
+    """Problems of passwords that everyone who sees the cluster's jobs could read."""
     instead = "a job's command and environment can be read by all who see the dashboard"
     yield from (
         f"{hidden}: holds what looks like a password; {instead}" + _elsewhere(hidden) for word in words if (hidden := redact(word)) != word
@@ -167,7 +158,7 @@ def _elsewhere(text: str) -> str:
 
 
 def _vanishing(verb: str, given: Mapping[str, Any], loaded: Loaded | None, environment: Mapping[str, str]) -> Iterator[str]:
-    """What would be written into the job's own folder on the head node, which goes when the job is done."""
+    """Problems of outputs in the job's own working directory on the head node, which is deleted when the job is done."""
     gone = "would lie in the job's own folder on the head node, and go with it"
     storage = loaded.run.storage if loaded else _override(given, "storage") or "./runs"
     if not os.path.isabs(storage):
@@ -184,12 +175,12 @@ def _vanishing(verb: str, given: Mapping[str, Any], loaded: Loaded | None, envir
 
 
 def _elsewhere_too(place: str) -> bool:
-    """Whether a path or URI means the same wherever it is read."""
+    """True if a path or URI means the same on every machine."""
     return os.path.isabs(place) or "://" in place
 
 
 def _local(verb: str, given: Mapping[str, Any], loaded: Loaded | None) -> Iterator[tuple[str, str]]:
-    """The files that are named relative to the folder, and the program itself."""
+    """(setting, path) of the files that are named relative to the working directory, and of the program itself."""
     from pipelines.data.embedded import EMBEDDED
 
     keys = ("source", "train", "validation", "test")
@@ -202,25 +193,12 @@ def _local(verb: str, given: Mapping[str, Any], loaded: Loaded | None) -> Iterat
     yield from ((key, text) for key, text in named.items() if text and text not in EMBEDDED and not _elsewhere_too(text))
 
 
-def _meaning(verb: str, words: Sequence[str], loaded: Loaded | None) -> str:
-    if loaded and verb in _RUNS:
-        return _hash([verb, loaded.run.identity(loaded.run.data.model_dump_json())])
-    return _hash([verb, *_plain(words)])
-
-
-def _made_id(verb: str, words: Sequence[str], given: Mapping[str, Any], loaded: Loaded | None, meaning: str) -> str:
+def _made_id(verb: str, plain: list[str], given: Mapping[str, Any], loaded: Loaded | None, meaning: str) -> str:
     """An id for a command that has no name: the same for what would be the same run."""
-    of: list[str] = [verb, *_plain(words)]
-    if loaded and verb == "train":
-        of = [meaning, loaded.run.storage, loaded.run.experiment, str(given.get("again"))]
+    of = [meaning, loaded.run.storage, loaded.run.experiment, str(given.get("again"))] if loaded and verb == "train" else plain
     first = Path(given["recipe"]).stem if given.get("recipe") else str(given.get("model") or given.get("run") or "")
     label = re.sub(r"[^a-z0-9]+", "-", first.lower()).strip("-")[:30]
     return "-".join(part for part in (verb, label, _hash(of)[:8]) if part)
-
-
-def _plain(words: Sequence[str]) -> list[str]:
-    """The words without what only decides how the result is shown."""
-    return [word for word in words if word != "--json"]
 
 
 def _hash(parts: Sequence[str]) -> str:

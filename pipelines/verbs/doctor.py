@@ -1,4 +1,4 @@
-"""Doctor: look over a cluster, its storage and MLflow before money is spent on it, and say of each thing that is wrong what mends it."""
+"""Doctor: check a cluster, its storage and MLflow before money is spent on it; each failure comes with its fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ANY_RECIPE = ("mlp", "train.batch=1000000")  # the settings that are asked for 
 
 
 def doctor(overrides: Sequence[str], *, address: str | None, allow_open: bool, screen: Screen) -> dict[str, Any]:
-    """{"checks": [{"name", "node", "status", "found", "fix"}], "status"}: of the cluster at `address` (else RAY_ADDRESS, else one that is
+    """{"checks": [{"name", "node", "status", "found", "fix"}], "status"} of the cluster at `address` (else RAY_ADDRESS, else one that is
     started here). Raises RecipeError."""
     if wrong := [each for each in overrides if not each.startswith(_ALLOWED)]:
         raise RecipeError(*(f"{each}: doctor asks for storage=, track.uri= and scale.*= only" for each in wrong))
@@ -56,7 +56,9 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
     uri = client.tracking_uri(run.root, run.track.uri)
     shown = provenance.redact(uri)
     here = [_told("storage", lambda: check_writable(run.root), f"{run.root} can be written")]
-    here += [_told("mlflow", lambda: client.check(uri), _tracked(uri, shown))]
+    server = _health(uri)
+    answers = f"{shown} answers and lets us in" if server else f"{shown}: embedded, only the driver opens it"
+    here += [_told("mlflow", lambda: client.check(uri), answers)]
     yield from here
     # what Ray prints is not for this screen, and all that it means is among the checks
     with screen.captured(Path(os.devnull)), cluster_session.connect() as session:
@@ -66,7 +68,7 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
                 yield _workers(run, session)
             ready = here[0].status == PASS
             yield from checks.examine(
-                session, run.root if ready else None, package="pipelines", server=_health(uri), uri=shown, allow_open=allow_open
+                session, run.root if ready else None, package="pipelines", server=server, uri=shown, allow_open=allow_open
             )
         except ClusterError as error:
             address = cluster_session.address()
@@ -75,7 +77,7 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
 
 
 def _told(name: str, check: Callable[[], None], found: str) -> Check:
-    """What a check of the driver's says, which raises where all is not well."""
+    """The result of a check on the driver, which raises StorageError where it fails."""
     try:
         check()
     except StorageError as error:
@@ -84,7 +86,7 @@ def _told(name: str, check: Callable[[], None], found: str) -> Check:
 
 
 def _workers(run: Run, session: Session) -> Check:
-    """Whether the workers that scale.* asks for can ever be there."""
+    """The check that the workers of scale.* fit on the cluster."""
     try:
         cpus, gpus = capacity.worker_share(session.resources(), run.scale)
     except ClusterError as error:
@@ -93,17 +95,13 @@ def _workers(run: Run, session: Session) -> Check:
 
 
 def _refused(name: str, node: str, error: Exception) -> Check:
-    """An error's sentence says what is wrong, and mostly, behind its last semicolon, what would be right."""
+    """An error as a failed check: its message says what is wrong and, behind the last semicolon of most, what would be right."""
     found, _, fix = provenance.redact(str(error)).rpartition("; ")
     return Check(name, node, FAIL, found, fix) if found else Check(name, node, FAIL, fix, _FIXES[name])
 
 
-def _tracked(uri: str, shown: str) -> str:
-    return f"{shown} answers and lets us in" if _health(uri) else f"{shown}: embedded, only the driver opens it"
-
-
 def _health(uri: str) -> str | None:
-    """Where a server says that it is there, for anyone; None for a database. Nobody's password goes to the nodes."""
+    """The URL of a server's health, which asks for no login, so that no password goes to the nodes; None for a database."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return None
@@ -111,7 +109,7 @@ def _health(uri: str) -> str | None:
 
 
 def _line(alike: Sequence[Check]) -> str:
-    """One line of what was found alike; where it is not fine, each node is named."""
+    """One line for equal results of several nodes; where they are not PASS, each node is named."""
     check, many = alike[0], len(alike)
     where = f"{many} nodes" if many > 1 and check.status == PASS else ", ".join(each.node for each in alike)
     fix = f"\n      {'fix':<11}{check.fix}" if check.fix else ""

@@ -1,4 +1,4 @@
-"""Plan: what a run would do, before anything is started: settings and their origin, batches, memory, resources, problems."""
+"""Plan: settings and their origin, batches, memory, resources and problems of a run, before anything is started."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FLOAT_BYTES = 4
 
 
 def plan(loaded: Loaded, screen: Screen) -> dict[str, Any]:
-    """Work out what `raylway train` would do, as JSON; `problems` lists what would stop it."""
+    """The plan of `raylway train` as JSON; `problems` lists what would stop it."""
     run = loaded.run
     result: dict[str, Any] = {"settings": loaded.settings(), "batch": _batch(run), "problems": []}
     for look in (_resources, _data, _storage):
@@ -60,7 +60,10 @@ def _data(run: Run) -> dict[str, Any]:
     data = preparing.plan(run)
     encoding = preparing.peek(run, data)
     rows = preparing.count(run, data)
-    parameters = _parameters(run, encoding)
+    import torch
+
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in run.model.network(encoding).parameters())
     return {
         "parameters": parameters,
         "memory": {"weights_gradients_and_optimizer_bytes": _state_bytes(run, parameters)},
@@ -87,14 +90,6 @@ def _storage(run: Run) -> dict[str, Any]:
     uri = client.tracking_uri(run.root, run.track.uri)
     client.check(uri)
     return {"tracking_uri": provenance.redact(uri), "storage": str(run.root)}
-
-
-def _parameters(run: Run, encoding: Any) -> int:
-    import torch
-
-    with torch.device("meta"):
-        network = run.model.network(encoding)
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _show(result: dict[str, Any], screen: Screen) -> None:

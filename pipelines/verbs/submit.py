@@ -7,12 +7,13 @@ a run that is finished.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,16 +157,8 @@ def _result_in(log: str) -> dict[str, Any] | None:
 
 def _free(every: Sequence[Job], id: str) -> str:
     """An id that no job has: Ray's are used once."""
-    used = {job.id for job in every}
-    return next(each for each in _numbered(id) if each not in used)
-
-
-def _numbered(id: str) -> Iterator[str]:
-    yield id
-    number = 2
-    while True:
-        yield f"{id}-{number}"
-        number += 1
+    used, numbered = {job.id for job in every}, (f"{id}-{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([id], numbered) if each not in used)
 
 
 def _typed(options: Options) -> list[str]:

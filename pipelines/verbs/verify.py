@@ -1,14 +1,13 @@
-"""Verify: prove on this machine, or on this cluster, what is promised of every training.
+"""Verify: check on this machine, or on this cluster, the two promises that hold for every training.
 
-`resume`: stopped half way and resumed by new workers, it ends with the bits of one that was not disturbed. `parity`: the curve of
-several workers is that of one, but for rounding. Nothing is kept, and MLflow is told nothing.
+`resume`: stopped half way and resumed by new workers, it ends with the bits of an undisturbed one. `parity`: the curve of several workers
+is that of one, but for rounding. Nothing is kept, and nothing is logged to MLflow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -38,7 +37,9 @@ def verify(what: What, loaded: Loaded, *, steps: int, screen: Screen) -> dict[st
         raise RecipeError(f"scale.workers={run.scale.workers}: parity compares several workers with one; write scale.workers=2")
     check_writable(run.root)
     plan = preparing.plan(run)
-    with _connected(run):
+    with contextlib.ExitStack() as stack:
+        if run.scale.workers:  # one cluster for all trainings: it takes seconds to start
+            stack.enter_context(cluster_session.connect()).ready()
         verdict = (_check_resume if what == "resume" else _check_parity)(loaded, plan, steps, screen)
     result = {"what": what, "recipe": run.recipe, "steps": steps, "workers": run.scale.workers.most, **verdict}
     return result | {"seconds": time.time() - began}
@@ -96,14 +97,3 @@ def _trained(run: Run, plan: Plan, stops: list[int], screen: Screen) -> tuple[An
 def _logged(loaded: Loaded, *overrides: str) -> Run:
     """The run with every step logged, and with further overrides."""
     return load(loaded.words[0], [*loaded.words[1:], _EACH_STEP, *overrides]).run
-
-
-@contextmanager
-def _connected(run: Run) -> Iterator[None]:
-    """One cluster for all trainings: it takes seconds to start."""
-    if not run.scale.workers:
-        yield
-        return
-    with cluster_session.connect() as session:
-        session.ready()
-        yield
