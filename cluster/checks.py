@@ -83,7 +83,7 @@ def examine(session: Session, folder: Path | None, *, package: str, server: str 
     yield from (check for node in asked for check in disks(node, facts[node.id]["disks"]))
     yield from (clock(node, _clock_readings(node)) for node in asked)
     if folder:
-        errors, silent = shared_storage.compare(folder, asked, seconds=shared_storage.PATIENCE_SECONDS)
+        errors, silent = shared_storage.compare(folder, asked)
         yield from (storage(node, str(folder), errors.get(node.id) or silent.get(node.id, "")) for node in asked)
     if server:
         errors, silent = probes.ask(
@@ -168,12 +168,12 @@ def clock(node: Node, readings: Sequence[tuple[float, float, float]]) -> Check:
 def auth(hosts: Iterable[str], *, closed: bool, sent: bool, allow_open: bool) -> Check:
     """Token authentication: without it, whoever reaches the ports of a cluster can run any code there (CVE-2023-48022)."""
     if closed:
-        return Check("auth", "", PASS, "the cluster asks for a token" + (", and took ours" if sent else ""))
+        return Check("auth", "", PASS, "the cluster asks for a token" + (", and accepts ours" if sent else ""))
     outside = sorted({host for host in hosts if not _loopback(host)})
     fix = "start head and nodes with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
     if not outside:
-        return Check("auth", "", WARN, "no token is asked for, so whoever is on this machine can run code there", fix)
-    found = f"no token is asked for, and it is at {', '.join(outside[:3])}: whoever reaches it can run code there"
+        return Check("auth", "", WARN, "the cluster asks for no token, so whoever is on this machine can run code there", fix)
+    found = f"the cluster asks for no token, and it is at {', '.join(outside[:3])}: whoever reaches it can run code there"
     return Check("auth", "", WARN if allow_open else FAIL, found, fix + ("" if allow_open else "; or, in a closed network, --allow-open"))
 
 

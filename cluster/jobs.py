@@ -62,7 +62,7 @@ class NoSuchJob(ClusterError):
 
 @dataclass(frozen=True)
 class Job:
-    """What a cluster knows of a job. Times are seconds since 1970."""
+    """A job of a cluster. Times are seconds since 1970."""
 
     id: str
     status: str
@@ -95,7 +95,7 @@ class Package:
 
 
 class Jobs:
-    """The jobs of the cluster whose dashboard is at `address` (http://head:8265). Raises ClusterError if it does not let us in."""
+    """The jobs of the cluster whose dashboard is at `address` (http://head:8265). Raises ClusterError if it cannot be used."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -129,7 +129,7 @@ class Jobs:
             self._client.submit_job(entrypoint=command, submission_id=id, runtime_env=started, metadata=dict(metadata))
 
     def stop(self, id: str) -> Job:
-        """Ask a job to stop, and wait until it has; what it is then."""
+        """Ask a job to stop, and wait until it has, within bounds; the job as it is then."""
         deadline = time.monotonic() + STOP_SECONDS + _ANSWER_SECONDS
         with self._asked(id):
             self._client.stop_job(id)
@@ -138,12 +138,15 @@ class Jobs:
         return job
 
     def log(self, id: str) -> str:
-        """All that a job has written."""
+        """The log of a job."""
         with self._asked(id):
             return str(self._client.get_job_logs(id))
 
     def follow(self, id: str, write: Callable[[str], None]) -> Job:
-        """Give `write` what the job has written and writes, until it is over. Raises ClusterError after LOST_SECONDS without an answer."""
+        """Pass the log of a job to `write`, from its beginning and until the job is over; the job as it ended.
+
+        Raises ClusterError after LOST_SECONDS without an answer.
+        """
         return asyncio.run(self._follow(id, write))
 
     async def _follow(self, id: str, write: Callable[[str], None]) -> Job:
@@ -171,7 +174,7 @@ class Jobs:
             await asyncio.sleep(_AGAIN_SECONDS)
 
     async def _pieces(self, id: str) -> AsyncGenerator[str, None]:
-        """The log in pieces. A connection may die without a word, and a log be silent for hours, so the job is asked for meanwhile."""
+        """The log in pieces. A connection may die without an error, and a log be silent for hours, so the job is asked for meanwhile."""
         tail = self._client.tail_job_logs(id).__aiter__()
         while True:
             piece = asyncio.ensure_future(tail.__anext__())
@@ -188,7 +191,7 @@ class Jobs:
 
     @contextlib.contextmanager
     def _asked(self, id: str = "") -> Iterator[None]:
-        """Say in one sentence what went wrong with a question."""
+        """Turn an error of a request into a ClusterError of one sentence."""
         try:
             yield
         except AuthenticationError:
@@ -213,7 +216,7 @@ class Jobs:
         return NoSuchJob(f"{id}: no such job at {self.address}; {hint}")
 
     def _no_ray(self, said: str) -> ClusterError:
-        return ClusterError(f"{self.address}: what answers there is no Ray dashboard ({said.splitlines()[0][:120]}); {_WHERE}")
+        return ClusterError(f"{self.address}: the server there is no Ray dashboard ({said.splitlines()[0][:120]}); {_WHERE}")
 
 
 _WHERE = "is the cluster up, and is this the dashboard of its head, such as http://head:8265?"
@@ -239,7 +242,7 @@ def _first(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Why nobody answered, without the names of classes and the addresses of objects that urllib3 puts around it."""
+    """The reason of a failed request, without the names of classes and the addresses of objects that urllib3 puts around it."""
     if isinstance(error, (requests.Timeout, TimeoutError)):
         return "no answer in time"
     inner: Any = error

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, through Ray: what `read` gives every few seconds becomes gauges on the metrics port of this node.
+"""Metrics for Prometheus, through Ray: numbers read every few seconds become gauges and counters on the metrics port of this node.
 
 Ray keeps a gauge for two of its export intervals (10 s each) after its process is gone, so a run that ended leaves no number behind.
 Telemetry costs nothing but itself: whatever goes wrong here ends nothing else.
@@ -42,10 +42,8 @@ class Sample:
 
 
 @contextmanager
-def exported(
-    session: Session, read: Callable[[], Iterable[Sample]], *, tags: Mapping[str, str], every_seconds: float = _EVERY_SECONDS
-) -> Iterator[None]:
-    """Export what `read` gives, from a thread of its own, once the cluster answers and until the `with` block is left.
+def exported(session: Session, read: Callable[[], Iterable[Sample]], *, tags: Mapping[str, str]) -> Iterator[None]:
+    """Export the samples of `read` from a thread of its own, once the cluster answers and until the `with` block is left.
 
     `tags` stand on every metric. A last reading is exported at the end.
     """
@@ -56,7 +54,7 @@ def exported(
             session.ready()
             series: dict[str, Any] = {}
             while True:
-                last = left.wait(every_seconds)
+                last = left.wait(_EVERY_SECONDS)
                 with suppress(Exception):  # one bad reading is not the last
                     for sample in read():
                         _record(series, sample, tags)
@@ -69,7 +67,7 @@ def exported(
         yield
     finally:
         left.set()
-        thread.join(timeout=every_seconds)
+        thread.join(timeout=_EVERY_SECONDS)
 
 
 def _record(series: dict[str, Any], sample: Sample, tags: Mapping[str, str]) -> None:

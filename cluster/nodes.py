@@ -1,7 +1,7 @@
-"""The nodes of a cluster: what is free on each, which are about to be taken away, who holds the rest, and waiting until there is room.
+"""The nodes of a cluster: the CPUs and GPUs free on each, the jobs that hold the rest, and waiting until there is room.
 
-Room is asked for as a placement group, as the workers themselves will ask for it: so Ray's own scheduler says when it is there, those who
-came earlier go first, and a cluster that grows by itself sees that it is wanted.
+Room is asked for by a placement group, as the workers themselves will ask for it: so Ray's own scheduler says when it is there, those who
+came earlier go first, and the autoscaler sees that it is wanted.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _ENTRYPOINT_LETTERS = 60
 
 @dataclass(frozen=True)
 class Node:
-    """A living node, with what is free on it."""
+    """A living node, with the CPUs and GPUs that are free on it."""
 
     id: str
     host: str
     cpus: float
     gpus: float
     leaving: bool
-    """Whether it is about to be taken away: Ray places nothing more on it."""
+    """True if it is being drained: Ray places nothing more on it."""
 
     def __str__(self) -> str:
         return f"node {self.host} ({self.id[:8]})"
 
 
 def alive() -> dict[str, Node]:
-    """The nodes that the cluster believes in, by their id. One that died a moment ago is among them, for up to half a minute."""
+    """The living nodes by their id. A node that has died is among them for up to half a minute."""
     import ray
 
     leaving, free = ray_internals.draining_nodes(), ray_internals.free_by_node()
@@ -62,9 +62,9 @@ def training_workers() -> dict[str, str]:
 
 
 def until_free(workers: int, *, cpus: float, gpus: float = 0, spare: int = 0, say: Callable[[str], None]) -> None:
-    """Return when `workers` of so many CPUs and GPUs each, and `spare` CPUs, are free at once; they are free again then, for the taking.
+    """Wait until `workers` of so many CPUs and GPUs each, and `spare` CPUs, are free at once; nothing is held on return.
 
-    Says what is waited for and who holds it: once, and again when it changes.
+    Says what is waited for and which jobs hold it: once, and again when it changes.
     """
     from ray.util import placement_group, remove_placement_group
 
@@ -88,10 +88,10 @@ def until_free(workers: int, *, cpus: float, gpus: float = 0, spare: int = 0, sa
 
 
 def occupancy() -> str:
-    """What is free, and which jobs hold the rest: `1 of 4 CPUs free; 3 CPUs held by job 02000000 (python -m pipelines train lstm)`.
+    """Free CPUs and GPUs, and jobs that hold the rest: `1 of 4 CPUs free; 3 CPUs held by job 02000000 (python -m pipelines train lstm)`.
 
-    Resources left on a node that is about to be taken away are not free: nothing more is placed there, and it is named. Those that are
-    neither free nor held by an actor or a placement group are named too: tasks have them, or nobody whom Ray could name.
+    Those of a node that is being drained are not free, and it is named. Those that are neither free nor held by an actor or a placement
+    group are named too: tasks have them, or nobody whom Ray could name.
     """
     import ray
 
@@ -108,7 +108,7 @@ def occupancy() -> str:
 
 
 def _held_by_job() -> dict[str, Amounts]:
-    """Job -> what its actors and placement groups hold, by kind of resource, as the control plane knows it."""
+    """Job -> CPUs and GPUs that its actors and placement groups hold, by the control plane (GCS)."""
     held: dict[str, Counter[str]] = {}
     for job, amounts in ray_internals.reservations():
         held.setdefault(job, Counter()).update(amounts)

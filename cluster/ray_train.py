@@ -98,7 +98,9 @@ def launch(
     try:
         return _fit(trainer).return_value
     except WorkerGroupError as error:
-        raise _failure(error.worker_failures) from error
+        causes = {rank: ray_internals.raised_by_worker(failure) for rank, failure in error.worker_failures.items()}
+        raised = {rank: cause for rank, cause in causes.items() if cause is not None}
+        raise WorkersFailed(raised, {rank: "its process died" for rank in causes if rank not in raised}) from error
     except ControllerError as error:
         if ray_internals.start_timed_out(error.controller_failure):
             raise NotStarted(f"no room yet for {workers} worker{'s' * (workers != 1)} x {amounts(cpus, gpus)}; still waiting") from error
@@ -144,14 +146,3 @@ def _await_end() -> None:
 def _epoch(shard: Any, rows: int, seed: int) -> Iterator[dict[str, Any]]:
     shuffled = {"local_shuffle_buffer_size": _SHUFFLED_BATCHES * rows, "local_shuffle_seed": seed % 2**32}
     yield from shard.iter_batches(batch_size=rows, batch_format="numpy", drop_last=True, prefetch_batches=2, **shuffled)
-
-
-def _failure(failures: dict[int, Exception]) -> WorkersFailed:
-    raised: dict[int, BaseException] = {}
-    lost: dict[int, str] = {}
-    for rank, failure in failures.items():
-        if (own := ray_internals.raised_by_worker(failure)) is None:
-            lost[rank] = "its process died"
-        else:
-            raised[rank] = own
-    return WorkersFailed(raised, lost)

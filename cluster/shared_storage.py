@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster import ClusterError, nodes, probes
 from cluster.nodes import Node
 
-PATIENCE_SECONDS = 40.0
+_PATIENCE_SECONDS = 40.0
 """A client of NFS may remember for 30 s (acdirmin) what a folder held."""
 _START_SECONDS = 60.0
 _AGAIN_SECONDS = 0.1
@@ -28,7 +28,6 @@ class SharedStorage:
 
     folder: Path
     say: Callable[[str], None]
-    patience_seconds: float = PATIENCE_SECONDS
     _shown: set[str] = field(default_factory=set)
 
     def check(self) -> None:
@@ -40,7 +39,7 @@ class SharedStorage:
         asked = {id: node for id, node in staying.items() if id not in self._shown}
         if len(staying) < 2 or not asked:
             return
-        errors, silent = compare(self.folder, asked.values(), seconds=self.patience_seconds)
+        errors, silent = compare(self.folder, asked.values())
         if errors:
             named = "; on ".join(f"{asked[id]}: {why}" for id, why in errors.items())
             raise ClusterError(
@@ -51,7 +50,7 @@ class SharedStorage:
         self._shown.update(id for id in asked if id not in silent)
 
 
-def compare(folder: Path, asked: Iterable[Node], *, seconds: float) -> tuple[dict[str, str], dict[str, str]]:
+def compare(folder: Path, asked: Iterable[Node]) -> tuple[dict[str, str], dict[str, str]]:
     """Node's id -> error of `folder` as that node sees it, and node's id -> why it did not answer; nodes that see the same are in neither.
 
     Raises ClusterError if the driver cannot write it either.
@@ -64,18 +63,18 @@ def compare(folder: Path, asked: Iterable[Node], *, seconds: float) -> tuple[dic
     except OSError as error:
         raise ClusterError(f"storage={folder} cannot be written: {error.strerror}") from error
     try:
-        wait = seconds + _START_SECONDS
-        errors, silent = probes.ask(asked, probes.sees, lambda node: (str(place), "driver", node.id, text, seconds), seconds=wait)
-        unseen = _unseen(place, [id for id, why in errors.items() if not why], text, seconds=seconds)
+        wait = _PATIENCE_SECONDS + _START_SECONDS
+        errors, silent = probes.ask(asked, probes.sees, lambda node: (str(place), "driver", node.id, text, _PATIENCE_SECONDS), seconds=wait)
+        unseen = _unseen(place, [id for id, why in errors.items() if not why], text)
         errors |= dict.fromkeys(unseen, "what is written there is not seen by the driver")
         return {id: why for id, why in errors.items() if why}, silent
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _unseen(place: Path, replies: list[str], text: str, *, seconds: float) -> list[str]:
-    """Those of `replies` that do not come to be seen within `seconds`."""
-    deadline = time.monotonic() + seconds
+def _unseen(place: Path, replies: list[str], text: str) -> list[str]:
+    """Those of the files `replies` that the driver does not come to see."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         names = {path.name for path in place.iterdir()}  # opening the folder is what makes a client of NFS look again
         missing = [name for name in replies if name not in names or (place / name).read_text() != text]

@@ -1,4 +1,4 @@
-"""How many workers are launched, when they pause, and when they are launched again.
+"""Elastic training: how many workers are launched, when they pause, and when they are launched again.
 
 A group of workers has a fixed size from its launch to its end. To be elastic is to pause it and to launch another: the step that was
 reached goes on, with the same rows in the same order, however many there are. In a pause all workers stop after the same step and leave
@@ -30,7 +30,7 @@ _POLL_SECONDS = 2.0
 _SETTLE_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0
 ELASTIC_PATIENCE_SECONDS = 20.0
-"""A node that died is believed in for a while; a run that can go on with fewer workers soon counts again."""
+"""Ray takes a node that died for alive for a while; a run that can go on with fewer workers soon counts again."""
 
 
 class WorkerLost(Exception):
@@ -42,11 +42,11 @@ class Reason:
     """The cause of a pause, in words for people."""
 
     text: str
-    """What happened, such as: room for 3 workers."""
+    """The event, such as: room for 3 workers."""
     then: str
-    """What happens after it, such as: going on with 3."""
+    """The continuation, such as: going on with 3."""
     counts: bool = True
-    """Whether a worker that is lost meanwhile counts as a retry: not if its end was announced."""
+    """True if a worker that is lost meanwhile counts as a retry: not if its end was announced."""
 
 
 STOP = Reason("asked to stop", "it is the last", counts=False)
@@ -63,11 +63,11 @@ class Pause:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.reason: Reason | None = None
-        """Why workers are asked to pause; None while they are not."""
+        """The reason of the present request; None while there is none."""
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing is to be launched again."""
+        """True if nothing is to be launched again."""
         return self.reason is STOP
 
     def request(self, reason: Reason = STOP) -> None:
@@ -108,15 +108,15 @@ class WorkerGroup:
     cpus: int
     gpus: float
     here: Resources | None = None
-    """What this machine has, if it is all there is: nothing of it is taken away or added."""
+    """This machine, if it is the whole cluster: then nothing is taken away or added."""
 
     @property
     def patience_seconds(self) -> float:
-        """How long workers may wait for a place before it is counted again how many fit."""
+        """Seconds that workers may wait for their placement group before it is counted again how many fit."""
         return ELASTIC_PATIENCE_SECONDS if self.workers.elastic else PATIENCE_SECONDS
 
     def size(self) -> int:
-        """How many workers to launch now: those that fit, within the bounds. Waits until what former ones held is free again."""
+        """The number of workers to launch now: those that fit, within the bounds, once the CPUs of former ones are free again."""
         if not self.workers.elastic:
             return self.workers.most
         if self.here:
@@ -154,7 +154,7 @@ class WorkerGroup:
             thread.join()
 
     def reason_to_pause(self, size: int, where: list[str], alive: Mapping[str, Node]) -> Reason | None:
-        """Why `size` workers on the nodes `where` should pause; None if they should not."""
+        """The reason to pause `size` workers on the nodes `where`; None if there is none."""
         if leaving := sorted({str(alive[node]) for node in where if node in alive and alive[node].leaving}):
             return Reason(f"{' and '.join(leaving)} is about to be taken away", "going on elsewhere", counts=False)
         more = min(size + self._fit_more(alive), self.workers.most)

@@ -6,7 +6,6 @@ prepared and MLflow opens its database.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -145,7 +144,7 @@ class _OnRay:
         return capacity.worker_share(self.session.resources(), self.job.run.scale, spare=self.spare)
 
     def prepare(self) -> tuple[Dataset, float]:
-        return _timed(functools.partial(preparing.prepare, self.job.run, self.plan, ray_data.each))
+        return _timed(lambda: preparing.prepare(self.job.run, self.plan, ray_data.each))
 
     def wait_for_room(self, share: tuple[int, float]) -> None:
         """Wait until a cluster of others has room for this run: also when it has lost so many nodes that it has to get others first.

@@ -138,23 +138,16 @@ def _not_a_name(name: str | None) -> Iterator[str]:
 
 def _secrets(words: Sequence[str], loaded: Loaded | None, environment: Mapping[str, str]) -> Iterator[str]:
     """Problems of passwords that everyone who sees the cluster's jobs could read."""
-    instead = "a job's command and environment can be read by all who see the dashboard"
-    yield from (
-        f"{hidden}: holds what looks like a password; {instead}" + _elsewhere(hidden) for word in words if (hidden := redact(word)) != word
-    )
-    told = {f"{key}={row['value']}": key for key, row in (loaded.settings() if loaded else {}).items() if row["origin"] == "recipe"}
-    yield from (
-        f"{hidden}: the recipe holds what looks like a password, and goes up with the folder" + _elsewhere(hidden)
-        for text in told
-        if (hidden := redact(text)) != text
-    )
-    uri = environment.get(_TRACKING, "")
-    if redact(uri) != uri:
-        yield f"{_TRACKING}={redact(uri)}: holds what looks like a password; {instead}" + _elsewhere(uri)
-
-
-def _elsewhere(text: str) -> str:
-    return "; MLflow's belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of the cluster's nodes" if "://" in text else ""
+    readable = "holds what looks like a password; a job's command and environment can be read by all who see the dashboard"
+    in_recipe = "the recipe holds what looks like a password, and goes up with the folder"
+    settings = loaded.settings().items() if loaded else ()
+    texts = [(word, readable) for word in words]
+    texts += [(f"{key}={row['value']}", in_recipe) for key, row in settings if row["origin"] == "recipe"]
+    texts += [(f"{_TRACKING}={environment.get(_TRACKING, '')}", readable)]
+    for text, problem in texts:
+        if (hidden := redact(text)) != text:
+            instead = "; MLflow's belong into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD of the cluster's nodes"
+            yield f"{hidden}: {problem}{instead * ('://' in hidden)}"
 
 
 def _vanishing(verb: str, given: Mapping[str, Any], loaded: Loaded | None, environment: Mapping[str, str]) -> Iterator[str]:

@@ -421,7 +421,7 @@ def test_a_node_that_is_silent_or_raises_is_an_answer_too():
 
 
 def test_the_folder_of_this_machine_is_the_same_on_its_only_node(tmp_path):
-    assert shared_storage.compare(tmp_path, nodes.alive().values(), seconds=30) == ({}, {})
+    assert shared_storage.compare(tmp_path, nodes.alive().values()) == ({}, {})
     assert list(tmp_path.iterdir()) == []
 
 

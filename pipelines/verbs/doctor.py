@@ -57,7 +57,7 @@ def _checks(run: Run, *, asked: bool, allow_open: bool, screen: Screen) -> Gener
     shown = provenance.redact(uri)
     here = [_told("storage", lambda: check_writable(run.root), f"{run.root} can be written")]
     server = _health(uri)
-    answers = f"{shown} answers and lets us in" if server else f"{shown}: embedded, only the driver opens it"
+    answers = f"{shown} answers and accepts our login" if server else f"{shown}: embedded, only the driver opens it"
     here += [_told("mlflow", lambda: client.check(uri), answers)]
     yield from here
     # what Ray prints is not for this screen, and all that it means is among the checks

@@ -80,9 +80,9 @@ def test_one_who_never_answers_is_waited_for_in_bounds(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
-        (404, "not here", "what answers there is no Ray dashboard"),
+        (404, "not here", "the server there is no Ray dashboard"),
         (200, "<html>", "no Ray dashboard answers there"),
-        (200, "{}", "what answers there is no Ray dashboard (it tells no version)"),
+        (200, "{}", "the server there is no Ray dashboard (it tells no version)"),
         (401, "", "the cluster asks for a token, and none was sent; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"),
         (500, "broken", "500 Server Error"),
         (200, json.dumps({"ray_version": "2.9.0"}), f"the cluster runs Ray 2.9.0, this is Ray {ray.__version__}; both must be the same"),
