@@ -6,14 +6,13 @@ came earlier go first, and the autoscaler sees that it is wanted.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cluster import ray_internals
 from cluster.capacity import counted
-from cluster.ray_internals import KINDS, Amounts
+from cluster.ray_internals import KINDS
 
 _GLANCE_SECONDS = 1.0
 _LOOK_SECONDS = 5.0
@@ -39,7 +38,7 @@ def alive() -> dict[str, Node]:
     """The living nodes by their id. A node that has died is among them for up to half a minute."""
     import ray
 
-    leaving, free = ray_internals.draining_nodes(), ray_internals.free_by_node()
+    free, leaving = ray_internals.free_by_node()
     nodes = {}
     for node in ray.nodes():
         if node["Alive"]:
@@ -95,7 +94,7 @@ def occupancy() -> str:
     """
     import ray
 
-    total, known, held = ray.cluster_resources(), alive().values(), _held_by_job()
+    total, known, held = ray.cluster_resources(), alive().values(), ray_internals.reservations()
     free = {"CPU": [(node.cpus, node.leaving) for node in known], "GPU": [(node.gpus, node.leaving) for node in known]}
     counts = ", ".join(
         f"{sum(left for left, leaving in free[kind] if not leaving):g} of {total[kind]:g} {kind}s free" for kind in KINDS if total.get(kind)
@@ -105,14 +104,6 @@ def occupancy() -> str:
     tasks = [f"{text} held by no actor and no placement group: by running tasks, or lost to Ray"] if (text := _in_words(unheld)) else []
     leaving = [f"{node} is about to be taken away" for node in known if node.leaving]
     return "; ".join([counts or "no node has CPUs", *jobs, *tasks, *leaving])
-
-
-def _held_by_job() -> dict[str, Amounts]:
-    """Job -> CPUs and GPUs that its actors and placement groups hold, by the control plane (GCS)."""
-    held: dict[str, Counter[str]] = {}
-    for job, amounts in ray_internals.reservations():
-        held.setdefault(job, Counter()).update(amounts)
-    return {job: dict(amounts) for job, amounts in held.items() if any(amounts.values())}
 
 
 def _described(job: str) -> str:

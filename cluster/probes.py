@@ -178,11 +178,8 @@ def all_reduce(meeting: str, rank: int, world_size: int, backend: str, seconds: 
 
 def _free(path: str) -> tuple[int, int] | None:
     """Bytes (free, of all) of the disk that `path` is or will be on."""
-    place = Path(path)
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
-        usage = shutil.disk_usage(place)
+        usage = shutil.disk_usage(next(place for place in (Path(path), *Path(path).parents) if place.exists()))
     except OSError:
         return None
     return usage.free, usage.total

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +90,11 @@ def raylets_here() -> bool:
 # ---- state of the cluster, from the control plane (GCS) itself: ray.util.state needs the dashboard, which a cluster may lack
 
 
-def draining_nodes() -> set[str]:
-    """Ids of the nodes that are being drained, as Ray Train's own PreemptionWatcher asks for them."""
-    from ray._private.state import state
+def free_by_node() -> tuple[Mapping[str, Amounts], set[str]]:
+    """Node's id -> what is free on it; and the ids of nodes that are being drained, as Ray Train's own PreemptionWatcher asks for them."""
+    from ray._private.state import available_resources_per_node, state
 
-    return set(state.get_draining_nodes())
-
-
-def free_by_node() -> Mapping[str, Amounts]:
-    """Node's id -> what is free on it."""
-    from ray._private.state import available_resources_per_node
-
-    return available_resources_per_node()
+    return available_resources_per_node(), set(state.get_draining_nodes())
 
 
 def growth_limit() -> Amounts:
@@ -142,20 +136,23 @@ def training_actors() -> list[str]:
     return [actor.class_name for actor in actors if actor.state != gcs_pb2.ActorTableData.DEAD and of_training(actor)]
 
 
-def reservations() -> Iterator[tuple[str, Amounts]]:
-    """(job's id, amounts) of each placement group that has its place, and of each living actor outside of one."""
+def reservations() -> dict[str, Amounts]:
+    """Job's id -> CPUs and GPUs of its placement groups that have their place, and of its living actors outside of one."""
     from ray._private.state import state
     from ray.core.generated import gcs_pb2
 
     accessor = state._connect_and_get_accessor()
+    held: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for row in accessor.get_placement_group_table():
         group = gcs_pb2.PlacementGroupTableData.FromString(row)
         if group.state == gcs_pb2.PlacementGroupTableData.CREATED:
-            yield group.creator_job_id.hex(), {kind: sum(bundle.unit_resources.get(kind, 0) for bundle in group.bundles) for kind in KINDS}
+            for bundle in group.bundles:
+                held[group.creator_job_id.hex()].update({kind: bundle.unit_resources.get(kind, 0) for kind in KINDS})
     for row in accessor.get_actor_table(None, "ALIVE"):
         actor = gcs_pb2.ActorTableData.FromString(row)
         if not any("_group_" in kind for kind in actor.required_resources):
-            yield actor.job_id.hex(), {kind: actor.required_resources.get(kind, 0) for kind in KINDS}
+            held[actor.job_id.hex()].update({kind: actor.required_resources.get(kind, 0) for kind in KINDS})
+    return {job: amounts for job, amounts in held.items() if any(amounts.values())}
 
 
 def entrypoint(job: str) -> str:
