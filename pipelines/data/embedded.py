@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.source import Skipped, batches_of, even_starts
+from pipelines.data.source import Reader, batches_of, even_starts
 from workloads.base import Arrays
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Embedded(Reader):
     """The rows that `make` returns, all at once; `origin` is the package whose version identifies them."""
 
     label: str
@@ -46,9 +46,6 @@ class Embedded:
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         made = self.make()
         return batches_of({name: made[name] for name in columns}, start, stop)
-
-    def skipped(self) -> Skipped:
-        return Skipped()
 
     def place(self, row: int) -> str:
         return f"{self.label}, row {row:,}"

@@ -6,18 +6,15 @@ Local files are hashed once and remembered by size and time of change; of an obj
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pipelines.errors import shown
-from pipelines.sealed import digest, sha256, stamp, write_atomically
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -25,9 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 _WILDCARD = re.compile(r"[*?\[]")
-_LISTED = 20
 _PYARROWS = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # schemes that pyarrow itself reads
-_SETTLED_NANOSECONDS = 2_000_000_000  # a file changed later than this may change again without another time of change
 
 
 @dataclass(frozen=True)
@@ -134,44 +129,6 @@ def is_folder(text: str) -> bool:
     return _info(text if "://" in text else absolute(text), shown(text)).type == pyarrow.fs.FileType.Directory
 
 
-def identity(files: Sequence[File], scratch: Path) -> dict[str, str]:
-    """File name -> sha256 or entity tag of the content; many files under one hash of them all. Raises DataError."""
-    hashes = _Hashes(scratch / ".hashes.json")
-    contents = {file.name: file.version() if file.local is None else hashes.of(file.local, file) for file in files}
-    hashes.save()
-    return contents if len(contents) <= _LISTED else {f"{len(contents):,} files": digest(contents)}
-
-
-class _Hashes:
-    """sha256 of local files, remembered by path, size, time of change and inode in a JSON file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._new = path, False
-        try:
-            stored = json.loads(path.read_text())
-        except (OSError, ValueError):
-            stored = None
-        entries = stored.items() if isinstance(stored, dict) else ()
-        self._known = {name: entry for name, entry in entries if isinstance(entry, list) and len(entry) == 4}
-
-    def of(self, path: Path, file: File) -> str:
-        try:
-            seen = list(stamp(path))
-            if self._known.get(str(path), [])[:3] == seen:
-                return self._known[str(path)][3]
-            content = sha256(path)
-        except OSError as error:
-            raise DataError(f"{file.name}: cannot be read: {error.strerror or error}") from None
-        if time.time_ns() - seen[1] > _SETTLED_NANOSECONDS:
-            self._known[str(path)], self._new = [*seen, content], True
-        return content
-
-    def save(self) -> None:
-        if self._new:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, json.dumps(self._known))
-
-
 def absolute(text: str) -> str:
     """A path that a person names, from the root. Raises DataError."""
     try:
@@ -237,6 +194,14 @@ def _uri_of(place: str, path: str) -> str:
     parts = urlsplit(place)
     inside = path.removeprefix(parts.netloc.rpartition("@")[2])
     return parts._replace(path=re.sub(r"[%?#]", lambda match: f"%{ord(match[0]):X}", inside), fragment="").geturl()
+
+
+def with_path(place: str, change: Callable[[str], str]) -> str:
+    """An absolute path or URI whose path is changed; the host and the options of a URI stay."""
+    if "://" not in place:
+        return change(place)
+    parts = urlsplit(place)
+    return parts._replace(path=change(parts.path)).geturl()
 
 
 def first_line(error: BaseException) -> str:

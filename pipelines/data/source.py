@@ -12,12 +12,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from pipelines.data.files import File, identity
 from workloads.base import Arrays, DataError
 
 BATCH_ROWS = 8192
@@ -40,41 +38,34 @@ class Skipped:
 class Reader(Protocol):
     def columns(self) -> tuple[str, ...]:
         """The column names. Raises DataError."""
-        ...
 
     def rows(self) -> int:
         """The number of rows that can be read. Raises DataError."""
-        ...
 
     def starts(self) -> Sequence[int]:
         """Row numbers, 0 first, at which reading can begin without reading what lies before: work is divided there."""
-        ...
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         """Rows [start, stop) of `columns` in order, at most BATCH_ROWS at a time. Raises DataError, its row counted within the batch.
 
         Numbers; Python strings or bytes (dtype object), None where one is missing; a DataError in place of a value that cannot be read.
         """
-        ...
 
     def skipped(self) -> Skipped:
         """The rows that the reader left out itself."""
-        ...
+        return Skipped()
 
     def place(self, row: int) -> str:
         """The place of a row for people: its file, and its number there, from 0."""
-        ...
 
 
 class Source(Reader, Protocol):
     @property
     def label(self) -> str:
         """A short name, for run names and people."""
-        ...
 
     def identity(self) -> dict[str, str]:
         """File -> hash of its content, or package -> version. Equal identities mean equal rows. Cheap the second time."""
-        ...
 
 
 class Concatenated:
@@ -109,26 +100,6 @@ class Concatenated:
     def _edges(self) -> list[int]:
         """The row at which each reader begins, and the row behind the last."""
         return list(itertools.accumulate(self.sizes, initial=0))
-
-
-@dataclass(frozen=True)
-class Files(Concatenated):
-    """The rows of several readers; `files` are what these read, `scratch` a folder for what is remembered of them."""
-
-    label: str
-    readers: tuple[Reader, ...]
-    files: tuple[File, ...]
-    scratch: Path
-
-    def identity(self) -> dict[str, str]:
-        return identity(self.files, self.scratch)
-
-    def columns(self) -> tuple[str, ...]:
-        first = self.readers[0].columns()
-        for reader, file in zip(self.readers[1:], self.files[1:], strict=False):
-            if odd := set(reader.columns()) ^ set(first):
-                raise DataError(f"{file.name}: its columns are not those of {self.files[0].name}: {min(odd)!r} is in one of them only")
-        return first
 
 
 @dataclass(frozen=True)

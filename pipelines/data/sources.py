@@ -1,4 +1,4 @@
-"""Open what a recipe names: an embedded data set, files of any format anywhere, a data set of the Hugging Face hub."""
+"""Open the data that a recipe names: an embedded data set, files of any format on any filesystem, a data set of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from pipelines.data import files
 from pipelines.data.embedded import EMBEDDED
@@ -18,7 +17,8 @@ from pipelines.data.readers.hub import Hub, is_saved
 from pipelines.data.readers.image_files import ImageFolder, PathColumns, pictures_in
 from pipelines.data.readers.lines import JsonLines, PlainText
 from pipelines.data.readers.parse_cache import Parsed
-from pipelines.data.source import Files, Reader, Renamed, Source, SplitSources
+from pipelines.data.readers.planned import Files
+from pipelines.data.source import Reader, Renamed, Source, SplitSources
 from pipelines.data.splits import SPELLINGS, SPLITS
 from pipelines.errors import shown
 from workloads.base import DataError
@@ -45,40 +45,37 @@ _PARSED: Mapping[str, type[Parsed]] = {
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How what a recipe names is to be read."""
+    """Options of `open_source`."""
 
     scratch: Path
-    """A folder for what may be remembered of it."""
+    """A local folder for parsed files and the hashes of files."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Columns that the task asks for -> the source's own names of them."""
+    """Column name of the task -> column name in the source."""
     paths: tuple[str, ...] = ()
-    """Columns that may hold paths of files, whose content is read in their place."""
+    """Columns that may hold paths of files: the content of the files is read in place of the paths."""
     skip: bool = False
-    """Leave rows out that cannot even be read."""
+    """Leave out rows that cannot be parsed, instead of raising for the first."""
     labelled: bool = True
-    """Pictures must have labels (a folder a class, a file beside); otherwise the labels that there are are not read."""
+    """Images have labels: the class folder, or the labels file beside an IDX file. False: read no labels, even if there are some."""
 
 
 def open_source(text: str, options: ReadOptions) -> Source:
     """Open an embedded data set, a path, a glob, a URI, or hf://name[:config]. Raises DataError.
 
-    A data set of the hub that has a training split and others becomes SplitSources, as if each had been given.
+    A data set of the hub with a training split and others becomes SplitSources, one source per split.
     """
     if text in EMBEDDED:
         return _renamed(EMBEDDED[text], options)
     if text.startswith(_HUB):
         return _open_hub(text, options)
-    if "://" not in text and files.is_folder(text) and is_saved(Path(text).expanduser()):
-        return _open_hub(f"{_HUB}{Path(text).expanduser().absolute()}", options)
+    if "://" not in text and files.is_folder(text) and is_saved(Path(files.absolute(text))):
+        return _open_hub(_HUB + files.absolute(text), options)
     source = _renamed(_open_files(text, options), options)
     return PathColumns(source, options.paths, _folder_of(text)) if set(options.paths) & set(source.columns()) else source
 
 
 def open_splits(texts: Mapping[str, str], options: ReadOptions) -> SplitSources:
-    """Open splits that are sources of their own, by name; of a data set of the hub that has several, the one of that name.
-
-    Raises DataError.
-    """
+    """Open a source for each split, by the split's name. Of a hub data set with several splits, the one of that name. Raises DataError."""
     sources = {}
     for split, text in texts.items():
         source = open_source(text, options)
@@ -101,13 +98,9 @@ def _open_hub(text: str, options: ReadOptions) -> Source:
 
 
 def _folder_of(text: str) -> str:
-    """The folder that paths in a table are relative to: the one given, else that of the file, or of all that a glob can match."""
-    if "://" not in text:
-        place = Path(text).expanduser()
-        return str(place if files.is_folder(text) else Path(re.split(r"[*?\[]", str(place))[0] + "_").parent)
-    parts = urlsplit(text)  # behind a question mark stand options, which hold for the files as well
-    path = parts.path if files.is_folder(text) else re.split(r"[*\[]", parts.path)[0].rpartition("/")[0]
-    return parts._replace(path=path).geturl()
+    """The folder that paths in a table are relative to: `text` if it is a folder, else the parent of the file or of the first wildcard."""
+    place, wildcard = (text, r"[*\[]") if "://" in text else (files.absolute(text), r"[*?\[]")  # a URI's ? begins its options
+    return place if files.is_folder(text) else files.with_path(place, lambda path: re.split(wildcard, path)[0].rpartition("/")[0])
 
 
 def _open_files(text: str, options: ReadOptions) -> Files:
@@ -123,7 +116,7 @@ def _open_files(text: str, options: ReadOptions) -> Files:
         pair = Idx(found[0], options.scratch, options.skip, labels)
         return Files(label, (pair,), (found[0], labels) if labels else found, options.scratch)
     data = tuple(file for file in found if file.suffix in {*_IN_PLACE, *_PARSED})
-    if files.is_folder(text):  # a folder has notes beside its data: README.md, dataset_info.json
+    if files.is_folder(text):  # data sets have README.md and dataset_info.json beside the data
         data = tuple(file for file in data if file.suffix not in (".md", ".json")) or data
     if len({file.suffix for file in data}) != 1:
         kinds = ", ".join(sorted({file.suffix for file in found}))

@@ -17,7 +17,8 @@ import pyarrow as pa
 from pipelines.data import sources
 from pipelines.data.encode import Piece, cut, tried
 from pipelines.data.readers.image_files import ImageFolder, PathColumns
-from pipelines.data.source import Files, Source
+from pipelines.data.readers.planned import Files
+from pipelines.data.source import Source
 from pipelines.data.sources import ReadOptions
 from pipelines.errors import shown
 from pipelines.evaluation import output
@@ -172,7 +173,7 @@ def job_of(predictor: Predictor, target: Output, say: Callable[[str], None]) -> 
         say(f"{target.name}: {target.form} cannot hold column {', '.join(left)}; it is left out (Parquet keeps it)")
     number = _free_name("row", kept, "input_")
     names = {name: _free_name(name, [*kept, number], "predicted_") for name in predictions}
-    predicted = [(new, output.kind_of([_objects(predictions[name])])) for name, new in names.items()]
+    predicted = [(new, output.kind_of([np.fromiter(predictions[name], object)])) for name, new in names.items()]
     schema = pa.schema([(number, pa.int64()), *((name, kinds[name]) for name in kept), *predicted])
     lookback, rows = predictor.model.serving.lookback, predictor.source.rows()
     began = time.perf_counter()  # of rows that are predicted once more, now that all is loaded
@@ -201,7 +202,7 @@ def _kinds(predictor: Predictor) -> dict[str, pa.DataType]:
         for _, kept in predictor.read(start, min(start + _TRIED_ROWS, predictor.source.rows())):
             for name, column in kept.items():
                 if column.dtype == object:  # a value that could not be read counts as missing
-                    column = _objects([None if isinstance(value, DataError) else value for value in column])
+                    column = np.fromiter([None if isinstance(value, DataError) else value for value in column], object)
                 columns[name].append(column)
     return {name: output.kind_of(batches) for name, batches in columns.items()}
 
@@ -227,9 +228,3 @@ def _free_name(name: str, taken: Sequence[str], prefix: str) -> str:
     while name in taken:
         name = f"{prefix}{name}"
     return name
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column

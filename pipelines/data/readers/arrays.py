@@ -1,7 +1,7 @@
 """Files of arrays: numpy's .npy and .npz, and IDX, gzipped or not (the format of MNIST: yann.lecun.com/exdb/mnist).
 
-An .npy file is read by seeking and never mapped: a mapped file that somebody cuts off kills the process that reads it. The others are
-unpacked once, to their end, where checksums are compared. What was pickled into a file is never loaded.
+An .npy file is read by seeking and never memory-mapped: a mapped file that is truncated meanwhile kills the process (SIGBUS). The others
+are decompressed once, to the end, where checksums are compared. Pickled objects are never loaded.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from pipelines.data.files import File
+from pipelines.data.files import File, with_path
 from pipelines.data.readers.parse_cache import LONGEST_ROW_BYTES, BadRows, Parsed
 from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, reading
 from pipelines.data.source import even_starts
@@ -34,14 +33,20 @@ _WHOLE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class _Header:
-    """The head of an array: shape, type, whether its first axis varies fastest (Fortran's order), and its own length in bytes."""
+class _Array:
+    """An array in an open file. Its first row begins at byte `begin`. `fortran`: the first axis varies fastest, so a row is not contiguous.
 
+    `place` names the array in errors: the file, and in an .npz file its member too.
+    """
+
+    file: File
+    format: str
     place: str
+    opened: Any
     shape: tuple[int, ...]
     kind: np.dtype
     fortran: bool
-    length: int
+    begin: int
 
     @property
     def rows(self) -> int:
@@ -51,66 +56,76 @@ class _Header:
     def row_bytes(self) -> int:
         return prod(self.shape[1:]) * self.kind.itemsize
 
-    @property
-    def scattered(self) -> bool:
-        """A row does not lie in one piece."""
-        return self.fortran and prod(self.shape[1:]) > 1
+    def next_rows(self, low: int, high: int) -> np.ndarray:
+        """Rows [low, high), read from the current position, which is row `low`. Raises DataError if the file ends before `high`."""
+        content = self.opened.read((high - low) * self.row_bytes)
+        self._check_end(low + len(content) // self.row_bytes, high)
+        return np.frombuffer(content, self.kind).reshape(high - low, *self.shape[1:], order="F" if self.fortran else "C")
 
-    def next_rows(self, opened: Any, low: int, high: int) -> np.ndarray:
-        """Rows [low, high), at the first of which `opened` is. Raises DataError if it ends before."""
-        content = opened.read((high - low) * self.row_bytes)
-        self.check_end(low + len(content) // self.row_bytes, high)
-        return np.frombuffer(content, self.kind).reshape(high - low, *self.shape[1:], order="F" if self.scattered else "C")
-
-    def gathered_rows(self, opened: Any, low: int, high: int) -> np.ndarray:
-        """Rows [low, high) of an array whose rows are scattered: a piece of each of its columns."""
+    def gathered_rows(self, low: int, high: int) -> np.ndarray:
+        """Rows [low, high) of an array in Fortran order, sought and read column by column."""
         pieces = np.empty((prod(self.shape[1:]), high - low), self.kind)
         for number, piece in enumerate(pieces):
-            opened.seek(self.length + (number * self.rows + low) * self.kind.itemsize)
-            content = opened.read(piece.nbytes)
-            self.check_end(low + len(content) // self.kind.itemsize, high)
+            self.opened.seek(self.begin + (number * self.rows + low) * self.kind.itemsize)
+            content = self.opened.read(piece.nbytes)
+            self._check_end(low + len(content) // self.kind.itemsize, high)
             piece[:] = np.frombuffer(content, self.kind)
         return pieces.T.reshape(high - low, *self.shape[1:], order="F")
 
-    def check_size(self, size: int) -> None:
-        content = size - self.length
-        self.check_end(content // self.row_bytes, self.rows)
-        self.check_nothing_follows(content > self.rows * self.row_bytes)
+    def batches(self, step: int) -> Iterator[np.ndarray]:
+        """All rows, `step` at a time. Reads past the last row: nothing may follow it, and only at the end are checksums compared."""
+        if self.row_bytes > LONGEST_ROW_BYTES:
+            raise DataError(f"{self.place}: has rows of more than {LONGEST_ROW_BYTES:,} bytes")
+        if self.fortran and self.row_bytes * self.rows > _WHOLE_BYTES:
+            raise DataError(f"{self.place}: is in Fortran order and has more than 1 GiB; save it in C order (numpy.ascontiguousarray)")
+        with reading(self.file, self.format):  # two files may be open: an error names its own
+            whole = self.next_rows(0, self.rows) if self.fortran else None
+            for low in range(0, max(self.rows, 1), step):
+                high = min(low + step, self.rows)
+                rows = self.next_rows(low, high) if whole is None else whole[low:high]
+                if high == self.rows and self.opened.read(1):
+                    raise self._too_long()
+                yield rows
 
-    def check_end(self, rows: int, promised: int) -> None:
+    def check_size(self, size: int) -> None:
+        """Raises DataError unless a file of that many bytes holds all rows and nothing else."""
+        self._check_end((size - self.begin) // self.row_bytes, self.rows)
+        if size - self.begin > self.rows * self.row_bytes:
+            raise self._too_long()
+
+    def _check_end(self, rows: int, promised: int) -> None:
         if rows < promised:
             raise DataError(f"{self.place}: ends in row {rows:,}, but its header promises {self.rows:,}")
 
-    def check_nothing_follows(self, more: bool) -> None:
-        if more:
-            raise DataError(f"{self.place}: goes on after the {self.rows:,} rows that its header promises")
+    def _too_long(self) -> DataError:
+        return DataError(f"{self.place}: goes on after the {self.rows:,} rows that its header promises")
 
 
 class Npy(Planned):
-    """An .npy file: one column, named as the file; read from any row."""
+    """An .npy file: one column, named after the file; reading can start at any row."""
 
     def starts(self) -> Sequence[int]:
         return even_starts(self.rows())
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         with reading(self.file, ".npy"), self.file.open() as opened:
-            header = _numpy_header(opened, self.file.name)
-            opened.seek(header.length + start * header.row_bytes)
-            for low in range(start, stop, step := batch_rows(header.row_bytes)):
-                rows = (header.gathered_rows if header.scattered else header.next_rows)(opened, low, min(low + step, stop))
+            array = _numpy_array(self.file, ".npy", self.file.name, opened)
+            opened.seek(array.begin + start * array.row_bytes)
+            for low in range(start, stop, step := batch_rows(array.row_bytes)):
+                rows = (array.gathered_rows if array.fortran else array.next_rows)(low, min(low + step, stop))
                 yield {name: _plain(rows) for name in columns}
 
     @cached_property
     def _plan(self) -> Plan:
         version = self._version()
         with reading(self.file, ".npy"), self.file.open() as opened:
-            header = _numpy_header(opened, self.file.name)
-            header.check_size(opened.size())
-        return Plan(version, (Path(self.file.name).stem,), (0, header.rows))
+            array = _numpy_array(self.file, ".npy", self.file.name, opened)
+            array.check_size(opened.size())
+        return Plan(version, (Path(self.file.name).stem,), (0, array.rows))
 
 
 class Npz(Parsed):
-    """An .npz file: its arrays are the columns, all with as many rows. One in Fortran's order is held as a whole while it is parsed."""
+    """An .npz file: each array is a column, all of equal length. An array in Fortran order is held in memory while it is parsed."""
 
     parser = "npz 1"
 
@@ -124,8 +139,8 @@ class Npz(Parsed):
             arrays = {}
             for name, member in zip(names, members, strict=True):
                 opened = stack.enter_context(archive.open(member))
-                arrays[name] = _Array(self.file, ".npz", opened, _numpy_header(opened, f"{self.file.name}: {name}"))
-            rows = {name: array.header.rows for name, array in arrays.items()}
+                arrays[name] = _numpy_array(self.file, ".npz", f"{self.file.name}: {name}", opened)
+            rows = {name: array.rows for name, array in arrays.items()}
             if odd := [name for name in names if rows[name] != rows[names[0]]]:
                 counts = f"{rows[names[0]]:,} in {names[0]}, {rows[odd[0]]:,} in {odd[0]}"
                 raise DataError(f"{self.file.name}: its arrays differ in rows: {counts}")
@@ -134,7 +149,7 @@ class Npz(Parsed):
 
 @dataclass(frozen=True)
 class Idx(Parsed):
-    """A pair of IDX files: columns `image` and `label`; or images alone."""
+    """IDX images with a second file of labels: columns `image` and `label`; without `labels` only `image`."""
 
     parser = "idx 1"
     labels: File | None = None
@@ -145,15 +160,15 @@ class Idx(Parsed):
     def _parse(self, bad: BadRows) -> Iterator[pa.RecordBatch]:
         files = {"image": self.file} | ({"label": self.labels} if self.labels else {})
         with ExitStack() as stack:
-            arrays = {name: _idx(file, 3 if name == "image" else 1, stack) for name, file in files.items()}
-            images, labels = arrays["image"].header, arrays.get("label", arrays["image"]).header
+            arrays = {name: _idx_array(file, 3 if name == "image" else 1, stack) for name, file in files.items()}
+            images, labels = arrays["image"], arrays.get("label", arrays["image"])
             if images.rows != labels.rows:
                 raise DataError(f"{images.place} has {images.rows:,} images, but {labels.place} has {labels.rows:,} labels")
             yield from _side_by_side(arrays)
 
 
 def labels_beside(images: File) -> File:
-    """The file of labels that lies beside the file `images`. Raises DataError."""
+    """The labels file of an images file: the same name with `images` and `idx3` replaced, in the same folder. Raises DataError."""
     name = images.name.rpartition("/")[2].removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     candidates = [_sibling(images, name), _sibling(images, f"{name}.gz")]
     for file in candidates:
@@ -165,47 +180,16 @@ def labels_beside(images: File) -> File:
 
 def _sibling(file: File, name: str) -> File:
     shown = f"{file.name.rpartition('/')[0]}/{name}".lstrip("/")
-    parts = urlsplit(file.uri) if "://" in file.uri else None  # options behind a question mark hold for the sibling as well
-    path = f"{(parts.path if parts else file.uri).rpartition('/')[0]}/{name}"
-    return File(parts._replace(path=path).geturl() if parts else path, shown)
-
-
-@dataclass
-class _Array:
-    """An array that is read once, from its first row to its last."""
-
-    file: File
-    format: str
-    opened: IO[bytes]
-    header: _Header
-    whole: np.ndarray | None = None
-
-    def next_rows(self, low: int, high: int) -> np.ndarray:
-        """Rows [low, high); behind the last nothing may follow, and reading on is what compares a checksum."""
-        header = self.header
-        with reading(self.file, self.format):  # several files are open at once: what goes wrong must name its own
-            if header.scattered and self.whole is None:
-                if header.row_bytes * header.rows > _WHOLE_BYTES:
-                    raise DataError(
-                        f"{header.place}: lies in Fortran's order and is too large for it; save it with numpy.ascontiguousarray"
-                    )
-                self.whole = header.next_rows(self.opened, 0, header.rows)
-            if header.row_bytes > LONGEST_ROW_BYTES:
-                raise DataError(f"{header.place}: has rows of more than {LONGEST_ROW_BYTES:,} bytes")
-            rows = header.next_rows(self.opened, low, high) if self.whole is None else self.whole[low:high]
-            header.check_nothing_follows(high == header.rows and len(self.opened.read(1)) > 0)
-        return rows
+    return File(with_path(file.uri, lambda path: f"{path.rpartition('/')[0]}/{name}"), shown)
 
 
 def _side_by_side(arrays: Mapping[str, _Array]) -> Iterator[pa.RecordBatch]:
-    """Arrays of as many rows as the columns of a table; at least one batch."""
+    """Batches of a table with these columns, which have equally many rows; at least one batch."""
     import pyarrow as pa
 
-    headers = [array.header for array in arrays.values()]
-    step = batch_rows(sum(header.row_bytes for header in headers))
-    for low in range(0, max(headers[0].rows, 1), step):
-        high = min(low + step, headers[0].rows)
-        yield pa.record_batch({name: _to_arrow(_plain(array.next_rows(low, high))) for name, array in arrays.items()})
+    step = batch_rows(sum(array.row_bytes for array in arrays.values()))
+    for batches in zip(*(array.batches(step) for array in arrays.values()), strict=True):
+        yield pa.record_batch({name: _to_arrow(_plain(rows)) for name, rows in zip(arrays, batches, strict=True)})
 
 
 def _to_arrow(values: np.ndarray) -> pa.Array:
@@ -221,13 +205,13 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
 
 
 def _plain(values: np.ndarray) -> np.ndarray:
-    """As a task is given it: strings and bytes as objects, numbers in this machine's byte order, booleans as 0 and 1."""
+    """Strings and bytes as objects, numbers in native byte order, booleans as int8."""
     if values.dtype.kind in "SU":
         return values.astype(object)
     return values.astype(np.int8 if values.dtype.kind == "b" else values.dtype.newbyteorder("="), copy=False)
 
 
-def _numpy_header(opened: Any, place: str) -> _Header:
+def _numpy_array(file: File, format: str, place: str, opened: Any) -> _Array:
     """Raises DataError for arrays that cannot be rows, and whatever numpy raises for damaged ones."""
     version = np.lib.format.read_magic(opened)
     if version not in ((1, 0), (2, 0)):
@@ -238,11 +222,12 @@ def _numpy_header(opened: Any, place: str) -> _Header:
         raise DataError(f"{place}: holds Python objects, which are pickled and so never loaded; save numbers or strings")
     if kind.kind not in _KINDS or kind.itemsize == 0:
         raise DataError(f"{place}: holds {kind}; save numbers or strings, each field as an array of its own")
-    return _Header(place, _checked_shape(place, shape), kind, fortran, opened.tell())
+    shape = _checked_shape(place, shape)
+    return _Array(file, format, place, opened, shape, kind, fortran and prod(shape[1:]) > 1, opened.tell())
 
 
-def _idx(file: File, dimensions: int, stack: ExitStack) -> _Array:
-    """The file, open until `stack` is left. Unpacked by Python's gzip, not Arrow's: it compares the checksum, and names the problem."""
+def _idx_array(file: File, dimensions: int, stack: ExitStack) -> _Array:
+    """The array of an IDX file, open until `stack` is left. Python's gzip, not Arrow's: it compares the checksum and names the problem."""
     with reading(file, "IDX"):
         opened: Any = stack.enter_context(io.BufferedReader(cast(io.RawIOBase, stack.enter_context(file.open()))))
         if file.packed:
@@ -254,10 +239,10 @@ def _idx(file: File, dimensions: int, stack: ExitStack) -> _Array:
         begins = f"begins with {magic.hex()}, not {expected.hex()}"
         raise DataError(f"{file.name}: not an IDX file of bytes in {dimensions} dimensions: {begins}")
     shape = _checked_shape(file.name, tuple(np.frombuffer(sizes, ">i4").tolist()))
-    header = _Header(file.name, shape, np.dtype(np.uint8), False, 4 + 4 * dimensions)
+    array = _Array(file, "IDX", file.name, opened, shape, np.dtype(np.uint8), False, 4 + 4 * dimensions)
     if not file.packed:
-        header.check_size(file.size())
-    return _Array(file, "IDX", opened, header)
+        array.check_size(file.size())
+    return array
 
 
 def _checked_shape(place: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.data.files import File, first_line
-from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, reading
+from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, reading, to_numpy
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ class Parquet(Columnar):
     """A Parquet file; its parts are the row groups."""
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        if start >= stop:
-            return
         groups = self._parts(start, stop)
         with reading(self.file, "Parquet"), self.file.open() as file:
             footer = _footer(self.file, self._plan.version)
@@ -98,8 +96,6 @@ class Arrow(Columnar):
     """
 
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
-        if start >= stop:
-            return
         with self._opened([self._plan.names.index(name) for name in columns]) as (reader, _):
             parts = self._parts(start, stop) if _is_file(reader) else [0]
             batches = (reader.get_batch(part) for part in parts) if _is_file(reader) else iter(reader)
@@ -195,70 +191,3 @@ def _validate(batch: pa.RecordBatch, columns: Sequence[str]) -> None:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):  # text that is not UTF-8 is reported with its row
             column = column.view(pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary())
         column.validate(full=True)
-
-
-# ---- columns
-
-
-def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """(N, …) for lists of one length at every level, else (N,): numbers with NaN, strings, bytes or lists with None, where one is missing.
-
-    A picture as `datasets` stores it (a struct of bytes and path) is its bytes, or its path where there are none. Text that is not
-    UTF-8 is a DataError in its row. Raises pyarrow's exceptions for a type that has no such form, such as a union.
-    """
-    import pyarrow as pa
-    import pyarrow.compute
-
-    kind, types = column.type, pa.types
-    if isinstance(kind, pa.BaseExtensionType):
-        if isinstance(kind, pa.FixedShapeTensorType) and len(column) and not column.null_count:
-            return column.combine_chunks().to_numpy_ndarray()
-        return to_numpy(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
-    if types.is_dictionary(kind):  # not cast(): it knows no dictionaries of lists
-        return to_numpy(pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], kind.value_type))
-    if types.is_boolean(kind) or types.is_decimal(kind):
-        return column.cast(pa.int8() if types.is_boolean(kind) else pa.float64()).to_numpy()
-    if types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}:
-        content, path = (to_numpy(pa.compute.struct_field(column, name)) for name in ("bytes", "path"))
-        return np.where(content == None, path, content)  # noqa: E711
-    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
-    if any(is_one(kind) for is_one in lists):
-        return _lists(column)
-    if types.is_struct(kind):  # not to_numpy(): its integers are floats where another row has none
-        return _objects(column.to_pylist())
-    return _text(column) if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) else column.to_numpy()
-
-
-def _lists(column: pa.ChunkedArray) -> np.ndarray:
-    """Stacked where every list has the same length and holds numbers; else objects."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    lengths = pc.unique(pc.list_value_length(column))
-    if not column.null_count and len(lengths) == 1:
-        inside = to_numpy(pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type))
-        if inside.dtype != object:
-            return inside.reshape(len(column), lengths[0].as_py(), *inside.shape[1:])
-    return _objects(column.to_pylist())
-
-
-def _text(column: pa.ChunkedArray) -> np.ndarray:
-    import pyarrow as pa
-
-    try:
-        return column.to_numpy()
-    except (pa.ArrowException, UnicodeDecodeError):  # the one or the other, as pyarrow's version has it
-        return _objects([_decoded(value) for value in column.cast(pa.large_binary()).to_pylist()])
-
-
-def _decoded(content: bytes | None) -> str | DataError | None:
-    try:
-        return None if content is None else content.decode()
-    except UnicodeDecodeError as error:
-        return DataError(f"text that is not UTF-8 at byte {error.start:,}")
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column

@@ -7,8 +7,7 @@ but takes about twice as long.
 from __future__ import annotations
 
 import codecs
-import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from pipelines.data.files import first_line
@@ -93,10 +92,14 @@ class Delimited(Parsed):
         import pyarrow as pa
         import pyarrow.csv as csv
 
-        content = _Repaired(parse_cache.blocks(self.file), f"\n{_END}\n{_END}{self._delimiter}{_END}\n")
         reading = csv.ReadOptions(use_threads=False, autogenerate_column_names=True, block_size=parse_cache.BLOCK_BYTES)
         parsing = csv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True, invalid_row_handler=ragged)
-        with csv.open_csv(content, reading, parsing, csv.ConvertOptions(default_column_type=pa.string())) as reader:
+        converting, end = csv.ConvertOptions(default_column_type=pa.string()), f"\n{_END}\n{_END}{self._delimiter}{_END}\n"
+        with (
+            self.file.stream() as stream,
+            pa.TransformInputStream(stream, _repaired(end)) as content,
+            csv.open_csv(content, reading, parsing, converting) as reader,
+        ):
             yield from reader
 
     def _header(self, batch: pa.RecordBatch) -> pa.Schema:
@@ -133,26 +136,15 @@ class _Ragged:
         self._unreported = []
 
 
-class _Repaired(io.RawIOBase):
-    """A file for the parser: the bytes of `blocks` as UTF-8, _MARK where they are not, and `end` behind the last."""
+def _repaired(end: str) -> Callable[[pa.Buffer], bytes]:
+    """Makes the parser's input of a file's bytes, read in order: UTF-8, _MARK where it is not, and `end` behind the last."""
+    decoder, last = codecs.getincrementaldecoder("utf-8-sig")(_MARKED), iter([end])
 
-    def __init__(self, blocks: Iterator[bytes], end: str) -> None:
-        self._texts, self._rest = self._decoded(blocks, end), b""
+    def repaired(content: pa.Buffer) -> bytes:
+        text = decoder.decode(content, final=not len(content)).replace("\0", _NUL)
+        return (text if len(content) else text + next(last, "")).encode()  # asked on for more until there is none
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        while len(self._rest) < size and (text := next(self._texts, None)) is not None:
-            self._rest += text.encode()
-        content, self._rest = self._rest[:size], self._rest[size:]
-        return content
-
-    def _decoded(self, blocks: Iterator[bytes], end: str) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8-sig")(_MARKED)
-        for block in blocks:
-            yield decoder.decode(block).replace("\0", _NUL)
-        yield decoder.decode(b"", final=True) + end
+    return repaired
 
 
 def _decodable(batch: pa.RecordBatch, first: int, ragged: _Ragged, bad: BadRows) -> pa.RecordBatch:

@@ -1,7 +1,7 @@
 """Data sets of the Hugging Face hub, or folders that the `datasets` library loads: `hf://name[:config]`.
 
-The library finds, fetches and converts; its Arrow files are read as any others. Code that comes with a data set is never run: the
-library (from 4.0 on) knows no way to.
+The library downloads and converts; its Arrow files are read like any others. Code in a data set's repository is never executed: the
+library has no way to since version 4.0.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.data.files import File, find, first_line, identity
+from pipelines.data.files import File, find, first_line
 from pipelines.data.readers.columnar import Arrow
-from pipelines.data.readers.image_files import FILES_AT_ONCE, contents
-from pipelines.data.source import Files, Skipped
+from pipelines.data.readers.image_files import opened_beside
+from pipelines.data.readers.planned import Files, identity
+from pipelines.data.source import Source, Wrapper
 from workloads.base import Arrays, DataError
 
 if TYPE_CHECKING:
@@ -30,10 +31,10 @@ _SCHEME = "hf://"
 
 
 @dataclass(frozen=True)
-class Hub:
-    """One split of a data set: class labels as their names, pictures as bytes. `split` None: the only one there is.
+class Hub(Wrapper):
+    """One split of a data set: class labels as names, images as bytes. `split` None: its only split.
 
-    What the library makes of a folder is kept in `scratch`; what it fetches from the hub in its own cache (HF_HOME).
+    Files that the library converts from a folder are kept in `scratch`; downloads in its own cache (HF_HOME).
     """
 
     text: str
@@ -50,42 +51,30 @@ class Hub:
         return tuple(self._all)
 
     def identity(self) -> dict[str, str]:
-        """The hashes of its Arrow files and of what its columns mean; of a folder also the hashes of the files in it."""
+        """Hashes of the Arrow files and of the column types; for a folder also the hashes of its files."""
         name, _ = _parts(self.text)
-        # pictures that lie in a folder are not in the Arrow file
+        # the Arrow file of an image folder holds paths, not the images
         folder = identity(find(name), self.scratch) if Path(name).is_dir() and not is_saved(Path(name)) else {}
         return {"split": self._split.name, "columns": self._split.meaning} | folder | self._split.files.identity()
 
-    def columns(self) -> tuple[str, ...]:
-        return self._split.files.columns()
-
-    def rows(self) -> int:
-        return self._split.files.rows()
-
-    def starts(self) -> Sequence[int]:
-        return self._split.files.starts()
+    @property
+    def source(self) -> Source:  # type: ignore[override]
+        return self._split.files
 
     def read(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
         split = self._split
         pictures = [name for name in columns if name in split.pictures]
         for raw in split.files.read(start, stop, columns):
-            batch = dict(raw) | {name: _names(raw[name], split.classes[name]) for name in columns if name in split.classes}
-            if not any(isinstance(value, str) for name in pictures for value in batch[name]):
-                yield batch
-                continue
-            for low in range(0, len(batch[pictures[0]]), FILES_AT_ONCE):
-                part = {name: column[low : low + FILES_AT_ONCE] for name, column in batch.items()}
-                yield part | {name: contents([_picture(value, split.roots) for value in part[name]]) for name in pictures}
-
-    def skipped(self) -> Skipped:
-        return Skipped()
+            batch = dict(raw) | {name: _class_names(raw[name], split.classes[name]) for name in columns if name in split.classes}
+            for part, opened in opened_beside(batch, pictures, lambda value: _picture(value, split.roots)):
+                yield {**part, **opened}
 
     def place(self, row: int) -> str:
         return f"{self.text} {self._split.name}, row {row:,}"
 
     @cached_property
     def _state(self) -> str:
-        """Travels with the source, so that no process reads a folder that has changed since."""
+        """The state of the folder when first opened; pickled with the source, so no process reads a folder that has changed since."""
         return _state(_parts(self.text)[0])
 
     @property
@@ -105,22 +94,22 @@ class Hub:
 
 @dataclass(frozen=True)
 class _Split:
-    """What is known of a split once the library has loaded it."""
+    """A split that the library has loaded."""
 
     name: str
     files: Files
     """Its Arrow files."""
     classes: Mapping[str, tuple[str, ...]]
-    """Of each column of class labels, the names."""
+    """Column of class labels -> class names."""
     pictures: frozenset[str]
     roots: tuple[Path, ...]
-    """Folders below which pictures may lie that the Arrow files only name."""
+    """Folders below which the image paths in the Arrow files may lead."""
     meaning: str
-    """A hash of the columns' types, class names among them."""
+    """A hash of the column types, including class names."""
 
 
 def _parts(text: str) -> tuple[str, str | None]:
-    """The name (or folder) and the configuration that `hf://name[:config]` names."""
+    """Name (or folder) and configuration of `hf://name[:config]`."""
     name, colon, config = text.removeprefix(_SCHEME).rpartition(":")
     name, config = (name, config) if colon and "/" not in config else (text.removeprefix(_SCHEME), "")
     if not name:
@@ -129,12 +118,12 @@ def _parts(text: str) -> tuple[str, str | None]:
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` wrote the folder."""
+    """True for a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote."""
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
 def _state(name: str) -> str:
-    """What changes when a file of a folder does; of a name on the hub nothing does while a process lives."""
+    """A hash of the names and versions of a folder's files; empty for a name on the hub."""
     if not Path(name).is_dir():
         return ""
     return hashlib.sha256(json.dumps([(file.uri, file.version()) for file in find(name)]).encode()).hexdigest()
@@ -183,25 +172,26 @@ def _described(text: str, name: str, split: datasets.Dataset, folder: Path, scra
 
 
 def _cause(error: BaseException) -> str:
-    """What the library's "An error occurred" stands for."""
+    """The first line of the innermost cause: the library's own message is often only "An error occurred"."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)
 
 
-def _names(numbers: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
-    """Class names by number; None where there is none (`datasets` writes -1), a DataError in its row where no class has the number."""
-    found = np.empty(len(numbers), dtype=object)
-    for row, number in enumerate(numbers.tolist()):
+def _class_names(numbers: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """(N,) class names; None for a missing label (`datasets` writes -1), a DataError in place of a number without a class."""
+
+    def name(number: Any) -> Any:
         if number is None or number != number or number == -1:
-            continue
-        known = 0 <= number < len(classes)
-        found[row] = classes[int(number)] if known else DataError(f"class number {number:g}, but there are {len(classes)} classes")
-    return found
+            return None
+        problem = f"class number {number:g}, but there are {len(classes)} classes"
+        return classes[int(number)] if 0 <= number < len(classes) else DataError(problem)
+
+    return np.fromiter(map(name, numbers.tolist()), object)
 
 
 def _picture(value: Any, roots: tuple[Path, ...]) -> Any:
-    """The file that a picture's path names; below the data set's own folders only, as others chose the path."""
+    """The file of an image path; a DataError if it leads out of `roots`: whoever made the data set chose the path."""
     if not isinstance(value, str):
         return value
     path = Path(value).resolve()

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 
-from pipelines.data.files import File, first_line
-from pipelines.data.source import Skipped, Source, Wrapper
+from pipelines.data.files import File, first_line, with_path
+from pipelines.data.source import Reader, Source, Wrapper
 from workloads.base import Arrays, DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -34,7 +35,7 @@ def pictures_in(files: Sequence[File]) -> tuple[File, ...]:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(Reader):
     """A row for each picture below a folder: columns `image` (the file's bytes) and `label` (the first folder of its name).
 
     Other files, and pictures that lie beside the class folders, are passed over, as torchvision's ImageFolder does.
@@ -57,9 +58,6 @@ class ImageFolder:
         for low in range(start, stop, FILES_AT_ONCE):
             files = self._pictures[low : min(low + FILES_AT_ONCE, stop)]
             yield {name: _column(name, files) for name in columns}
-
-    def skipped(self) -> Skipped:
-        return Skipped()
 
     def place(self, row: int) -> str:
         return self._pictures[row].name
@@ -104,13 +102,7 @@ class PathColumns(Wrapper):
 
     def opened(self, raw: Arrays, columns: Sequence[str]) -> Iterator[tuple[Arrays, Arrays]]:
         """Rows of the table in batches, and beside each batch the contents of the files that `columns` of it name."""
-        named = [name for name in columns if name in self.paths and _has_text(raw[name])]
-        if not named:
-            yield raw, {}
-            return
-        for low in range(0, len(raw[named[0]]), FILES_AT_ONCE):
-            part = {name: column[low : low + FILES_AT_ONCE] for name, column in raw.items()}
-            yield part, {name: contents([self._file(value) for value in part[name]]) for name in named}
+        return opened_beside(raw, [name for name in columns if name in self.paths], self._file)
 
     def _file(self, value: Any) -> Any:
         """The file that a string names; a DataError where it may name none; any other value as it is."""
@@ -120,12 +112,9 @@ class PathColumns(Wrapper):
         # unquote: what a server makes of %2e%2e is not ours to say
         if path == "." or "://" in value or any(_leads_out(form) for form in (path, unquote(path))):
             return DataError(f"{value[:200]!r} names no file below the table's folder: paths are relative to it")
-        if "://" not in self.folder:
-            return File(f"{self.folder.rstrip('/')}/{path}", value)
-        if "?" in path or "#" in path:  # behind a question mark stand options, such as the server that is asked
-            return DataError(f"{value[:200]!r}: a path on {urlsplit(self.folder).scheme}:// has neither ? nor #")
-        parts = urlsplit(self.folder)
-        return File(parts._replace(path=f"{parts.path.rstrip('/')}/{path}").geturl(), value)
+        if "://" in self.folder and re.search("[?#]", path):  # behind a question mark stand options, such as the server that is asked
+            return DataError(f"{value[:200]!r}: a path on {self.folder.partition('://')[0]}:// has neither ? nor #")
+        return File(with_path(self.folder, lambda folder: f"{folder.rstrip('/')}/{path}"), value)
 
     def _names_files(self, column: str) -> bool:
         """Whether the first rows hold a string: a column of pictures is not read through for its names."""
@@ -141,10 +130,24 @@ class PathColumns(Wrapper):
         return digest.hexdigest()
 
 
-def contents(files: Sequence[File | Any]) -> np.ndarray:
+def opened_beside(raw: Arrays, columns: Sequence[str], file_of: Callable[[Any], Any]) -> Iterator[tuple[Arrays, Arrays]]:
+    """Rows in batches, and beside each the contents of the files that `columns` name; a batch as it is where none of them holds a string.
+
+    `file_of` gives the File that a string names, a DataError where it may name none, and any other value as it is.
+    """
+    named = [name for name in columns if _has_text(raw[name])]
+    if not named:
+        yield raw, {}
+        return
+    for low in range(0, len(raw[named[0]]), FILES_AT_ONCE):
+        part = {name: column[low : low + FILES_AT_ONCE] for name, column in raw.items()}
+        yield part, {name: _contents([file_of(value) for value in part[name]]) for name in named}
+
+
+def _contents(files: Sequence[File | Any]) -> np.ndarray:
     """(N,) objects: the bytes of each file, or a DataError that names it where it cannot be read; what is no File stays as it is."""
     with ThreadPoolExecutor(_THREADS) as threads:
-        return _objects(threads.map(_content, files))
+        return np.fromiter(threads.map(_content, files), object)
 
 
 def _content(file: File | Any) -> Any:
@@ -159,19 +162,10 @@ def _content(file: File | Any) -> Any:
         return DataError(f"{file.name}: cannot be read: {first_line(error)}")
 
 
-def _objects(values: Iterable[Any]) -> np.ndarray:
-    """(N,) objects, whatever they are: numpy would make one array of arrays."""
-    listed = list(values)
-    column = np.empty(len(listed), dtype=object)
-    for row, value in enumerate(listed):
-        column[row] = value
-    return column
-
-
 def _column(name: str, files: Sequence[File]) -> np.ndarray:
     if name != "image":
-        return _objects(_label(file) if name == "label" else file.name for file in files)
-    images = contents(files)
+        return np.fromiter((_label(file) if name == "label" else file.name for file in files), object)
+    images = _contents(files)
     for row, file in enumerate(files):
         if isinstance(images[row], DataError):  # `place` names the file already
             images[row] = DataError(str(images[row]).removeprefix(f"{file.name}: "))

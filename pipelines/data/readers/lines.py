@@ -8,10 +8,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pipelines.data.files import first_line
-from pipelines.data.readers.parse_cache import BadRows, Parsed, keeping, line_blocks, partial_beside
+from pipelines.data.files import File, first_line
+from pipelines.data.readers import parse_cache
+from pipelines.data.readers.parse_cache import BadRows, Parsed, partial_beside, writing_to
+from pipelines.data.readers.planned import reading
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class PlainText(Parsed):
         import pyarrow as pa
 
         row = begin = 0
-        for block in line_blocks(self.file):
+        for block in _blocks(self.file):
             if not row and block.startswith(_OTHER_MARKS):  # else all of its lines but the first might pass for UTF-8
                 raise DataError(f"{self.file.name}: is UTF-16 or UTF-32, not UTF-8; convert it, as with iconv --to-code=utf-8")
             lines = list(io.BytesIO(block))
@@ -56,6 +58,21 @@ def _decodable(lines: Sequence[bytes], row: int, begin: int, bad: BadRows) -> It
         except UnicodeDecodeError as error:
             bad.add(number, f"not UTF-8 at byte {begin + error.start:,} of the file")
         begin += len(line)
+
+
+def _blocks(file: File) -> Iterator[bytes]:
+    """The unpacked content in blocks of whole lines; only the last may lack its line end. Raises DataError, also if there is none."""
+    empty, longest = True, parse_cache.LONGEST_ROW_BYTES
+    with reading(file, "text"), file.stream() as opened:
+        stream = io.BufferedReader(cast(io.RawIOBase, opened))
+        while block := stream.read(parse_cache.BLOCK_BYTES):
+            rest = stream.readline(longest)
+            if len(rest) == longest:
+                raise DataError(f"{file.name}: has a line of more than {longest:,} bytes")
+            yield block + rest
+            empty = False
+    if empty:
+        raise DataError(f"{file.name}: is empty")
 
 
 class JsonLines(Parsed):
@@ -84,8 +101,8 @@ class JsonLines(Parsed):
     def _good_lines(self, partial: Path, bad: BadRows) -> tuple[pa.Schema, list[int]]:
         """The columns of all good lines, which are written to `partial` in blocks of those sizes."""
         good, row, sizes = _Good(bad), 0, list[int]()
-        with keeping(partial), partial.open("wb") as sink:
-            for number, block in enumerate(line_blocks(self.file)):
+        with writing_to(partial), partial.open("wb") as sink:
+            for number, block in enumerate(_blocks(self.file)):
                 text = block.removeprefix(codecs.BOM_UTF8) if number == 0 else block
                 lines = [line for line in text.split(b"\n") if line.strip()]
                 sizes.append(sink.write(b"".join(b"%b\n" % line for line in good.of(lines, row))))

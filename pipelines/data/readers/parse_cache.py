@@ -13,17 +13,16 @@ import itertools
 import os
 from abc import abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipelines import sealed
 from pipelines.data.files import File, first_line
-from pipelines.data.readers.columnar import to_numpy
-from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names
+from pipelines.data.readers.planned import Plan, Planned, batch_rows, check_names, to_numpy
 from pipelines.data.source import EXAMPLES, Skipped
 from pipelines.errors import StorageError
 from workloads.base import Arrays, DataError
@@ -106,10 +105,10 @@ class Parsed(Planned):
         made_from = [self.file.uri, version, self.skip, self.parser, pa.__version__]
         path = self.scratch / ".parsed" / f"{sealed.digest(made_from)[:32]}.arrow"
         with suppress(sealed.DamagedError):
-            return _opened(path, *_stamps(path))
+            return _opened(path)
         self._write(path, version)
         try:
-            return _opened(path, *_stamps(path))
+            return _opened(path)
         except sealed.DamagedError as error:
             raise StorageError(f"{path}: is not what was written there: {error}") from error
 
@@ -119,46 +118,39 @@ class Parsed(Planned):
         with partial_beside(path) as partial:
             edges = write(partial, self._parse(bad), self.file)
             self._check_version(version)
-            with keeping(path):
-                made = sealed.describe(partial).model_dump()
+            with writing_to(path):
+                card = {"file": sealed.describe(partial).model_dump(), "edges": edges, "skipped": bad.rows, "examples": bad.examples}
                 os.replace(partial, path)
-                card = {"file": made, "edges": edges, "skipped": bad.rows, "examples": bad.examples}
-                sealed.write_atomically(_card(path), sealed.card(card))
+                sealed.write_atomically(path.with_suffix(".json"), sealed.card(card))
 
 
-class _Cached:
-    """An Arrow file and its card. Raises DamagedError where they are not what was written."""
+class _Cached(NamedTuple):
+    """A parsed file, and what its card says: the row at which each batch begins, the rows left out, and the first of these as sentences."""
 
-    def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-
-        try:
-            card = sealed.card_content(_card(path).read_bytes())
-            content = {path.name: sealed.File(**card["file"])}
-            wrong = sealed.mismatch_since(path.with_suffix(".proof"), path.parent, content)
-        except (OSError, LookupError, TypeError) as error:
-            raise sealed.DamagedError(first_line(error)) from error
-        if wrong:
-            raise sealed.DamagedError(wrong)
-        self.reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self.edges, self.skipped, self.examples = tuple(card["edges"]), array("q", card["skipped"]), tuple(card["examples"])
+    reader: pa.RecordBatchFileReader
+    edges: tuple[int, ...]
+    skipped: Sequence[int]
+    examples: tuple[str, ...]
 
 
-@functools.lru_cache(maxsize=16)
-def _opened(path: Path, *stamps: tuple[int, ...]) -> _Cached:
-    return _Cached(path)
-
-
-def _stamps(path: Path) -> list[tuple[int, ...]]:
-    """What distinguishes a file and its card from others that took their place, or that were changed there."""
+def _opened(path: Path) -> _Cached:
+    """Raises DamagedError where the file and its card are not what was written."""
     try:
-        return [sealed.stamp(path), sealed.stamp(_card(path))]
-    except OSError as error:
+        return _proven(path, sealed.stamp(path), sealed.stamp(path.with_suffix(".json")))
+    except (OSError, LookupError, TypeError) as error:
         raise sealed.DamagedError(first_line(error)) from error
 
 
-def _card(path: Path) -> Path:
-    return path.with_suffix(".json")
+@functools.lru_cache(maxsize=16)
+def _proven(path: Path, *stamps: tuple[int, ...]) -> _Cached:
+    """`stamps` distinguish the file and its card from others that took their place, or that were changed there."""
+    import pyarrow as pa
+
+    card = sealed.card_content(path.with_suffix(".json").read_bytes())
+    if wrong := sealed.mismatch_since(path.with_suffix(".proof"), path.parent, {path.name: sealed.File(**card["file"])}):
+        raise sealed.DamagedError(wrong)
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    return _Cached(reader, tuple(card["edges"]), array("q", card["skipped"]), tuple(card["examples"]))
 
 
 def in_file(row: int, skipped: Sequence[int]) -> int:
@@ -166,40 +158,11 @@ def in_file(row: int, skipped: Sequence[int]) -> int:
     return row + bisect.bisect_right(range(len(skipped)), row, key=lambda number: skipped[number] - number)
 
 
-def blocks(file: File) -> Iterator[bytes]:
-    """The unpacked content, BLOCK_BYTES at a time. Raises DataError, also if there is none."""
-    done = 0
-    try:
-        with file.stream() as stream:
-            while block := stream.read(BLOCK_BYTES):
-                done += len(block)
-                yield block
-    except OSError as error:
-        raise DataError(f"{file.name}: cannot be read behind byte {done:,}: {first_line(error)}") from None
-    if not done:
-        raise DataError(f"{file.name}: is empty")
-
-
-def line_blocks(file: File) -> Iterator[bytes]:
-    """The content in blocks of whole lines; only the last may lack its line end. Raises DataError."""
-    rest: list[bytes] = []
-    for block in blocks(file):
-        end = block.rfind(b"\n") + 1
-        if end:
-            yield b"".join([*rest, block[:end]])
-            rest = []
-        rest.append(block[end:])
-        if len(rest) * BLOCK_BYTES > LONGEST_ROW_BYTES:
-            raise DataError(f"{file.name}: has a line of more than {LONGEST_ROW_BYTES:,} bytes")
-    if last := b"".join(rest):
-        yield last
-
-
 @contextmanager
 def partial_beside(path: Path) -> Iterator[Path]:
     """A new name beside `path`; what lies there in the end is deleted."""
     partial = sealed.partial(path)
-    with keeping(path):
+    with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
@@ -209,7 +172,7 @@ def partial_beside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def keeping(path: Path) -> Iterator[None]:
+def writing_to(path: Path) -> Iterator[None]:
     """Blame what fails inside on the disk that holds `path`: StorageError."""
     try:
         yield
@@ -224,14 +187,10 @@ def write(path: Path, batches: Iterator[pa.RecordBatch], file: File) -> list[int
     first = next(batches)
     check_names(file, first.schema.names)
     edges = [0]
-    with keeping(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
-        for batch in _small(itertools.chain([first], batches)):
-            writer.write_batch(batch)
-            edges.append(edges[-1] + batch.num_rows)
+    with writing_to(path), pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, first.schema) as writer:
+        for batch in itertools.chain([first], batches):
+            size = batch_rows(batch.nbytes / max(batch.num_rows, 1))
+            for low in range(0, batch.num_rows, size):
+                writer.write_batch(part := batch.slice(low, size))
+                edges.append(edges[-1] + part.num_rows)
     return edges
-
-
-def _small(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        size = batch_rows(batch.nbytes / max(batch.num_rows, 1))
-        yield from (batch.slice(low, size) for low in range(0, batch.num_rows, size))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from pipelines.data.files import File, find, identity, is_folder
+from pipelines.data.files import File, find, is_folder
 from pipelines.data.readers.columnar import Arrow, Parquet
-from pipelines.data.source import Files, joined
+from pipelines.data.readers.planned import Files, identity
+from pipelines.data.source import joined
 from pipelines.errors import shown
 from tests.s3 import s3  # noqa: F401
 from workloads.base import DataError
-
-LONG_AGO = 1_000_000_000
-
-
-def old(path: Path, content: str, second: int = LONG_AGO) -> File:
-    """A file that was last changed long ago: only such ones are remembered."""
-    path.write_text(content)
-    os.utime(path, (second, second))
-    return File(str(path), path.name)
 
 
 def names(text: str) -> list[str]:
@@ -138,68 +129,6 @@ def test_a_file_that_disappears_is_told(folder: Path) -> None:
     for use in (file.open, file.stream, file.size, file.version):
         with pytest.raises(DataError, match=r"^a\.csv: "):
             use()
-
-
-# ---- identity
-
-
-def test_the_identity_is_the_hash_of_the_content(tmp_path: Path) -> None:
-    file = old(tmp_path / "a.csv", "content")
-    assert identity([file], tmp_path / "scratch") == {"a.csv": hashlib.sha256(b"content").hexdigest()}
-
-
-def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
-    file = old(tmp_path / "a.csv", "one")
-    first = identity([file], tmp_path / "scratch")
-    old(tmp_path / "a.csv", "two")  # of the same size, time and inode: only reading it could tell
-    assert identity([file], tmp_path / "scratch") == first
-    assert identity([file], tmp_path / "another") != first
-
-
-@pytest.mark.parametrize(("content", "second"), [("two!", LONG_AGO), ("two", LONG_AGO + 1)])
-def test_a_changed_file_is_hashed_anew(tmp_path: Path, content: str, second: int) -> None:
-    first = identity([old(tmp_path / "a.csv", "one")], tmp_path / "scratch")
-    file = old(tmp_path / "a.csv", content, second)
-    assert identity([file], tmp_path / "scratch") == {"a.csv": hashlib.sha256(content.encode()).hexdigest()} != first
-
-
-def test_a_file_put_in_place_of_another_is_hashed_anew(tmp_path: Path) -> None:
-    first = identity([old(tmp_path / "a.csv", "one")], tmp_path / "scratch")
-    old(tmp_path / "b.csv", "two")
-    os.replace(tmp_path / "b.csv", tmp_path / "a.csv")
-    assert identity(find(f"{tmp_path}/a.csv"), tmp_path / "scratch") != first
-
-
-def test_a_file_changed_just_now_is_not_believed_to_stay(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("one")
-    stat = (tmp_path / "a.csv").stat()
-    file = File(str(tmp_path / "a.csv"), "a.csv")
-    first = identity([file], tmp_path / "scratch")
-    (tmp_path / "a.csv").write_text("two")
-    os.utime(tmp_path / "a.csv", ns=(stat.st_mtime_ns, stat.st_mtime_ns))  # as within one tick of the clock
-    assert identity([file], tmp_path / "scratch") != first
-
-
-@pytest.mark.parametrize("garbage", ["", "[]", "{", '{"a": 1}', "null", '{"PATH": [1]}', '{"PATH": 3}'])
-def test_a_damaged_cache_of_hashes_is_made_anew(tmp_path: Path, garbage: str) -> None:
-    file = old(tmp_path / "a.csv", "one")
-    first = identity([file], tmp_path / "scratch")
-    (tmp_path / "scratch" / ".hashes.json").write_text(garbage.replace("PATH", file.uri))
-    assert identity([file], tmp_path / "scratch") == first
-
-
-def test_many_files_are_one_hash_that_tells_any_of_them(tmp_path: Path) -> None:
-    files = [old(tmp_path / f"{number:02}.csv", f"{number}") for number in range(30)]
-    first = identity(files, tmp_path / "scratch")
-    assert list(first) == ["30 files"]
-    old(tmp_path / "07.csv", "x")
-    old(tmp_path / "07.csv", "xx")
-    assert identity(files, tmp_path / "scratch") != first
-
-
-def test_a_missing_file_has_no_identity(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^a\.csv: cannot be read"):
-        identity([File(str(tmp_path / "a.csv"), "a.csv")], tmp_path / "scratch")
 
 
 # ---- elsewhere

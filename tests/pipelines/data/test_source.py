@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.data.files import File
-from pipelines.data.source import BATCH_ROWS, Files, Renamed, Skipped, SplitSources, batches_of, even_starts, joined
+from pipelines.data.readers.planned import Files
+from pipelines.data.source import BATCH_ROWS, Renamed, Skipped, SplitSources, batches_of, even_starts, joined
 from tests.made import InMemory
 from workloads.base import DataError
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from pipelines.data.files import File
 from pipelines.data.readers import parse_cache
-from pipelines.data.readers.columnar import to_numpy
 from pipelines.data.readers.delimited import Delimited
+from pipelines.data.readers.planned import to_numpy
 from workloads.base import DataError
 
 TABLE = pd.DataFrame({"review": ["good, really", "two\nlines", "", "ünïcode"], "stars": [5, 1, 3, 4], "label": ["a", "b", "a", "b"]})
