@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -98,22 +98,18 @@ def sweep(
     ] = False,
 ) -> Result:
     """Search settings by trials. The same command goes on where it was stopped; --trials +N extends it."""
-    more = int(trials[1:]) if trials and trials[0] == "+" and trials[1:].isdigit() else None
-    given = [*(overrides or []), *(f"sweep.space.{each}" for each in space or [])]
-    given += [f"sweep.trials={trials}"] if trials and more is None else []
-    from pipelines.config import load
+    from pipelines.workflows import sweep_and_promote, words_of_search
 
-    load(recipe, given)
+    words, more = words_of_search(space or [], trials)
+    words = [*(overrides or []), *words]
     if dry_run:
         from pipelines.search.study import study_of
         from pipelines.verbs.plan import plan
         from pipelines.verbs.sweep import planned
 
-        study = study_of(recipe, given)
+        study = study_of(recipe, words)
         return plan(study.loaded, screen) | {"sweep": planned(study, screen)}
-    from pipelines.workflows import sweep_and_promote
-
-    return sweep_and_promote(recipe, given, more=more, screen=screen, began=_BEGAN)
+    return sweep_and_promote(recipe, words, more=more, screen=screen, began=_BEGAN)
 
 
 @_command()
@@ -147,21 +143,21 @@ def reproduce(
 @_command(exit_code=lambda result, _: 0 if result["verified"] else 4)
 def verify(
     screen: Any,
-    what: Annotated[str, typer.Argument(help="resume: stopped half way, the same bits. parity: several workers, the curve of one.")],
+    what: Annotated[
+        Literal["resume", "parity"],
+        typer.Argument(help="resume: stopped half way, the same bits. parity: several workers, the curve of one."),
+    ],
     recipe: Recipe,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=2, help="The first so many steps.")] = 20,
 ) -> Result:
     """Prove what is promised of every training, on this machine or this cluster."""
     from pipelines.config import load
-    from pipelines.errors import RecipeError
 
-    if what not in ("resume", "parity"):
-        raise RecipeError(f"verify {what}: there are resume and parity")
     loaded = load(recipe, overrides or [])
     from pipelines.verbs.verify import verify
 
-    return verify(what, loaded, steps=steps, screen=screen)  # type: ignore[arg-type]
+    return verify(what, loaded, steps=steps, screen=screen)
 
 
 @_command()
@@ -202,17 +198,15 @@ def predict(
     input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
     output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
     overrides: Overrides = None,
-    format_: Annotated[str | None, typer.Option("--format", help="Of the parts in a folder: parquet (the default), csv or jsonl.")] = None,
+    format_: Annotated[
+        Literal["parquet", "csv", "jsonl"] | None, typer.Option("--format", help="Of the parts in a folder; default: parquet.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Replace what this command wrote there before.")] = False,
 ) -> Result:
     """Ask a trained model about every row of INPUT. The same command again goes on with what was interrupted."""
-    from pipelines.errors import RecipeError
-
-    if format_ not in (None, "parquet", "csv", "jsonl"):
-        raise RecipeError(f"--format {format_}: no such format; there are parquet, csv and jsonl")
     from pipelines.verbs.predict import predict
 
-    return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)  # type: ignore[arg-type]
+    return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)
 
 
 @_command(exit_code=lambda result, given: 12 if given["sync"] and result["unsent"] else 0)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from cluster import ray_data
 from pipelines.config import load, words_of
@@ -22,7 +22,7 @@ from pipelines.data import in_memory
 from pipelines.run_record import check_writable
 from pipelines.screen import Screen
 from pipelines.tracking import lookup
-from pipelines.workflows import sweep_and_promote, train_and_promote
+from pipelines.workflows import sweep_and_promote, train_and_promote, words_of_search
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any] | None
 """Settings by dotted key ({"optim.lr": 1e-3}), by group ({"optim": {"lr": 1e-3}}), or both."""
 Storage = str | PathLike[str]
-R = TypeVar("R", bound="Result")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Result:
     where: tuple[str, ...] = field(repr=False)
 
     @classmethod
-    def of(cls: type[R], json: Mapping[str, Any], words: Sequence[str]) -> R:
+    def of(cls, json: Mapping[str, Any], words: Sequence[str]) -> Self:
         """Take the fields out of a command's JSON."""
         where = tuple(word for word in words if word.startswith(("storage=", "track.uri=")))
         named = dict(json)
@@ -184,10 +183,8 @@ def sweep(
 
     `data` is as for `train`. Raises the errors of `train`; a trial that fails is none, unless the first three fail in the same way.
     """
-    more = int(trials[1:]) if isinstance(trials, str) and trials[:1] == "+" and trials[1:].isdigit() else None
-    asked = {f"sweep.space.{key}": text for key, text in (space or {}).items()}
-    asked |= {} if trials is None or more is not None else {"sweep.trials": str(trials)}
-    words = _words(recipe, {**(settings or {}), **asked}, data, storage)
+    search, more = words_of_search(words_of(space or {}), None if trials is None else str(trials))
+    words = _words(recipe, settings, data, storage, *search)
     gc.collect()
     return SweepResult.of(sweep_and_promote(fspath(recipe), words, more=more, screen=Screen()), words)
 
@@ -225,7 +222,7 @@ def reproduce(run: Name, settings: Settings = None, *, steps: int | None = None,
     """Train a run again and compare every number, bit for bit: the JSON of `raylway reproduce`."""
     from pipelines.verbs.reproduce import reproduce
 
-    name, words = _named(run, settings, storage)
+    name, words = _name_and_words(run, settings, storage)
     return reproduce(name, words, steps=steps, screen=Screen())
 
 
@@ -244,7 +241,7 @@ def evaluate(
     """
     from pipelines.verbs.evaluate import evaluate
 
-    name, words = _named(model, settings, storage)
+    name, words = _name_and_words(model, settings, storage)
     words += [] if data is None else _sources(data, lookup.place(words)[1])
     return Evaluation.of(evaluate(name, words, columns=slices, split=split, screen=Screen()), words)
 
@@ -263,7 +260,7 @@ def predict(
     With `output`, a file or a folder of parts, what is at the path `rows` is predicted and written as by the command: the same call goes on
     with what was interrupted, and `again` replaces what it wrote before.
     """
-    name, words = _named(model, settings, storage)
+    name, words = _name_and_words(model, settings, storage)
     if output is None:
         return _predictions(name, rows, words)
     from pipelines.verbs.predict import predict
@@ -286,7 +283,7 @@ def promote(
     """
     from pipelines.verbs import promote
 
-    name, words = _named(model, settings, storage)
+    name, words = _name_and_words(model, settings, storage)
     if rollback:
         return Promotion.of(promote.roll_back(name, words, reason=reason, screen=Screen()), words)
     return Promotion.of(promote.promote(name, words, force=force, reason=reason, screen=Screen()), words)
@@ -296,7 +293,7 @@ def compare(*runs: Name, experiment: str | None = None, sweep: str | None = None
     """Lay runs side by side, or the best of an experiment or of a sweep: what differs, how good, whether the difference is real."""
     from pipelines.verbs.compare import compare
 
-    given = [_named(run, None, storage) for run in runs] or [("", words_of({"storage": storage} if storage else {}))]
+    given = [_name_and_words(run, None, storage) for run in runs] or [("", _settings(None, storage))]
     names, words = [name for name, _ in given if name], given[0][1]
     return Comparison.of(compare(names, words, experiment=experiment, sweep=sweep, screen=Screen()), words)
 
@@ -324,21 +321,24 @@ def _predictions(model: str, rows: Any, words: Sequence[str]) -> pd.DataFrame:
         return pd.read_parquet(output)
 
 
-def _words(recipe: Storage, settings: Settings, data: Any, storage: Storage | None) -> list[str]:
+def _words(recipe: Storage, settings: Settings, data: Any, storage: Storage | None, *more: str) -> list[str]:
     """Settings as the words of a command line; `data` is written below the storage if it is in memory."""
-    words = words_of({**(settings or {}), **({"storage": storage} if storage is not None else {})})
+    words = [*_settings(settings, storage), *more]
     if data is None:
         return words
     run = load(fspath(recipe), [*words, "data.source=data"]).run  # a wrong setting is told before anything is written
     return [*words, *_sources(data, run.root)]
 
 
-def _named(named: Name, settings: Settings, storage: Storage | None) -> tuple[str, list[str]]:
+def _name_and_words(named: Name, settings: Settings, storage: Storage | None) -> tuple[str, list[str]]:
     """(name, settings as words) of a model or run; a result says itself where it is kept."""
-    words = words_of({**(settings or {}), **({"storage": storage} if storage is not None else {})})
     if isinstance(named, Result):
-        return named.json["run_id"], [*named.where, *words]
-    return fspath(named), words
+        return named.json["run_id"], [*named.where, *_settings(settings, storage)]
+    return fspath(named), _settings(settings, storage)
+
+
+def _settings(settings: Settings, storage: Storage | None) -> list[str]:
+    return words_of({**(settings or {}), **({} if storage is None else {"storage": storage})})
 
 
 def _sources(data: Any, root: Path) -> list[str]:

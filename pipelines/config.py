@@ -6,7 +6,6 @@ Nothing heavy is imported here or by the workloads' settings, so a mistake is re
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import importlib
 import inspect
@@ -21,9 +20,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.errors import RecipeError
+from pipelines.errors import RecipeError, nearest
 from pipelines.run_settings import Run
-from pipelines.settings import Data, Optim, Promote, Scale, Splits, Sweep, Track, Train
+from pipelines.settings import Data, Optim, Promote, Scale, Splits, Sweep, Track, Train, flat
 from workloads.base import Workload
 
 WORKLOADS = Path(inspect.getfile(Workload)).parent
@@ -52,8 +51,8 @@ class Loaded:
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Every setting: {dotted key: {"value", "origin"}}."""
-        flat = dict(_flatten(self.run.model_dump(mode="json", exclude={"recipe"})))
-        return {key: {"value": value, "origin": _origin(key, self.origins)} for key, value in flat.items()}
+        every = flat(self.run.model_dump(mode="json", exclude={"recipe"}))
+        return {key: {"value": value, "origin": _origin(key, self.origins)} for key, value in every.items()}
 
     def chosen(self) -> dict[str, Any]:
         """The settings that the recipe or the command line set: the run's parameters in MLflow."""
@@ -69,16 +68,13 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
 
     Raises RecipeError with every problem found: unknown keys with the nearest known one, wrong types, values out of bounds.
     """
-    path = _find(recipe)
-    values, places, problems = _read(path, path.read_text(encoding="utf-8", errors="replace"))
+    path = _path_of(recipe)
+    values, places, problems = copy.deepcopy(_parsed(path, path.read_text(encoding="utf-8", errors="replace")))
     presets = _presets(values)
     about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
-    _lay_over(overrides, values, origins, places, problems, presets=presets, of=path.name)
-    run = _validate(path.stem, values, places, problems)
-    if run is None:
-        raise RecipeError(*problems)
-    return Loaded(run, origins, about, (recipe, *overrides))
+    _apply_overrides(overrides, values, origins, places, problems, presets=presets, of=path.name)
+    return Loaded(_validated(path.stem, values, places, problems), origins, about, (recipe, *overrides))
 
 
 def words_of(settings: Mapping[str, Any]) -> list[str]:
@@ -100,13 +96,10 @@ def words_of(settings: Mapping[str, Any]) -> list[str]:
 def trained_with(text: str, overrides: Sequence[str] = ()) -> Run:
     """The settings of a run, from the text of its config.yaml, with overrides laid over. Raises RecipeError."""
     path = Path("config.yaml")
-    values, places, problems = _read(path, text[:_RECIPE_BYTES])
+    values, places, problems = copy.deepcopy(_parsed(path, text[:_RECIPE_BYTES]))
     recipe = str(values.pop("recipe", path.stem))
-    _lay_over(overrides, values, dict.fromkeys(values, "recipe"), places, problems, presets={}, of=recipe)
-    run = _validate(recipe, values, places, problems)
-    if run is None:
-        raise RecipeError(*problems)
-    return run
+    _apply_overrides(overrides, values, dict.fromkeys(values, "recipe"), places, problems, presets={}, of=recipe)
+    return _validated(recipe, values, places, problems)
 
 
 @functools.cache
@@ -122,7 +115,7 @@ def workload_class(name: str) -> type[Workload]:
         if error.name != dotted and not dotted.startswith(f"{error.name}."):
             raise
         families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "judging", "served"}]
-        raise RecipeError(f"workload: there is no workloads/{module}.py{_nearest(module, families)}") from None
+        raise RecipeError(f"workload: there is no workloads/{module}.py{nearest(module, families)}") from None
     classes = {
         name: value
         for name, value in vars(imported).items()
@@ -130,14 +123,14 @@ def workload_class(name: str) -> type[Workload]:
     }
     if attribute:
         if attribute not in classes:
-            raise RecipeError(f"workload: {dotted} has no workload class {attribute}{_nearest(attribute, list(classes))}")
+            raise RecipeError(f"workload: {dotted} has no workload class {attribute}{nearest(attribute, list(classes))}")
         return classes[attribute]
     if len(classes) != 1:
         raise RecipeError(f"workload: {dotted} has {len(classes)} workload classes ({', '.join(classes)}); write {module}:Class")
     return next(iter(classes.values()))
 
 
-def _find(recipe: str) -> Path:
+def _path_of(recipe: str) -> Path:
     if recipe.endswith((".yaml", ".yml")) or os.sep in recipe:
         path = Path(recipe)
         if not path.is_file():
@@ -145,20 +138,15 @@ def _find(recipe: str) -> Path:
     else:
         path = RECIPES / f"{recipe}.yaml"
         if recipe not in recipes():
-            raise RecipeError(f"{recipe}: no such recipe{_nearest(recipe, recipes())}; there are: {', '.join(recipes())}")
+            raise RecipeError(f"{recipe}: no such recipe{nearest(recipe, recipes())}; there are: {', '.join(recipes())}")
     if path.stat().st_size > _RECIPE_BYTES:
         raise RecipeError(f"{recipe}: a recipe larger than {_RECIPE_BYTES:,} bytes is no recipe")
     return path
 
 
-def _read(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
-    values, places, problems = _parsed(path, text)
-    return copy.deepcopy(values), dict(places), list(problems)
-
-
 @functools.lru_cache(maxsize=8)  # a sweep reads the same recipe for each trial
 def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """(dotted key -> value, dotted key -> file:line, problems) of a YAML file's text. Aliases are refused: they can be bombs."""
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     problems: list[str] = []
@@ -200,7 +188,7 @@ def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return presets
 
 
-def _lay_over(
+def _apply_overrides(
     overrides: Sequence[str],
     values: dict[str, Any],
     origins: dict[str, str],
@@ -215,9 +203,9 @@ def _lay_over(
         key, equals, text = override.partition("=")
         if key == "preset":
             if text not in presets:
-                problems.append(f"preset: {of} has no preset {text!r}{_nearest(text, list(presets))}; it has: {', '.join(presets)}")
+                problems.append(f"preset: {of} has no preset {text!r}{nearest(text, list(presets))}; it has: {', '.join(presets)}")
             for name, value in presets.get(text, {}).items():
-                _set(name, {name: value}, f"preset {text}", values, origins)
+                _replace(name, {name: value}, f"preset {text}", values, origins)
             continue
         if not equals or not all(key.split(".")):
             problems.append(f"{override}: an override is written key.path=value")
@@ -229,12 +217,12 @@ def _lay_over(
             value = yaml.safe_load(text)
         except _YAML_ERRORS:
             value = text
-        given = dict(_flatten(value, f"{key}.")) if isinstance(value, Mapping) and value else {key: value}
-        _set(key, given, "command line", values, origins)
+        given = flat(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+        _replace(key, given, "command line", values, origins)
         places |= dict.fromkeys(given, "command line")
 
 
-def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:
+def _replace(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any], origins: dict[str, str]) -> None:
     """Put `given`, the settings at and below `key`, in the place of what stands there."""
     for covered in [known for known in values if f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.")]:
         del values[covered]
@@ -246,7 +234,8 @@ def _set(key: str, given: Mapping[str, Any], origin: str, values: dict[str, Any]
     origins.update(dict.fromkeys(given, origin))
 
 
-def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], problems: list[str]) -> Run | None:
+def _validated(recipe: str, values: dict[str, Any], places: dict[str, str], problems: list[str]) -> Run:
+    """The settings tree of `values`. Raises RecipeError with `problems` and all that are wrong with the values."""
     sentences: dict[str, str] = {}  # the first problem of each key; later ones are mostly its consequences
     if "recipe" in values:
         sentences["recipe"] = "recipe: the recipe's name is its file's; it is no setting"
@@ -273,11 +262,12 @@ def _validate(recipe: str, values: dict[str, Any], places: dict[str, str], probl
     try:
         run = Run.model_validate(parts)
     except ValidationError as error:
-        run = None
         for key, sentence in _sentences(error, "", places, known):
             sentences.setdefault(key, sentence)
     problems.extend(sentence for sentence in sentences.values() if sentence)
-    return None if problems else run
+    if problems:
+        raise RecipeError(*problems)
+    return run
 
 
 def _sentences(error: ValidationError, prefix: str, places: Mapping[str, str], known: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -285,7 +275,7 @@ def _sentences(error: ValidationError, prefix: str, places: Mapping[str, str], k
         key = (prefix + ".".join(str(part) for part in problem["loc"] if not _is_branch(part))).rstrip(".")
         place = f" ({places[key]})" if key in places else ""
         if problem["type"] == "extra_forbidden":
-            yield key, f"{key}: no such setting{_nearest(key, known)}{place}"
+            yield key, f"{key}: no such setting{nearest(key, known)}{place}"
         elif problem["type"] == "missing":
             yield key, f"{key}: missing; it has no default"
         else:
@@ -314,11 +304,6 @@ def _known_keys(groups: Mapping[str, type[BaseModel]]) -> list[str]:
     return [*top, *groups, *inside] + [f"data.splits.{name}" for name in Splits.model_fields]
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def _nest(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in values.items():
@@ -335,14 +320,6 @@ def _nest(values: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     return tree
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _origin(key: str, origins: Mapping[str, str]) -> str:
-    parts = key.split(".")
-    return next((origins[head] for i in range(len(parts), 0, -1) if (head := ".".join(parts[:i])) in origins), "default")
+    """The origin of a setting, or of the nearest group above it that was set as a whole."""
+    return origins.get(key) or (_origin(key.rpartition(".")[0], origins) if "." in key else "default")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,12 @@ def shown(text: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@|\?.*", "", text)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that proposes the known name most like a wrong one; empty where none is."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def cause_of(error: BaseException) -> str:
     """An error as one text: its sentence, and its kind too where a workload's own code raised it."""
     if isinstance(error, KeyboardInterrupt):
@@ -107,15 +114,10 @@ def code_of(error: BaseException) -> int:
     """The exit code that DESIGN §7 gives to an error."""
     if isinstance(error, WorkerFailed):
         return error.failure.code
-    if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    if isinstance(error, RecipeError):
-        return RECIPE
-    if isinstance(error, DataError):
-        return DATA
-    if isinstance(error, Diverged):
-        return DIVERGED
-    if _out_of_memory(error):
+    for kind, code in ((KeyboardInterrupt, INTERRUPTED), (RecipeError, RECIPE), (DataError, DATA), (Diverged, DIVERGED)):
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return MEMORY
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if _connection_lost(error) or isinstance(error, (StorageError, OSError)) or kinds & {"ClusterError", "WorkerLost"}:
@@ -145,7 +147,3 @@ def _inside_libraries(filename: str) -> bool:
 def _connection_lost(error: BaseException) -> bool:
     """True if another worker is gone: it may be a while until Ray knows of a node that died, and the others' sums fail at once."""
     return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or "gloo/transport" in str(error)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -11,12 +10,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, SerializeAsAny, model_validator
 
+from pipelines.errors import nearest
 from pipelines.settings import Data, Name, Optim, Promote, Scale, Settings, Sweep, Track, Train
 from pipelines.tracking.provenance import code_sha256, imported
 from workloads.base import Workload
-
-_FLOOR = {"max": "min", "min": "max"}
-"""The bound that a promotion rule may set on a metric: a minimum where more is better."""
 
 
 def _possible_path(path: str) -> str:
@@ -81,13 +78,12 @@ class Run(Settings):
         named += [(f"promote.slices.{column}.{name}", name, None) for column, floors in rules.slices.items() for name in floors]
         named += [("promote.metric", rules.metric, None)] if rules.metric else []
         for key, name, end in named:
-            found = better.get(name.rpartition("/")[2])
-            if found is None:
-                near = difflib.get_close_matches(name, better, n=1)
-                meant = f"did you mean {near[0]}? " if near else ""
-                raise ValueError(f"{key}: {self.model.task} has no such metric; {meant}there are: {', '.join(better)}")
-            if end and end != _FLOOR[found]:
-                raise ValueError(f"{key}: of {name} {'more' if found == 'max' else 'less'} is better; write promote.{_FLOOR[found]}.{name}")
+            direction = better.get(name.rpartition("/")[2])
+            if direction is None:
+                raise ValueError(f"{key}: {self.model.task} has no such metric{nearest(name, better)}; there are: {', '.join(better)}")
+            if end == direction:  # what is better the larger has a least value
+                better_is, other = ("more", "min") if direction == "max" else ("less", "max")
+                raise ValueError(f"{key}: of {name} {better_is} is better; write promote.{other}.{name}")
         return self
 
     @property

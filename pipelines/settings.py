@@ -27,14 +27,12 @@ Name = Annotated[str, AfterValidator(_safe_name)]
 Workers = Annotated[WorkerRange, PlainValidator(WorkerRange.read), PlainSerializer(lambda workers: workers.written)]
 
 
-def _dotted(tree: Any, prefix: str = "") -> Any:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A tree of settings as one level of dotted keys: `optim: {lr: …}` and `optim.lr: …` are the same."""
-    if not isinstance(tree, Mapping):
-        return tree
-    flat: dict[str, Any] = {}
+    level: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return level
 
 
 class Settings(BaseModel):
@@ -42,20 +40,20 @@ class Settings(BaseModel):
 
 
 class Splits(Settings):
-    """Shares that sum to one; or, for data that have an order, whole numbers of rows, of which the last need not be all there are."""
+    """Shares of the rows, which sum to 1; or, for ordered data, whole numbers of rows, which need not be all of them."""
 
     train: float = Field(0.8, gt=0)
-    """Share of rows trained on."""
+    """Share of rows for training."""
     validation: float = Field(0.1, gt=0)
-    """Share of rows looked at while training."""
+    """Share of rows for evaluation during training."""
     test: float = Field(0.1, gt=0)
-    """Share of rows looked at once, at the end."""
+    """Share of rows for the test at the end."""
     column: str | None = None
-    """Column that says which split a row is of: train, validation (valid, val, dev) or test."""
+    """Column that names the split of each row: train, validation (valid, val, dev) or test."""
     key: str | None = None
-    """Column whose equal values share a split, such as a patient's number; the split is drawn by a hash of the value."""
+    """Column whose rows of equal value stay in one split, such as a patient's number; a hash of the value picks the split."""
     stratify: bool | None = None
-    """Draw each class by itself, so that every split has some of it; default: classes of fewer than 50 rows."""
+    """Split each class by the same shares; default: only classes of fewer than 50 rows."""
 
     @model_validator(mode="after")
     def _agree(self) -> Splits:
@@ -73,36 +71,36 @@ class Splits(Settings):
 
     @property
     def are_rows(self) -> bool:
-        """Whether these are numbers of rows and not shares."""
+        """True for numbers of rows, False for shares."""
         return all(size >= 1 and size == int(size) for size in self.sizes)
 
 
 class Data(Settings):
     source: str | None = None
-    """An embedded data set (digits, breast_cancer, diabetes, seasons, python_lines, python_manual), a file, a folder, a glob or a URI of
+    """A built-in data set (digits, breast_cancer, diabetes, seasons, python_lines, python_manual), a file, a folder, a glob or a URI of
     files (CSV, TSV, JSON lines, Parquet, Arrow, npy, npz, text, IDX, pictures in a folder a class), or hf://name[:config]."""
     train: str | None = None
-    """Where training rows are, if splits are given as files of their own; what is not given of the two others is cut from it."""
+    """Source of the training rows, if each split has its own; a validation or test split without a source is cut from it."""
     validation: str | None = None
-    """Where validation rows are."""
+    """Source of the validation rows."""
     test: str | None = None
-    """Where test rows are."""
+    """Source of the test rows."""
     columns: dict[str, str] = {}
-    """The source's names of the columns that the task asks for: data.columns.text=review."""
+    """Names, in the source, of the columns that the task reads: data.columns.text=review."""
     splits: Splits = Splits()
-    """How the rows are divided."""
+    """Division of the rows into training, validation and test."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the splits."""
     on_bad_row: Literal["error", "skip"] = "error"
-    """What to do about a row that cannot be used: stop, or leave it out and count it."""
+    """On a row that cannot be used: stop with an error, or skip and count it."""
     max_bad_fraction: float = Field(0.01, ge=0, lt=1)
-    """Largest share of rows that may be left out."""
+    """Largest share of rows that may be skipped."""
     mode: Literal["cached", "stream"] = "cached"
-    """cached: prepared once and memory-mapped, in an exact order; stream: training rows are read anew each epoch, in no promised order."""
+    """cached: prepared once and memory-mapped, in an exact order; stream: training rows are read each epoch, in an order that may vary."""
     prepared: str | None = None
-    """Where prepared data are kept, a folder or a URI that every node reaches; default: datasets/ in the storage."""
+    """Folder or URI for prepared data, reachable from every node; default: datasets/ in the storage."""
     cache: str | None = None
-    """Folder of each node for copies of prepared data that lie elsewhere; default: ~/.cache/raylway."""
+    """Folder on each node for copies of prepared data that are stored remotely; default: ~/.cache/raylway."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Data:
@@ -116,12 +114,12 @@ class Data(Settings):
 
     @property
     def name(self) -> str:
-        """What the data are called in sentences."""
+        """The data's name in messages."""
         return shown(self.source or self.train or "")
 
     @property
     def given(self) -> dict[str, str]:
-        """The splits that are given as sources of their own, training first."""
+        """The splits with a source of their own, training first."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
         return {split: text for split, text in named.items() if text}
 
@@ -130,17 +128,17 @@ class Optim(Settings):
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     """Optimizer, as in torch.optim."""
     lr: float = Field(1e-3, gt=0)
-    """Highest learning rate."""
+    """Peak learning rate."""
     weight_decay: float = Field(0.01, ge=0)
     """Decoupled weight decay (adamw) or L2 penalty (adam, sgd)."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of sgd."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """How the learning rate falls to zero after the warm-up."""
+    """Decay of the learning rate to zero after the warm-up; constant: none."""
     warmup: int = Field(0, ge=0)
-    """Steps over which the learning rate rises from zero."""
+    """Steps of linear warm-up from zero."""
     clip: float | None = Field(None, gt=0)
-    """Largest allowed norm of the whole gradient."""
+    """Largest norm of the gradient over all parameters; above it the gradient is scaled down. Default: no clipping."""
 
 
 class Train(Settings):
@@ -159,13 +157,13 @@ class Train(Settings):
     compile: bool = False
     """Compile the network with torch.compile."""
     log_every: int = Field(10, gt=0)
-    """Steps between two points of the training curves."""
+    """Steps between two logged points of the training curves."""
     eval_every: int | None = Field(None, gt=0)
-    """Steps between two looks at the validation rows; default: an epoch."""
+    """Steps between two evaluations on the validation rows; default: an epoch."""
     checkpoint_every: int = Field(100, gt=0)
     """Steps between two checkpoints."""
     keep: int = Field(2, ge=2)
-    """Checkpoints kept, the newest ones; two at least, so that a torn one has another behind it."""
+    """Newest checkpoints kept; at least two, so that a damaged one has a predecessor."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Train:
@@ -178,17 +176,17 @@ class Train(Settings):
 
 class Scale(Settings):
     workers: Workers = WorkerRange(1, 1)
-    """Training processes; 0 trains in this process, without Ray; 1..4 takes as many as the cluster has room for, and follows it."""
+    """Training processes; 0 trains in this process, without Ray; 1..4 uses as many as fit on the cluster, and adapts to it."""
     cpus: int | None = Field(None, gt=0)
     """CPUs of one worker; default: an equal share of a node's."""
     gpus: float | None = Field(None, ge=0)
     """GPUs of one worker, or the share of one, such as 0.25; default: one where there are any."""
     threads: int | None = Field(None, gt=0)
-    """Threads torch computes with in one worker; default: its CPUs."""
+    """CPU threads of torch in one worker; default: its CPUs."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: each worker holds the whole network; fsdp: its part of weights, gradients and optimizer state, where the whole is too large."""
+    """ddp: each worker holds the whole network; fsdp: weights, gradients and optimizer state are sharded over the workers."""
     retries: int = Field(3, ge=0)
-    """How often a lost worker is replaced before the run fails."""
+    """Times that a lost worker is replaced before the run fails."""
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Scale:
@@ -207,57 +205,57 @@ class Track(Settings):
 
     model_config = ConfigDict(serialize_by_alias=True)
     wait_seconds: float = Field(60, ge=0)
-    """How long to wait for MLflow at the end, where it cannot be reached; `raylway track --sync` sends later what is missing then."""
+    """Seconds to wait at the end of a run for an unreachable MLflow; `raylway track --sync` sends the rest later."""
 
 
 class Sweep(Settings):
-    """How `raylway sweep` searches; `train` passes it over."""
+    """The search of `raylway sweep`; `train` ignores it."""
 
-    space: Annotated[dict[str, str], BeforeValidator(_dotted)] = {}
-    """Settings to search and where: optim.lr: loguniform(1e-4, 1e-1); also uniform, quniform, randint, choice, grid, as in Ray Tune."""
+    space: Annotated[dict[str, str], BeforeValidator(lambda space: flat(space) if isinstance(space, Mapping) else space)] = {}
+    """Settings to search, such as optim.lr: loguniform(1e-4, 1e-1); also uniform, quniform, randint, choice and grid, as in Ray Tune."""
     trials: int | None = Field(None, gt=0)
-    """Trials in all; default: 16, or all there are on a grid."""
+    """Trials in total; default: 16, or the whole grid."""
     search: Literal["tpe", "random", "grid"] | None = None
-    """How settings are suggested; default: grid if the space is nothing else, else tpe (Bergstra et al., 2011)."""
+    """Search algorithm; default: grid if every setting has a grid, else tpe (Bergstra et al., 2011)."""
     scheduler: Literal["none", "asha", "median", "pbt"] = "none"
-    """What ends a poor trial early, or gives it the weights of a good one (pbt: Jaderberg et al., 2017)."""
+    """Scheduler that stops poor trials early, or gives them the weights of good ones (pbt: Jaderberg et al., 2017)."""
     grace: int = Field(1, gt=0)
-    """Looks at the validation rows before a trial may be ended early, and between two changes of pbt."""
+    """Evaluations before a trial may be stopped early, and between two changes by pbt."""
     metric: str | None = None
-    """What trials are ranked by, a metric of the validation rows such as val/loss; default: the task's headline."""
+    """Validation metric that ranks the trials, such as val/loss; default: the task's headline metric."""
     mode: Literal["max", "min"] | None = None
-    """Which direction is better; default: the headline's, or min for val/loss."""
+    """Direction that is better; default: the headline metric's, or min for val/loss."""
     concurrent: int | None = Field(None, gt=0)
-    """Most trials at once; default: as many as there is room for."""
+    """Most trials at once; default: as many as fit."""
     keep: int = Field(3, gt=0)
-    """The best trials, which keep their checkpoints."""
+    """Best trials whose checkpoints are kept."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Seed of what is suggested."""
+    """Seed of the search algorithm."""
     confirm: str | None = Field(None, pattern=r"^[1-9]\d?x[1-9]\d?$")
-    """Train the best anew with other seeds and judge them on the test rows: 3x5 is the best three, five seeds each."""
+    """Train the best trials again with other seeds and score them on the test rows: 3x5 is the best three, five seeds each."""
 
 
 class Promote(Settings):
-    """What a model must hold to become champion, on its own test rows; `raylway promote` judges, and `train` the first of a name."""
+    """Rules for a model to become champion, checked on its test rows by `raylway promote`, and by `train` for the first model of a name."""
 
     min: dict[str, float] = {}
-    """Metrics and the least each must be: accuracy: 0.97, or of one class: class/malignant/recall: 0.95."""
+    """Metrics and their lower bounds: accuracy: 0.97, or of one class: class/malignant/recall: 0.95."""
     max: dict[str, float] = {}
-    """Metrics of which less is better, and the most each may be: mse: 0.05."""
+    """Metrics of which less is better, and their upper bounds: mse: 0.05."""
     must_beat: Literal["champion", False] = "champion"
-    """champion: be better than it on the same rows, beyond chance; false: the floors are enough."""
+    """champion: significantly better than the champion on the same rows; false: the bounds are enough."""
     metric: str | None = None
-    """What the two are compared by; default: the task's headline."""
+    """Metric of the comparison with the champion; default: the task's headline metric."""
     margin: float = Field(0, ge=0)
-    """How much worse than the champion it may be; above 0, not being worse by so much is enough, and being better is not asked."""
+    """Margin of the comparison, in units of the metric; above 0, being worse by less than that is enough."""
     slices: dict[str, dict[str, float]] = {}
-    """Columns of the source and what the rows of each of their values must hold, as min or max do: ward: {accuracy: 0.9}."""
+    """Columns of the source and bounds for the rows of each of their values, as in min or max: ward: {accuracy: 0.9}."""
     min_rows: int = Field(30, gt=0)
-    """Rows that a value needs to be held against `slices`; of fewer, a score says nothing."""
+    """Fewest rows of a value for the bounds of `slices` to apply: a score of fewer says little."""
     max_latency_ms: float | None = Field(None, gt=0)
-    """Most milliseconds that an answer to one raw row may take, the median of 30 on this machine."""
+    """Largest latency of predicting one raw row, in milliseconds: the median of 30 on this machine."""
 
     @property
     def has_floors(self) -> bool:
-        """Whether a model without a rival has anything to hold."""
+        """True if there are rules for a model that has no champion to beat."""
         return bool(self.min or self.max or self.slices or self.max_latency_ms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,13 @@ def sweep_and_promote(
     result = sweep(recipe, overrides, more=more, screen=screen, began=began)
     _promote(run, result["sweep_id"], screen)
     return result
+
+
+def words_of_search(space: Iterable[str], trials: str | None) -> tuple[list[str], int | None]:
+    """(`SETTING=DISTRIBUTION` and a number of trials as settings of a search, None or so many trials more for "+N")."""
+    more = int(trials[1:]) if trials and trials[0] == "+" and trials[1:].isdigit() else None
+    words = [f"sweep.space.{each}" for each in space]
+    return [*words, f"sweep.trials={trials}"] if trials and more is None else words, more
 
 
 def track_and_promote(name: str | None, settings: Sequence[str], *, sync: bool, screen: Screen) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,16 @@ class DataError(ValueError):
     def __init__(self, message: str, row: int | None = None) -> None:
         super().__init__(message)
         self.row = row
+
+
+def _stated_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise ValueError(f"{twice[0]!r} is stated twice: {', '.join(names)}")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_stated_once)]
+"""A setting: names in an order, none of them twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,7 @@ class Workload(BaseModel):
 
     @abstractmethod
     def fit(self, batches: Iterable[Arrays]) -> Encoding:
-        """Learn the encoding from raw training rows. Raises DataError."""
+        """Learn the encoding from raw training rows: one batch at least, none of them empty. Raises DataError."""
 
     @abstractmethod
     def encode(self, raw: Arrays, encoding: Any) -> dict[str, np.ndarray]:
@@ -230,30 +240,18 @@ class Serving(ABC):
 
 def count_examples(workload: Workload, rows: int, *, training: bool) -> int | None:
     """Examples that `rows` raw rows (the context included) will give; None where only encoding can tell. Raises DataError if none."""
-    return len(workload.examples(_Unread(rows), training=training)) if workload.one_to_one else None
+    unread = cast("Rows", range(rows))  # their number is all that is asked for
+    return len(workload.examples(unread, training=training)) if workload.one_to_one else None
 
 
-class _Unread:
-    """Stored rows of which only the number is known."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        raise NotImplementedError
-
-
-def choose_columns(wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
-    """`wanted`, if all of them are available; else a DataError that lists those there are and the nearest names."""
+def choose_columns(wanted: Sequence[str], available: Sequence[str], *, renamed: str = "data.columns.{}=") -> tuple[str, ...]:
+    """`wanted`, if all of them are available; else a DataError that lists those there are and, behind `renamed`, the nearest names."""
     problems = []
     for name in wanted:
         if name not in available:
             near = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
-            problems.append(f"there is no column {name!r}" + (f"; did you mean data.columns.{name}={near[0]}?" if near else ""))
+            problems.append(f"there is no column {name!r}" + (f"; did you mean {renamed.format(name)}{near[0]}?" if near else ""))
     if problems:
         more = f"; and {len(problems) - _MOST_SHOWN} more are missing" if len(problems) > _MOST_SHOWN else ""
-        raise DataError("; ".join(problems[:_MOST_SHOWN]) + f"{more}; columns: {', '.join(available)}")
+        raise DataError("; ".join(problems[:_MOST_SHOWN]) + f"{more}; columns: {', '.join(available) or 'none'}")
     return tuple(wanted)

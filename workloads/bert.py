@@ -42,7 +42,7 @@ class BERT(TextClassification):
     revision: str = "main"
     """Branch, tag or commit on the hub."""
     tokens: Literal["words", "wordpiece"] = "wordpiece"
-    """What a text is cut into, without `pretrained`."""
+    """Tokens of a text, without `pretrained`."""
     layers: int = Field(2, gt=0)
     """Transformer blocks, without `pretrained`."""
     heads: int = Field(4, gt=0)
@@ -50,7 +50,7 @@ class BERT(TextClassification):
     width: int = Field(128, gt=0)
     """Length of a token's vector, without `pretrained`; the hidden layers have four times as many units."""
     dropout: float | None = Field(None, ge=0, lt=1)
-    """Share of values silenced at each training step; null: as the pretrained config says, 0.1 without one."""
+    """Dropout: share of values set to zero at each training step; null: as in the pretrained config, 0.1 without one."""
 
     def learn(self, texts: Iterator[list[str]]) -> str:
         if self.pretrained is None:

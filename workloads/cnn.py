@@ -23,7 +23,7 @@ class CNN(ImageClassification):
     hidden: int = Field(128, gt=0)
     """Units of the hidden layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of hidden units silenced at each training step."""
+    """Dropout: share of hidden units set to zero at each training step."""
 
     def network(self, encoding: ImageEncoding) -> nn.Module:
         """uint8 images (B, C, H, W) to logits (B, K)."""

@@ -1,4 +1,4 @@
-"""GPT: a Transformer that looks only backwards, trained to say the next token."""
+"""GPT: a causal Transformer, trained to predict the next token."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class GPT(LanguageModeling):
     layers: int = Field(4, gt=0)
     """Blocks of attention and feed-forward."""
     heads: int = Field(4, gt=0)
-    """Attentions side by side in each block."""
+    """Attention heads of each block."""
     width: int = Field(128, gt=0)
-    """Numbers that stand for a token; a multiple of the heads. The feed-forward part is four times as wide."""
+    """Width of a token's vector; a multiple of the heads. The feed-forward part is four times as wide."""
     activation: Literal["gelu_tanh", "gelu", "relu"] = "gelu_tanh"
-    """Of the feed-forward part: gelu_tanh is GPT-2's approximation of gelu, which takes longer than the exact one on a CPU."""
+    """Activation of the feed-forward part: gelu_tanh is GPT-2's approximation of gelu, which takes longer than the exact one on a CPU."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of embeddings, attention weights and of each branch's output that is silenced at each training step."""
+    """Dropout: share of embeddings, attention weights and branch outputs set to zero at each training step."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> GPT:

@@ -5,6 +5,7 @@ A task gives a Judging; what is done with the scores (intervals, tests, pages) i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,3 +122,29 @@ def metrics(judging: Judging, judged: Judged) -> dict[str, float]:
     means = {name: score.value for name, score in {**judged.scores, **judging.part_scores(judged)}.items()}
     derived = {name: function(means[of]) for name, (of, function) in judging.derived.items()}
     return means | derived | judging.joint_metrics(judged)
+
+
+class ErrorJudging(Judging):
+    """Squared and absolute errors of numbers (N, …); the loss is the mean squared error in units of `deviation`."""
+
+    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"rmse": ("mse", math.sqrt)}
+    deviation = 1.0
+
+    def compared(self, truth_N: np.ndarray, predicted_N: np.ndarray) -> Judged:
+        error_N = predicted_N - truth_N
+        squared, absolute = over_examples(np.square(error_N)), over_examples(np.abs(error_N))
+        loss = squared if self.deviation == 1 else over_examples(np.square(error_N / self.deviation))
+        return Judged({"truth": truth_N, "predicted": predicted_N}, {"mse": squared, "mae": absolute, "loss": loss})
+
+    def aligned(self, judged: Judged, by: Judging) -> Judged:
+        return self.compared(judged.columns["truth"], judged.columns["predicted"])
+
+    def table(self, judged: Judged) -> dict[str, Any]:
+        truth_N, predicted_N = judged.columns["truth"], judged.columns["predicted"]
+        return {"truth": truth_N, "predicted": predicted_N, "error": predicted_N - truth_N}
+
+
+def over_examples(each_N: np.ndarray) -> Score:
+    """The Score of values (N, …), of which each example has as many."""
+    flat = each_N.reshape(len(each_N), -1)
+    return Score(flat.sum(1), np.full(len(flat), float(flat.shape[1])))

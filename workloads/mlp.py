@@ -26,7 +26,7 @@ class _Layers(BaseModel):
     activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     """Activation of the hidden layers."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of hidden units silenced at each training step."""
+    """Dropout: share of hidden units set to zero at each training step."""
 
     def dense(self, inputs: int, outputs: int) -> nn.Module:
         from .layers.dense import Dense

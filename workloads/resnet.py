@@ -26,13 +26,13 @@ class ResNet(ImageClassification):
     groups: int = Field(8, gt=0)
     """Groups of feature maps that are normalised together; divides every width."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of feature maps' pixels silenced between the convolutions of a block at each training step."""
+    """Dropout: share of values set to zero between the convolutions of a block at each training step."""
     shift: int = Field(0, ge=0)
-    """Pixels by which a training image is shifted by chance, at most, up or down and left or right."""
+    """Largest random shift of a training image, in pixels, up or down and left or right."""
     rotate: float = Field(0.0, ge=0, le=180)
-    """Degrees by which a training image is turned by chance, at most, either way."""
+    """Largest random rotation of a training image, in degrees, either way."""
     flip: bool = False
-    """Whether every second training image is mirrored, left to right."""
+    """Mirror half of the training images at random, left to right."""
 
     @model_validator(mode="after")
     def _whole_groups(self) -> ResNet:

@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class Forecaster(Forecasting):
-    """Recurrent forecaster in the shape of the guide's Keras example: layers of cells, then a dense layer on the last one's answer."""
+    """Recurrent forecaster in the shape of the guide's Keras example: layers of cells, then a dense layer on the last output."""
 
     cell: Literal["rnn", "lstm", "gru"] = "lstm"
     """The plain RNN (Elman, 1990), the LSTM (Hochreiter & Schmidhuber, 1997) or the GRU (Cho et al., 2014)."""
     layers: int = Field(2, gt=0)
-    """Layers of cells, one upon another."""
+    """Recurrent layers."""
     width: int = Field(50, gt=0)
     """Units of a layer, in each direction."""
     bidirectional: bool = False
-    """Whether each layer reads the window from its end, too."""
+    """Read each window from its end as well."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of each layer's answers silenced at each training step."""
+    """Dropout: share of each layer's outputs set to zero at each training step."""
     residual: bool = False
-    """Whether differences to a window's last row are read and forecast, so that the level of a series does not matter."""
+    """Read and forecast differences to a window's last row, so that the level of a series does not matter."""
 
     def network(self, encoding: SeriesEncoding) -> nn.Module:
         """float32 windows (B, T, S), standardised, to forecasts (B, H, K)."""

@@ -23,15 +23,15 @@ class RecurrentText(TextClassification):
     width: int = Field(64, gt=0)
     """Units of a layer, in each direction."""
     layers: int = Field(1, gt=0)
-    """Recurrent layers, one upon the other."""
+    """Recurrent layers."""
     bidirectional: bool = True
-    """Read each text from its end, too."""
+    """Read each text from its end as well."""
     pool: Literal["max", "mean"] = "max"
-    """What is taken of the outputs over a text's tokens: the largest of each (Conneau et al., 2017), or their mean."""
+    """Pooling of the outputs over a text's tokens: the maximum (Conneau et al., 2017) or the mean."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of each layer's inputs, and of the head's, silenced at each training step."""
+    """Dropout: share of the inputs of each layer and of the head set to zero at each training step."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of tokens silenced whole at each training step."""
+    """Word dropout: share of tokens whose whole vector is set to zero at each training step."""
 
     def network(self, encoding: TextEncoding) -> nn.Module:
         """Tokens int32 (B, T) and their length int64 (B,) to logits (B, K)."""

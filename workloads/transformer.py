@@ -1,4 +1,4 @@
-"""A Transformer's encoder, from scratch: each token heeds every other one of its text."""
+"""A Transformer's encoder, from scratch: each token attends to every other one of its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from .base import Arrays, Rows
 from .tasks import tokens
 from .tasks.classes import labels_of
-from .tasks.text_classification import TextClassification, TextEncoding, attention_map
+from .tasks.text_classification import TextClassification, TextEncoding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,21 +27,21 @@ class Transformer(TextClassification):
     width: int = Field(64, gt=0)
     """Width of a token's vector."""
     heads: int = Field(4, gt=0)
-    """Attention heads of a layer; they share the width."""
+    """Attention heads of a layer; they divide the width."""
     hidden: int = Field(128, gt=0)
-    """Units of a layer's hidden part."""
+    """Units of the feed-forward part."""
     layers: int = Field(2, gt=0)
-    """Layers, each attention and a hidden part."""
+    """Layers, each of attention and feed-forward."""
     positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
-    """What tells a token's place: fixed sines, learnt vectors, or nothing, which makes a text a bag of words."""
+    """Position encoding: fixed sines, learnt vectors, or none, which makes a text a bag of words."""
     norm: Literal["pre", "post"] = "pre"
-    """Normalise before each part (trains without a long warm-up), or after each sum (as the paper and BERT do)."""
+    """Layer norm before each part (trains without a long warm-up), or after each sum (as in the paper and in BERT)."""
     pool: Literal["first", "mean"] = "mean"
-    """What is classified: the mean over a text's tokens, or the first one's vector through a dense tanh layer."""
+    """Input of the classifier: the mean over a text's tokens, or the first token's vector through a dense tanh layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of the attention and of each part's outputs silenced at each training step."""
+    """Dropout: share of attention weights and of each part's outputs set to zero at each training step."""
     word_dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of tokens silenced whole at each training step."""
+    """Word dropout: share of tokens whose whole vector is set to zero at each training step."""
 
     @model_validator(mode="after")
     def _heads_share_the_width(self) -> Self:
@@ -71,6 +71,8 @@ class Transformer(TextClassification):
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: TextEncoding) -> dict[str, Figure]:
         """Those of the task, and where the last layer's heads look in a text of a readable length that the network is surest of."""
         import torch
+
+        from .tasks.drawing import attention_map
 
         length_N = test.take(np.arange(len(test)), ["length"])["length"]
         sure_N = outputs["probabilities"][np.arange(len(test)), labels_of(test)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -179,7 +178,10 @@ def peek(run: Run, plan: Plan) -> Encoding:
     if plan.ready:
         return run.model.encoding_type.model_validate(Dataset.open(prepared.fetch(plan.store, plan.fingerprint)).manifest.encoding)
     training = plan.selection.training(plan.pieces)
-    return run.model.fit(itertools.islice((raw for _, rows, raw in training if len(rows)), 1))
+    first = next((raw for _, rows, raw in training if len(rows)), None)
+    if first is None:
+        raise DataError("there are no training rows")
+    return run.model.fit([first])
 
 
 def count(run: Run, plan: Plan) -> Mapping[str, int | None]:
@@ -293,6 +295,8 @@ def _fit(selection: Selection, pieces: Sequence[Piece]) -> tuple[Encoding, Array
                 yield raw
             reading = True
         reading = False
+        if not sample:
+            raise DataError("there are no training rows")
 
     try:
         return selection.workload.fit(training()), joined(sample)

@@ -4,7 +4,6 @@ of a sweep; a version of a registered model by number or alias.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.errors import RecipeError, StorageError, TrackingError
+from pipelines.errors import RecipeError, StorageError, TrackingError, nearest
 from pipelines.run_record import RunFolder
 from pipelines.tracking import provenance
 from pipelines.tracking.client import HEADLINE, check, connect, first_line, is_mlflows, tracking_uri
@@ -267,9 +266,8 @@ def _known(called: str, names: Sequence[str], kind: str) -> str:
     """The end of an error message: the nearest name, and the names there are."""
     if not names:
         return f"; there are no {kind.partition(',')[0]}"
-    near = difflib.get_close_matches(called, names, n=1, cutoff=0.6)
     shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")
-    return (f"; did you mean {near[0]}?" if near else "") + f"; {kind}: {shown}"
+    return f"{nearest(called, names)}; {kind}: {shown}"
 
 
 def _tracked(run: MlflowRun) -> TrackedRun:

@@ -1,15 +1,14 @@
-"""The part of a classification task that does not depend on what is classified: labels to indices, scores, readable predictions."""
+"""The part of a classification task that does not depend on what is classified: labels to indices, metrics, readable predictions."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator
 
-from ..base import Arrays, DataError, Headline, Mean, Rows, Serving, Workload
+from ..base import Arrays, DataError, Headline, Mean, Names, Rows, Serving, Workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,22 +17,13 @@ if TYPE_CHECKING:
 
 # N rows, B rows of a batch, K classes
 
-
-def _no_class_twice(classes: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(classes)) < len(classes):
-        raise ValueError(f"a class is stated twice: {', '.join(classes)}")
-    return classes
-
-
 _MOST_CLASSES, _MOST_SHARE = 50, 0.2  # more different numbers than both are a quantity
-Classes = Annotated[tuple[str, ...], AfterValidator(_no_class_twice)]
-"""Class names in index order; empty: those found in the training rows."""
 
 
 class Classification(Workload):
     """One of a fixed set of classes for each row. Raw and stored column: `label` (N,), integers or strings, stored as class indices.
 
-    A task adds what is classified: `fit`, `encode`, `logits`, and a ClassServing for its input.
+    A task adds what is classified: `fit`, `encode`, `logits`, a ClassServing for its input, and to `check` what its input must be.
     """
 
     target_column: ClassVar[str | None] = "label"
@@ -50,16 +40,28 @@ class Classification(Workload):
         "calibration_error": "min",
     }
 
-    classes: Classes = ()
+    classes: Names = ()
     """Class names in index order; empty: the labels found in the training rows."""
+
+    def check(self, raw: Arrays) -> None:
+        labels_in(raw["label"])
 
     @abstractmethod
     def logits(self, model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) of the classes, or (B, 1) of the second of two."""
 
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
+        """Cross-entropy (a sum) and accuracy, of a softmax or of a sigmoid."""
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
         logits, label_B = self.logits(model, batch), batch["label"]
-        return sigmoid_scores(logits.squeeze(1), label_B) if logits.shape[1] == 1 else softmax_scores(logits, label_B)
+        if logits.shape[1] == 1:
+            correct_B = (logits.squeeze(1) > 0) == (label_B == 1)
+            loss = binary_cross_entropy_with_logits(logits.squeeze(1).float(), label_B.float(), reduction="sum")
+        else:
+            correct_B = logits.argmax(1) == label_B
+            loss = cross_entropy(logits.float(), label_B, reduction="sum")
+        return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct_B.sum(), len(label_B))}
 
     def predict(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         import torch
@@ -75,7 +77,7 @@ class Classification(Workload):
         return {"majority_class": {"accuracy": float((labels_of(test) == commonest).mean())}}
 
     def judging(self, encoding: Any) -> Judging:
-        from .judged_classes import ClassJudging
+        from .judged import ClassJudging
 
         return ClassJudging(encoding.classes)
 
@@ -96,7 +98,7 @@ class ClassServing(Serving):
 
 def labels_in(labels: np.ndarray) -> set[Any]:
     """The different labels of a batch of raw rows. Raises DataError where one is missing, or can be no class."""
-    return set(_different(labels)[0])
+    return set(_unique(labels)[0])
 
 
 class Labels:
@@ -105,27 +107,29 @@ class Labels:
     def __init__(self) -> None:
         self.rows, self._labels = 0, set[Any]()
 
-    def add(self, labels: np.ndarray) -> None:
-        """Raises DataError where a label is missing, or can be no class."""
-        self._labels |= labels_in(labels)
-        self.rows += len(labels)
+    def of(self, batches: Iterable[Arrays]) -> Iterator[Arrays]:
+        """Pass batches of raw rows on, gathering their labels. Raises DataError where a label is missing, or can be no class."""
+        for raw in batches:
+            self._labels |= labels_in(raw["label"])
+            self.rows += len(raw["label"])
+            yield raw
 
     def names(self, stated: tuple[str, ...]) -> tuple[str, ...]:
         """The stated class names, or those of the labels in their order.
 
         Raises DataError if there are fewer than two, or if they are measured numbers and not stated.
         """
-        found = tuple(dict.fromkeys(_name(label) for label in sorted(self._labels, key=_place)))
-        for names in (stated or found, found):
+        observed = tuple(dict.fromkeys(_class_name(label) for label in sorted(self._labels, key=_sort_key)))
+        for names in (stated or observed, observed):
             if len(names) < 2:
                 raise DataError(f"column label: a classifier needs two classes, but every training row is labelled {names[0]!r}")
         if not stated and self._measured():
             raise DataError(
-                f"column label: {len(found):,} different numbers in {self.rows:,} training rows look like a measured quantity, not like "
+                f"column label: {len(observed):,} different numbers in {self.rows:,} training rows look like a measured quantity, not like "
                 "classes; to predict it as a number: raylway train mlp_regression data.source=… data.columns.target=… (the column's name); "
                 "to take each number for a class: model.classes=[…]"
             )
-        return stated or found
+        return stated or observed
 
     def _measured(self) -> bool:
         """Fractions among the labels, or more than 50 different numbers in less than five times as many rows."""
@@ -134,35 +138,22 @@ class Labels:
         return fractions or (len(numbers) > _MOST_CLASSES and len(numbers) > _MOST_SHARE * self.rows)
 
 
+def encoded_label(raw: Arrays, classes: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The stored column `label`, if raw rows have one: they lack it where they are to be predicted."""
+    return {"label": class_index(raw["label"], classes)} if "label" in raw else {}
+
+
 def class_index(labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
     """int64 (N,): where each label stands in `classes`. Raises DataError for one that does not."""
     known = {name: index for index, name in enumerate(classes)}
-    values, inverse = _different(labels)
-    index = np.array([known.get(str(value), known.get(_name(value), -1)) for value in values], dtype=np.int64)[inverse]
+    values, inverse = _unique(labels)
+    index = np.array([known.get(str(value), known.get(_class_name(value), -1)) for value in values], dtype=np.int64)[inverse]
     if (index < 0).any():
         row = int(np.argmin(index))
         label = labels[row].item() if isinstance(labels[row], np.generic) else labels[row]
         stated = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
         raise DataError(f"column label: {label!r} is outside the classes {stated}", row)
     return index
-
-
-def softmax_scores(logits_BK: Tensor, label_B: Tensor) -> dict[str, Mean]:
-    """Cross-entropy (a sum) and accuracy of logits."""
-    from torch.nn.functional import cross_entropy
-
-    correct = (logits_BK.argmax(1) == label_B).sum()
-    loss = cross_entropy(logits_BK.float(), label_B, reduction="sum")
-    return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
-
-
-def sigmoid_scores(logit_B: Tensor, label_B: Tensor) -> dict[str, Mean]:
-    """Binary cross-entropy (a sum) and accuracy of the second class's logits."""
-    from torch.nn.functional import binary_cross_entropy_with_logits
-
-    correct = ((logit_B > 0) == (label_B == 1)).sum()
-    loss = binary_cross_entropy_with_logits(logit_B.float(), label_B.float(), reduction="sum")
-    return {"loss": Mean(loss, len(label_B)), "accuracy": Mean(correct, len(label_B))}
 
 
 def labels_of(rows: Rows) -> np.ndarray:
@@ -176,7 +167,7 @@ def worst_mistakes(truth_N: np.ndarray, p_NK: np.ndarray, count: int) -> np.ndar
     return wrong[np.argsort(-p_NK[wrong].max(1), kind="stable")][:count]
 
 
-def _different(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
+def _unique(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
     """The different labels, and which of them each row has. Raises DataError where one is missing, or can be no class."""
     if labels.ndim != 1:
         raise DataError(f"column label: a value of it is an array of {labels.shape[1:]}, not a class's name or number")
@@ -195,13 +186,13 @@ def _different(labels: np.ndarray) -> tuple[list[Any], np.ndarray]:
     return list(places), inverse
 
 
-def _name(label: Any) -> str:
+def _class_name(label: Any) -> str:
     """A whole number as such: where another row lacks its label, a reader gives integers as floats. Bytes are what npz has for text."""
     if isinstance(label, bytes):
         return label.decode(errors="backslashreplace")
     return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
-def _place(label: Any) -> tuple[str, Any]:
+def _sort_key(label: Any) -> tuple[str, Any]:
     """Numbers before names: of several files one may hold numbers alone, where another spells its labels."""
     return ("", label) if isinstance(label, (int, float)) else (type(label).__name__, label)

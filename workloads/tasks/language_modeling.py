@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -28,9 +27,8 @@ if TYPE_CHECKING:
 _BYTES = 256
 _IGNORED = -100  # a target that torch's cross_entropy leaves out
 _MOST_NATS = 700.0  # whose exponential is still a number
-_POSITIONS = 25
 _COUNTED_ROWS, _WRITTEN_ROWS = 4096, 16
-_PICTURED_TOKENS, _LINE_CHARACTERS, _DARKEST, _WHITE_BELOW = 512, 85, 1e-3, 0.03
+_PICTURED_TOKENS = 512
 
 
 class LanguageEncoding(Encoding):
@@ -44,16 +42,13 @@ class LanguageServing(Serving):
 
     def sample(self, model: nn.Module) -> str:
         """The prompt of the settings and its continuation."""
-        import torch
+        from .. import inference
 
-        begun_BP, length_B = self._begin([self.workload.prompt])
-        device = next(model.parameters()).device
+        prompt = self.encode({"prompt": np.array([self.workload.prompt], object)})
         training = model.training
-        model.eval()
-        with torch.no_grad():
-            written_BN = self._write(model, torch.from_numpy(begun_BP).to(device), torch.from_numpy(length_B).to(device))
+        written = inference.outputs(self.workload, self.respond, model, prompt, batch_rows=1)
         model.train(training)
-        return self.workload.prompt + tokens.text(self.encoding.tokenizer, written_BN[0].tolist())
+        return self.workload.prompt + self.decode(written)["text"][0]
 
     def example(self, raw: Arrays) -> pd.DataFrame:
         import pandas as pd
@@ -79,8 +74,12 @@ class LanguageServing(Serving):
         """`token` (B, sample_tokens): how each prompt goes on. The same for the same prompt, whatever other prompts stand beside it."""
         import torch
 
+        from ..layers.text import write
+
+        task = self.workload
+        how = {"tokens": task.sample_tokens, "window": task.window, "temperature": task.temperature, "top_k": task.top_k}
         parts = zip(batch["token"].split(_WRITTEN_ROWS), batch["length"].split(_WRITTEN_ROWS), strict=True)
-        return {"token": torch.cat([self._write(model, *part) for part in parts])}
+        return {"token": torch.cat([write(model, *part, **how) for part in parts])}
 
     def decode(self, outputs: Arrays) -> dict[str, list]:
         return {"text": [tokens.text(self.encoding.tokenizer, row) for row in outputs["token"].tolist()]}
@@ -95,19 +94,6 @@ class LanguageServing(Serving):
         for row, its in enumerate(begun):
             token_BP[row, : len(its)] = its
         return token_BP, length_B
-
-    def _write(self, model: nn.Module, token_BP: Tensor, length_B: Tensor) -> Tensor:
-        from ..layers.text import write
-
-        return write(
-            model,
-            token_BP,
-            length_B,
-            tokens=self.workload.sample_tokens,
-            window=self.workload.window,
-            temperature=self.workload.temperature,
-            top_k=self.workload.top_k,
-        )
 
 
 class LanguageModeling(Workload):
@@ -130,21 +116,21 @@ class LanguageModeling(Workload):
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
 
     tokens: Literal["characters", "bpe"] = "characters"
-    """What the text is cut into: characters, or pairs of bytes merged again and again as in GPT-2."""
+    """Tokens of the text: characters, or byte pairs as in GPT-2."""
     vocabulary: int = Field(512, gt=1)
-    """Size of the vocabulary: the commonest tokens; byte pairs need 256 at least."""
+    """Size of the vocabulary, in tokens: the most frequent ones; byte pairs need at least 256."""
     window: int = Field(64, gt=0)
-    """Tokens that a prediction looks back on, at most."""
+    """Context length, in tokens."""
     stride: int | None = Field(None, gt=0)
-    """Tokens between the beginnings of two training windows; default: the window, so that an epoch holds each token once."""
+    """Tokens between the starts of two training windows; default: the window, so that an epoch holds each token once."""
     prompt: str = Field("\n", min_length=1)
-    """Text that samples begin with, and continuations of an empty prompt."""
+    """Prompt of the samples, and of predictions for an empty prompt."""
     sample_tokens: int = Field(200, gt=0)
-    """Tokens of a sample, and of a registered model's continuation."""
+    """Tokens to generate, in a sample and in a registered model's prediction."""
     temperature: float = Field(0.8, ge=0)
-    """Sampling temperature: 1 draws by the network's probabilities, less keeps to likely tokens, 0 always takes the likeliest."""
+    """Sampling temperature: 1 samples from the network's probabilities, less prefers likely tokens, 0 is greedy."""
     top_k: int | None = Field(None, gt=0)
-    """Only so many of the likeliest tokens are drawn from; default: all."""
+    """Sample from this many of the likeliest tokens only; default: all."""
 
     @model_validator(mode="after")
     def _room_for_every_byte(self) -> LanguageModeling:
@@ -156,18 +142,8 @@ class LanguageModeling(Workload):
         texts_in(raw["text"])
 
     def fit(self, batches: Iterable[Arrays]) -> LanguageEncoding:
-        rows = 0
-
-        def texts() -> Iterator[list[str]]:
-            nonlocal rows
-            for raw in batches:
-                rows += len(raw["text"])
-                yield texts_in(raw["text"])
-
-        tokenizer = tokens.learn(self.tokens, texts(), vocabulary=self.vocabulary)
-        if not rows:
-            raise DataError("there are no training rows")
-        return LanguageEncoding(tokenizer=tokenizer)
+        texts = (texts_in(raw["text"]) for raw in batches)
+        return LanguageEncoding(tokenizer=tokens.learn(self.tokens, texts, vocabulary=self.vocabulary))
 
     def encode(self, raw: Arrays, encoding: LanguageEncoding) -> dict[str, np.ndarray]:
         """`token` int32, of all rows in one column: not as many as there are rows."""
@@ -210,11 +186,13 @@ class LanguageModeling(Workload):
         return {"unigram": {"loss": float(loss), "accuracy": float(target_V[seen_V.argmax()] / target_V.sum())}}
 
     def figures(self, model: nn.Module, outputs: Arrays, test: Rows, encoding: LanguageEncoding) -> dict[str, Figure]:
+        from . import drawing
+
         nll_BT = outputs["nll"]
         shown = test.take(np.arange(min(len(test), -(-_PICTURED_TOKENS // self.window))))
         token_N, nll_N = shown["token"][:, 1:][shown["fresh"]], nll_BT[: len(shown["fresh"])][shown["fresh"]]
         pieces = [tokens.text(encoding.tokenizer, [token]) for token in token_N[:_PICTURED_TOKENS].tolist()]
-        return {"loss_by_position": loss_by_position(nll_BT), "passage": _passage(pieces, np.exp(-nll_N[:_PICTURED_TOKENS]))}
+        return {"loss_by_position": drawing.loss_by_position(nll_BT), "passage": drawing.passage(pieces, np.exp(-nll_N[:_PICTURED_TOKENS]))}
 
     def judging(self, encoding: LanguageEncoding) -> Judging:
         return TokenJudging(encoding.tokenizer)
@@ -231,32 +209,6 @@ def _targets(windows: Rows, size: int) -> np.ndarray:
         target_BT = taken["token"][:, 1:]
         count_V += np.bincount(target_BT[taken["fresh"]] if "fresh" in taken else target_BT.reshape(-1), minlength=size)
     return count_V
-
-
-def _passage(pieces: Sequence[str], p_N: np.ndarray) -> Figure:
-    """A text, each character coloured by the predicted probability of its token."""
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
-
-    cells, row, column = [], 0, 0
-    for piece, p in zip(pieces, p_N.tolist(), strict=True):
-        for character in piece:
-            shown = "↵" if character == "\n" else character if character.isprintable() else "·"
-            cells.append((row, column, shown, p))
-            row, column = (row + 1, 0) if character == "\n" or column + 1 == _LINE_CHARACTERS else (row, column + 1)
-    p_RC = np.full((cells[-1][0] + 1, 1 + max(column for _, column, _, _ in cells)), np.nan)
-    for row, column, _, p in cells:
-        p_RC[row, column] = p
-    figure = Figure(figsize=(2 + 0.12 * p_RC.shape[1], 1.2 + 0.25 * p_RC.shape[0]), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(p_RC, cmap="Oranges_r", norm=LogNorm(_DARKEST, 1, clip=True), aspect="auto")
-    for row, column, character, p in cells:
-        colour = "white" if p < _WHITE_BELOW else "black"
-        axes.text(column, row, character, family="monospace", fontsize=9, color=colour, ha="center", va="center", parse_math=False)
-    axes.axis("off")
-    axes.set_title("The first test tokens, coloured by the predicted probability of each", loc="left")
-    figure.colorbar(picture, ax=axes, fraction=0.02, pad=0.01, format="{x:g}")
-    return figure
 
 
 def _perplexity(loss: float) -> float:
@@ -305,26 +257,6 @@ class TokenJudging(Judging):
         }
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
-        return {"loss_by_position": loss_by_position(judged.columns["nll"])}
+        from . import drawing
 
-
-def loss_by_position(nll_BT: np.ndarray) -> Figure:
-    """Loss by position in the window, which shows if more context helps: with its standard error, later positions averaged in groups."""
-    from matplotlib.figure import Figure
-
-    window = nll_BT.shape[1]
-    edges = np.unique(np.geomspace(1, window + 1, _POSITIONS).round().astype(int))
-    groups = [nll_BT[:, first - 1 : after - 1] for first, after in itertools.pairwise(edges.tolist())]
-    context, mean = (edges[:-1] + edges[1:] - 1) / 2, np.array([group.mean() for group in groups])
-    error = np.array([group.std() / np.sqrt(group.size) for group in groups])
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.fill_between(context, mean - error, mean + error, alpha=0.25, linewidth=0, label="standard error")
-    axes.plot(context, mean, marker=".", label="test loss")
-    axes.axhline(nll_BT.mean(), color="grey", linestyle=":", label=f"mean {nll_BT.mean():.3f}")
-    axes.set(title="Does more context help?", xlabel="tokens that the prediction looks back on", ylabel="nats a token", xscale="log")
-    powers = 2 ** np.arange(window.bit_length())
-    axes.set_xticks(powers, [str(power) for power in powers])
-    axes.minorticks_off()
-    axes.legend()
-    return figure
+        return {"loss_by_position": drawing.loss_by_position(judged.columns["nll"])}

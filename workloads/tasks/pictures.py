@@ -8,7 +8,6 @@ transparent pixels shows.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,18 +32,29 @@ def pixels(
     `given` is an array (N, H, W) or (N, H, W, C) of whole numbers from 0 to 255, or has one value a row: an encoded picture's bytes, an
     array, a list, or the DataError for which it could not be read. `shape` (C, H, W) is what the images `known` have, and these must have.
     """
-    values = _values(given)
-    if not isinstance(values, np.ndarray):
-        return _stacked(values, lambda value: _brought(_one(value), size, channels), shape, known)
-    images = _dense(values)
-    if size not in (None, images.shape[2:]) or channels not in (None, images.shape[1]):
-        return _stacked(images, lambda image: _brought(image, size, channels), shape, known)
-    if shape not in (None, images.shape[1:]):
-        raise DataError(_differ(images.shape[1:], shape, known), 0)
-    return images
+    images = _array_or_list(given)
+    if isinstance(images, np.ndarray):
+        images = _channels_first(images)
+        if size in (None, images.shape[2:]) and channels in (None, images.shape[1]):
+            if shape not in (None, images.shape[1:]):
+                raise DataError(_differ(images.shape[1:], shape, known), 0)
+            return images
+    resized: list[np.ndarray] = []
+    for row, image in enumerate(images):
+        try:
+            image_CHW = _resized(image if isinstance(images, np.ndarray) else _read(image), size, channels)
+        except DataError as error:
+            raise DataError(str(error), row) from None
+        if shape not in (None, image_CHW.shape):
+            raise DataError(_differ(image_CHW.shape, shape, known), row)
+        shape = image_CHW.shape
+        resized.append(image_CHW)
+    if shape is None:
+        raise DataError("there are no images")
+    return np.stack(resized) if resized else np.empty((0, *shape), np.uint8)
 
 
-def _values(given: Any) -> np.ndarray | list[Any]:
+def _array_or_list(given: Any) -> np.ndarray | list[Any]:
     """One array of all images, or a list of what each row has."""
     if isinstance(given, (list, tuple)) and any(isinstance(value, _ENCODED) for value in given):
         return list(given)
@@ -57,37 +67,20 @@ def _values(given: Any) -> np.ndarray | list[Any]:
     return list(images) if images.ndim == 1 and images.dtype.kind in "OU" else images
 
 
-def _stacked(values: Iterable[Any], make: Callable[[Any], np.ndarray], shape: Shape | None, known: str) -> np.ndarray:
-    """(N, C, H, W): what `make` makes of each value, all of one shape."""
-    made: list[np.ndarray] = []
-    for row, value in enumerate(values):
-        try:
-            image_CHW = make(value)
-        except DataError as error:
-            raise DataError(str(error), row) from None
-        if shape is not None and image_CHW.shape != shape:
-            raise DataError(_differ(image_CHW.shape, shape, known), row)
-        shape = image_CHW.shape
-        made.append(image_CHW)
-    if shape is None:
-        raise DataError("there are no images")
-    return np.stack(made) if made else np.empty((0, *shape), np.uint8)
-
-
-def _dense(images: np.ndarray) -> np.ndarray:
+def _channels_first(images: np.ndarray) -> np.ndarray:
     """uint8 (N, C, H, W), a view where `images` are bytes."""
     if images.ndim not in (3, 4):
         alone = "; one image alone is given as image[None]" if images.ndim == 2 else ""
-        found = images.shape or f"a single {type(images.item()).__name__}"
-        raise DataError(f"images must be (rows, height, width) or (rows, height, width, channels), not {found}{alone}")
+        shape = images.shape or f"a single {type(images.item()).__name__}"
+        raise DataError(f"images must be (rows, height, width) or (rows, height, width, channels), not {shape}{alone}")
     if 0 in images.shape[1:]:
         raise DataError(f"images without pixels: {images.shape}")
     if images.dtype != np.uint8:
-        images = _whole(images)
+        images = _bytes_of(images)
     return images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
 
 
-def _whole(images: np.ndarray) -> np.ndarray:
+def _bytes_of(images: np.ndarray) -> np.ndarray:
     if images.dtype.kind not in "biuf":
         raise DataError(f"images must be whole numbers from 0 to 255, not {images.dtype}")
     right = (images >= 0) & (images <= 255) & (images == np.floor(images))
@@ -97,7 +90,7 @@ def _whole(images: np.ndarray) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def _one(value: Any) -> np.ndarray:
+def _read(value: Any) -> np.ndarray:
     """uint8 (C, H, W) of one row's value."""
     if isinstance(value, DataError):
         raise value
@@ -114,7 +107,7 @@ def _one(value: Any) -> np.ndarray:
         raise DataError("the rows of an image differ in length") from None
     if image.ndim not in (2, 3):
         raise DataError(f"an image must be (height, width) or (height, width, channels), not {image.shape or type(value).__name__}")
-    return _dense(image[None])[0]
+    return _channels_first(image[None])[0]
 
 
 def _decoded(content: bytes | bytearray | memoryview) -> Image.Image:
@@ -130,7 +123,7 @@ def _decoded(content: bytes | bytearray | memoryview) -> Image.Image:
             if image.format == "PNG":
                 _check_sums(content)
             image.load()
-            return _plain(ImageOps.exif_transpose(image), image.format)
+            return _grey_or_rgb(ImageOps.exif_transpose(image), image.format)
     except (DataError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -149,7 +142,7 @@ def _check_sums(content: bytes | bytearray | memoryview) -> None:
         image.verify()  # after which nothing can be read from it
 
 
-def _plain(image: Image.Image, origin: str | None) -> Image.Image:
+def _grey_or_rgb(image: Image.Image, origin: str | None) -> Image.Image:
     """Grey stays grey; palettes (even of greys), CMYK and the like become RGB; of 16 bits the upper 8 remain, as PIL does for colour."""
     from PIL import Image
 
@@ -162,8 +155,8 @@ def _plain(image: Image.Image, origin: str | None) -> Image.Image:
     return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
 
 
-def _brought(image_CHW: np.ndarray, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
-    """One picture in as many channels and of the size that is wanted."""
+def _resized(image_CHW: np.ndarray, size: tuple[int, int] | None, channels: int | None) -> np.ndarray:
+    """A picture of this size and number of channels."""
     from PIL import Image
 
     if channels not in (None, len(image_CHW)):
@@ -181,8 +174,8 @@ def _brought(image_CHW: np.ndarray, size: tuple[int, int] | None, channels: int 
     return np.stack([np.asarray(band) for band in bands])
 
 
-def _differ(found: tuple[int, ...], shape: Shape, known: str) -> str:
-    return f"images are {_kind(found)}, but those {known} are {_kind(shape)}; model.size and model.channels bring all to one kind"
+def _differ(given: tuple[int, ...], shape: Any, known: str) -> str:
+    return f"images are {_kind(given)}, but those {known} are {_kind(shape)}; model.size and model.channels bring all to one kind"
 
 
 def _kind(shape: tuple[int, ...]) -> str:

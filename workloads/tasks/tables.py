@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -11,14 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from pydantic import model_validator
 
-from ..base import Arrays, DataError, Encoding, Serving, Workload, choose_columns
+from ..base import Arrays, DataError, Encoding, Names, Serving, Workload, choose_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # N rows, F features
 
-_LARGEST = float(np.finfo(np.float32).max)
+NUMBERS = "biuf"  # numpy's letters for kinds of numbers
+LARGEST = float(np.finfo(np.float32).max)
 _ROUNDING = 1e-12
 
 
@@ -33,13 +33,13 @@ class FeatureEncoding(Encoding):
 class Tabular(Workload):
     """Rows of a table: the target, and features (N,), numbers. A missing number (NaN, None) of a feature counts as the training mean."""
 
-    features: tuple[str, ...] = ()
-    """Columns that the prediction is made from, in order; empty: every column but the target."""
+    features: Names = ()
+    """Input columns, in order; empty: every column but the target."""
 
     @model_validator(mode="after")
-    def _features_are_columns_of_their_own(self) -> Self:
-        if len(set(self.features)) < len(self.features) or self.target_column in self.features:
-            raise ValueError(f"model.features: a feature is stated once, and is not the {self.target_column}: {', '.join(self.features)}")
+    def _target_is_no_feature(self) -> Self:
+        if self.target_column in self.features:
+            raise ValueError(f"model.features: {self.target_column!r} is what is predicted, so no feature: {', '.join(self.features)}")
         return self
 
     def read_columns(self, available: Sequence[str], encoding: FeatureEncoding | None = None, *, target: bool = True) -> tuple[str, ...]:
@@ -48,6 +48,10 @@ class Tabular(Workload):
         elif not (features := self.features or tuple(name for name in available if name != self.target_column)):
             raise DataError(f"there is no column but {self.target_column}; a prediction needs features")
         return choose_columns((*(self.columns if target else ()), *features), available)
+
+    def check(self, raw: Arrays) -> None:
+        super().check(raw)
+        matrix(raw, self.feature_names(raw))
 
     def feature_names(self, raw: Arrays) -> list[str]:
         """The features among columns that were read to learn an encoding."""
@@ -60,8 +64,6 @@ class Tabular(Workload):
         for raw in batches:
             features = tuple(self.feature_names(raw))
             moments = moments.with_rows(matrix(raw, features))
-        if not features:
-            raise DataError("there are no training rows")
         if empty := [name for name, count in zip(features, moments.count_F, strict=True) if not count]:
             raise DataError(f"column {empty[0]}: is missing in every training row")
         return FeatureEncoding(features=features, mean=tuple(moments.mean_F.tolist()), deviation=tuple(moments.deviation_F().tolist()))
@@ -83,17 +85,9 @@ class TableServing(Serving):
 
     def inputs(self, given: Any) -> dict[str, np.ndarray]:
         """A table: a DataFrame, or what makes one (a list of dicts, a dict of lists). Columns that are no features are ignored."""
-        import pandas as pd
-
-        try:
-            table = pd.DataFrame(given).rename(columns=str)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"a table was expected (a DataFrame, a list of dicts, a dict of lists), not {type(given).__name__}: {error}"
-            ) from None
-        features = self.encoding.features
-        _check_columns(features, list(table.columns))
-        return self.encode({name: _column(table[name]) for name in features})
+        table = data_frame(given, "a table (a DataFrame, a list of dicts, a dict of lists)")
+        choose_columns(self.encoding.features, list(table.columns), renamed="")
+        return self.encode({name: column_of(table, name) for name in self.encoding.features})
 
 
 class Moments(NamedTuple):
@@ -127,55 +121,59 @@ class Moments(NamedTuple):
 
 def matrix(raw: Arrays, features: Sequence[str]) -> np.ndarray:
     """float64 (N, F), NaN where a number is missing. Raises DataError naming column and row."""
-    return np.column_stack([numbers(name, raw[name]) for name in features])
+    hint = "; leave a missing number empty, and name the columns that are used in model.features"
+    return np.column_stack([numbers(name, raw[name], hint=hint) for name in features])
 
 
-def numbers(name: str, column: np.ndarray, hint: str = "; model.features names the columns that are used") -> np.ndarray:
-    """float64 (N,), NaN where a number is missing. A number may be written as text: one "?" makes text of a whole column."""
+def numbers(name: str, column: np.ndarray, *, complete: bool = False, hint: str = "") -> np.ndarray:
+    """float64 (N,), NaN where a number is missing. A number may be written as text: one "?" makes text of a whole column.
+
+    Raises DataError, with the row and `hint`, for what is no number, is none that single precision can hold, or, of a column that must
+    be `complete`, is missing.
+    """
     if column.ndim != 1:
         raise DataError(f"column {name}: a value of it is an array of {column.shape[1:]}, not a number")
-    if column.dtype.kind not in "biuf":
+    if column.dtype.kind not in NUMBERS:
         values = (column if column.dtype == object else column.astype(str)).tolist()
-        odd = (row for row, value in enumerate(values) if not (value is None or isinstance(value, (Real, Decimal)) or _is_number(value)))
+        odd = (row for row, value in enumerate(values) if not (value is None or isinstance(value, float) or is_number(value)))
         if (row := next(odd, None)) is not None:
-            raise DataError(f"column {name}: {values[row]!r} is not a number{hint}", row)
+            raise DataError(f"column {name}: {str(values[row])!r} is not a number{hint}", row)
     x_N = column.astype(np.float64)
-    if (large := np.abs(x_N) > _LARGEST).any():
+    if (large := np.abs(x_N) > LARGEST).any():
         row = int(np.argmax(large))
-        raise DataError(f"column {name}: {x_N[row]:g} is too large, the largest is {_LARGEST:.1e}; leave a missing number empty", row)
+        raise DataError(f"column {name}: {x_N[row]:g} is too large, the largest is {LARGEST:.1e}{hint}", row)
+    if complete and (missing := np.isnan(x_N)).any():
+        raise DataError(f"column {name}: is missing{hint}", int(np.argmax(missing)))
     return x_N
 
 
-def complete(name: str, column: np.ndarray) -> np.ndarray:
-    """float64 (N,), none missing. Raises DataError, with the row, where one is missing or no number."""
-    x_N = numbers(name, column, hint="")
-    if (missing := np.isnan(x_N)).any():
-        raise DataError(f"column {name}: is missing", int(np.argmax(missing)))
-    return x_N
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for a finite number, and for a text that spells one."""
     try:
-        return isinstance(value, str) and bool(np.isfinite(float(value)))
-    except ValueError:
+        return isinstance(value, (Real, Decimal, str)) and bool(np.isfinite(float(value)))
+    except (ValueError, OverflowError):
         return False
 
 
-def _column(series: pd.Series) -> np.ndarray:
-    """A column of a DataFrame: numbers with NaN, or objects with None, where a value is missing."""
+def data_frame(given: Any, expected: str) -> pd.DataFrame:
+    """The table that a registered model was given, its columns named by strings. Raises DataError where pandas can make none of it."""
     import pandas as pd
 
+    try:
+        if isinstance(given, str):
+            raise ValueError("one string is a list of letters")
+        return pd.DataFrame(given).rename(columns=str)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{expected} was expected, not {type(given).__name__}: {error}") from None
+
+
+def column_of(table: pd.DataFrame, name: str) -> np.ndarray:
+    """A column that a table has: numbers with NaN, or objects with None, where a value is missing. Raises DataError if it has two of it."""
+    import pandas as pd
+
+    if list(table.columns).count(name) > 1:
+        raise DataError(f"column {name}: was given more than once")
+    series = table[name]
     if pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_complex_dtype(series):
         return series.to_numpy(np.float64, na_value=np.nan)
     return series.to_numpy(object, na_value=None)
-
-
-def _check_columns(features: Sequence[str], given: Sequence[str]) -> None:
-    missing = [name for name in features if name not in given]
-    if missing:
-        near = {name: difflib.get_close_matches(name, given, n=1, cutoff=0.5) for name in missing[:5]}
-        sentences = [f"there is no column {name!r}" + (f", but {found[0]!r}" if found else "") for name, found in near.items()]
-        more = f"; and {len(missing) - 5} more are missing" if len(missing) > 5 else ""
-        raise DataError("; ".join(sentences) + f"{more}; columns given: {', '.join(given) or 'none'}")
-    if twice := [name for name in features if list(given).count(name) > 1]:
-        raise DataError(f"column {twice[0]}: was given more than once")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from ..base import Arrays, Encoding, Serving
-from .classes import Classification, ClassServing, Labels, class_index, labels_in
-from .tables import FeatureEncoding, TableServing, Tabular, matrix
+from .classes import Classification, ClassServing, Labels, encoded_label
+from .tables import FeatureEncoding, TableServing, Tabular
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,26 +33,13 @@ class TabularClassification(Tabular, Classification):
     encoding_type: ClassVar[type[Encoding]] = TableEncoding
     serving_type: ClassVar[type[Serving]] = ClassTableServing
 
-    def check(self, raw: Arrays) -> None:
-        labels_in(raw["label"])
-        matrix(raw, self.feature_names(raw))
-
     def fit(self, batches: Iterable[Arrays]) -> TableEncoding:
         labels = Labels()
-
-        def counted() -> Iterator[Arrays]:
-            for raw in batches:
-                labels.add(raw["label"])
-                yield raw
-
-        learnt = self.learn_features(counted())
+        learnt = self.learn_features(labels.of(batches))
         return TableEncoding(**learnt.model_dump(), classes=labels.names(self.classes))
 
     def encode(self, raw: Arrays, encoding: TableEncoding) -> dict[str, np.ndarray]:
-        encoded = {"features": self.encode_features(raw, encoding)}
-        if "label" in raw:
-            encoded["label"] = class_index(raw["label"], encoding.classes)
-        return encoded
+        return {"features": self.encode_features(raw, encoding)} | encoded_label(raw, encoding.classes)
 
     def outputs(self, encoding: TableEncoding) -> int:
         """Outputs of the network for a row: one for two classes, the logit of the second; else a logit for each class."""

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from ..base import Arrays, DataError, Encoding, Headline, Mean, Rows, Serving
-from ..judging import Judged, metrics
-from .judged_numbers import ErrorJudging, against_true, residuals
-from .tables import FeatureEncoding, Moments, TableServing, Tabular, complete, matrix
+from ..judging import ErrorJudging, Judged, metrics
+from .tables import FeatureEncoding, Moments, TableServing, Tabular, numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,8 +50,8 @@ class TabularRegression(Tabular):
     serving_type: ClassVar[type[Serving]] = RegressionServing
 
     def check(self, raw: Arrays) -> None:
-        complete("target", raw["target"])
-        matrix(raw, self.feature_names(raw))
+        numbers("target", raw["target"], complete=True)
+        super().check(raw)
 
     def fit(self, batches: Iterable[Arrays]) -> RegressionEncoding:
         moments = Moments.none()
@@ -60,7 +59,7 @@ class TabularRegression(Tabular):
         def seen() -> Iterator[Arrays]:
             nonlocal moments
             for raw in batches:
-                moments = moments.with_rows(complete("target", raw["target"])[:, None])
+                moments = moments.with_rows(numbers("target", raw["target"], complete=True)[:, None])
                 yield raw
 
         learnt = self.learn_features(seen())
@@ -73,7 +72,7 @@ class TabularRegression(Tabular):
         """`features` float64 (N, F); `target` float64 (N,), standardised by the training rows."""
         encoded = {"features": self.encode_features(raw, encoding)}
         if "target" in raw:
-            encoded["target"] = (complete("target", raw["target"]) - encoding.target_mean) / encoding.target_deviation
+            encoded["target"] = (numbers("target", raw["target"], complete=True) - encoding.target_mean) / encoding.target_deviation
         return encoded
 
     def step(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Mean]:
@@ -114,5 +113,7 @@ class RegressionJudging(ErrorJudging):
         return {"r2": 1 - float(squared_N.sum()) / spread if spread else float("nan")}
 
     def figures(self, judged: Judged) -> dict[str, Figure]:
-        truth_N, predicted_N = judged.columns["truth"], judged.columns["predicted"]
-        return {"predicted_against_true": against_true(truth_N, predicted_N), "residuals": residuals(truth_N, predicted_N)}
+        from . import drawing
+
+        pair = judged.columns["truth"], judged.columns["predicted"]
+        return {"predicted_against_true": drawing.against_true(*pair), "residuals": drawing.residuals(*pair)}

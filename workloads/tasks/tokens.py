@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..base import DataError
+from ..base import DataError, choose_columns
+from .tables import column_of, data_frame
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,7 +36,7 @@ def learn(kind: Kind, texts: Iterable[Sequence[str]], *, vocabulary: int, freque
 
 def numbers(tokenizer: str, texts: Sequence[str], *, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(token numbers int32 (N, length), zero behind a text's end; how many are its own, int64 (N,)). Longer texts are cut."""
-    encodings = _truncating(tokenizer, length).encode_batch(list(texts))
+    encodings = _load(tokenizer, length).encode_batch(list(texts))
     tokens_NT, length_N = np.zeros((len(texts), length), np.int32), np.zeros(len(texts), np.int64)
     for row, encoding in enumerate(encodings):
         tokens_NT[row, : len(encoding.ids)] = encoding.ids
@@ -81,7 +82,7 @@ def _words(texts: Iterable[Sequence[str]], vocabulary: int, frequency: int) -> T
     special = [PAD, UNKNOWN, BEGIN]
     trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, min_frequency=frequency, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    return _framed(tokenizer, f"{BEGIN} $A", [BEGIN])
+    return _with_special_tokens(tokenizer, f"{BEGIN} $A", [BEGIN])
 
 
 def _word_pieces(texts: Iterable[Sequence[str]], vocabulary: int, frequency: int) -> Tokenizer:
@@ -106,7 +107,7 @@ def _word_pieces(texts: Iterable[Sequence[str]], vocabulary: int, frequency: int
     learner.train_from_iterator(texts, trainer)
     tokenizer = empty(learner.get_vocab())
     tokenizer.add_special_tokens(special)
-    return _framed(tokenizer, f"{BEGIN} $A {END}", [BEGIN, END])
+    return _with_special_tokens(tokenizer, f"{BEGIN} $A {END}", [BEGIN, END])
 
 
 def _characters(texts: Iterable[Sequence[str]], vocabulary: int, frequency: int) -> Tokenizer:
@@ -132,27 +133,22 @@ def _byte_pairs(texts: Iterable[Sequence[str]], vocabulary: int, frequency: int)
     return tokenizer
 
 
-def _framed(tokenizer: Tokenizer, template: str, ends: Sequence[str]) -> Tokenizer:
+def _with_special_tokens(tokenizer: Tokenizer, template: str, ends: Sequence[str]) -> Tokenizer:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends])
     return tokenizer
 
 
-@functools.lru_cache(maxsize=4)
-def _load(tokenizer: str) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_str(tokenizer)
-
-
-@functools.lru_cache(maxsize=4)
-def _truncating(tokenizer: str, length: int) -> Tokenizer:
+@functools.lru_cache(maxsize=8)
+def _load(tokenizer: str, length: int | None = None) -> Tokenizer:
+    """The tokenizer of a JSON; with `length` it cuts longer texts and pads none, whatever the JSON says."""
     from tokenizers import Tokenizer
 
     loaded = Tokenizer.from_str(tokenizer)
-    loaded.no_padding()
-    loaded.enable_truncation(length)
+    if length is not None:
+        loaded.no_padding()
+        loaded.enable_truncation(length)
     return loaded
 
 
@@ -165,8 +161,10 @@ def texts_in(column: np.ndarray, name: str = "text") -> list[str]:
             raise DataError(
                 f"column {name}: {'is missing' if missing else f'{text!r} is not a text'}; give a string, even an empty one", row
             )
-        if not text.isascii():
-            _check_whole(text, row, name)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"column {name}: holds half a character, {text[error.start]!r}, at place {error.start}", row) from None
     return texts
 
 
@@ -175,24 +173,9 @@ def text_column(given: Any, name: str = "text") -> np.ndarray:
 
     A DataFrame, or what makes one (a list of dicts, a dict of lists); or texts alone, in a list or an array. Raises DataError.
     """
-    import pandas as pd
-
-    try:
-        if isinstance(given, str):
-            raise ValueError("one string is a list of letters")
-        table = pd.DataFrame(given).rename(columns=str)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"a table with a column {name}, or a list of texts, was expected, not {type(given).__name__}: {error}") from None
-    alone = not isinstance(given, (pd.DataFrame, Mapping)) and list(table.columns) == ["0"]
-    names = list(table.columns) if alone else [each for each in table.columns if each == name]
-    if len(names) != 1:
-        problem = "was given more than once" if names else f"is missing; columns given: {', '.join(table.columns) or 'none'}"
-        raise DataError(f"column {name}: {problem}")
-    return table[names[0]].to_numpy(object, na_value=None)
-
-
-def _check_whole(text: str, row: int, name: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"column {name}: holds half a character, {text[error.start]!r}, at place {error.start}", row) from None
+    table = data_frame(given, f"a table with a column {name}, or a list of texts,")
+    if isinstance(given, Mapping) or hasattr(given, "columns") or list(table.columns) != ["0"]:
+        choose_columns((name,), list(table.columns), renamed="")
+    else:
+        table.columns = [name]
+    return column_of(table, name)

@@ -158,7 +158,8 @@ def test_skipping_leaves_exactly_the_bad_rows_out_wherever_they_are(
 def test_what_was_wrong_is_told_of_the_first_ten(tmp_path: Path) -> None:
     summary, _ = worked(tmp_path, selection(table(95, range(60, 90))), 20)
     assert summary.examples[:3] == (
-        "made, row 60: column x: 1e+300 is too large, the largest is 3.4e+38; leave a missing number empty",
+        "made, row 60: column x: 1e+300 is too large, the largest is 3.4e+38; leave a missing number empty, "
+        "and name the columns that are used in model.features",
         f"made, row 61: {summary.examples[1].partition(': ')[2]}",
         "made, row 62: column label: 'perhaps' is outside the classes no, yes",
     )

@@ -341,6 +341,15 @@ def bad_table(path: Path) -> Path:
     return path
 
 
+def test_where_every_row_is_left_out_there_are_no_training_rows(tmp_path: Path) -> None:
+    source = tmp_path / "t.csv"
+    source.write_text("x,label\n" + "inf,a\n" * 40)
+    run = of_table(tmp_path, source, "data.on_bad_row=skip", "data.max_bad_fraction=0.9")
+    assert "there are no training rows\nleft out: t.csv, row 0: column x: inf is too large" in refusal(run)
+    with pytest.raises(DataError, match="there are no training rows"):
+        preparation.peek(run, preparation.plan(run))
+
+
 def test_bad_rows_are_left_out_counted_and_told_and_the_sums_close(tmp_path: Path) -> None:
     summary = make(of_table(tmp_path, bad_table(tmp_path / "t.csv"), "data.on_bad_row=skip", "data.max_bad_fraction=0.05")).manifest.summary
     assert (summary.read, summary.used, summary.skipped) == (240, 235, 5)

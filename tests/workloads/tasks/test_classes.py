@@ -12,14 +12,7 @@ import torch
 
 from workloads.base import DataError
 from workloads.mlp import TabularMLP
-from workloads.tasks.classes import (
-    Labels,
-    class_index,
-    labels_in,
-    labels_of,
-    softmax_scores,
-    worst_mistakes,
-)
+from workloads.tasks.classes import Labels, class_index, labels_in, labels_of, worst_mistakes
 from workloads.tasks.tabular_classification import TableEncoding
 
 TASK = TabularMLP()
@@ -27,10 +20,14 @@ LEARNT = TableEncoding(classes=("cat", "dog"), features=("age",), mean=(0.0,), d
 
 
 def names(stated: tuple[str, ...], found: Iterable[Any]) -> tuple[str, ...]:
+    return gathered(*(np.array([label], dtype=object) for label in found)).names(stated)
+
+
+def gathered(*batches: np.ndarray) -> Labels:
     labels = Labels()
-    for label in found:
-        labels.add(np.array([label], dtype=object))
-    return labels.names(stated)
+    for _ in labels.of({"label": batch} for batch in batches):
+        pass
+    return labels
 
 
 class Stored:
@@ -115,7 +112,8 @@ def test_of_many_classes_only_the_first_are_listed() -> None:
 
 
 def test_softmax_scores_are_sums_over_rows() -> None:
-    scores = softmax_scores(torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(7)]]), torch.tensor([0, 1, 1]))
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0], [0.0, math.log(7)]])
+    scores = TASK.step(torch.nn.Identity(), {"features": logits, "label": torch.tensor([0, 1, 1])})
     assert scores["loss"].total.item() == pytest.approx(math.log(2) + math.log(4) + math.log(8 / 7))
     assert (int(scores["accuracy"].total), scores["accuracy"].count, scores["loss"].count) == (2, 3, 3)
 
@@ -187,9 +185,7 @@ def test_measured_numbers_are_no_classes_unless_stated(found: set, sentence: str
 def test_many_names_and_numbers_that_recur_are_classes() -> None:
     assert len(names((), {f"class {number}" for number in range(60)})) == 60
     assert len(names((), set(range(50)))) == 50
-    labels = Labels()
-    labels.add(np.arange(60).repeat(5))
-    assert len(labels.names(())) == 60
+    assert len(gathered(np.arange(60).repeat(5)).names(())) == 60
 
 
 @pytest.mark.parametrize("odd", [[0], {"is": 0}, None, np.nan, ""])

@@ -185,19 +185,14 @@ def test_without_numbers_there_is_no_series(raw: dict[str, np.ndarray], settings
         Forecaster(**settings).fit([raw])
 
 
-def test_without_rows_nothing_can_be_learnt() -> None:
-    with pytest.raises(DataError, match="there are no training rows"):
-        TASK.fit([])
-
-
 # ---- values that are no numbers
 
 
 BAD = [
     (np.nan, "column b: is missing; a series needs a finite number in every row"),
-    (np.inf, "column b: inf is too large a number"),
-    (-np.inf, "column b: -inf is too large a number"),
-    (1e300, "column b: 1e.300 is too large a number"),
+    (np.inf, "column b: inf is too large"),
+    (-np.inf, "column b: -inf is too large"),
+    (1e300, "column b: 1e.300 is too large"),
     (None, "column b: is missing"),
     ("broken", "column b: 'broken' is not a number"),
     (10**400, "column b: '10000.* is not a number"),

@@ -111,7 +111,6 @@ def test_a_label_outside_the_classes_names_its_row() -> None:
 @pytest.mark.parametrize(
     ("batches", "sentence"),
     [
-        ([], "there are no training rows"),
         ([{"image": GREY, "label": np.zeros(30, int)}], "every training row is labelled '0'"),
         ([{"image": GREY, "label": LABELS}, {"image": GREY[:, 1:], "label": LABELS}], "images are 5x5 grey, but those before are 6x5 grey"),
         ([{"image": GREY, "label": LABELS}, {"image": COLOUR, "label": LABELS}], "images are 6x5 in colour, but those before are 6x5 grey"),
@@ -311,9 +310,8 @@ def test_the_row_of_another_size_is_named_when_learning_and_when_encoding() -> N
     assert error.value.row == 1
 
 
-def test_a_batch_of_which_no_row_is_left_changes_nothing() -> None:
+def test_a_batch_of_which_no_row_is_left_is_encoded_as_no_rows() -> None:
     nothing = {"image": column(), "label": LABELS[:0]}
-    assert TASK.fit([nothing, {"image": PNGS["grey"], "label": LABELS}, nothing]) == fitted()
     assert TASK.encode(nothing, fitted())["image"].shape == (0, 1, 6, 5)
 
 

@@ -135,11 +135,6 @@ def test_what_is_no_text_is_refused_by_column_and_row(reading: str, value: Any, 
     assert refused.value.row == 2
 
 
-def test_no_training_rows_are_refused() -> None:
-    with pytest.raises(DataError, match="no training rows"):
-        Task().fit([])
-
-
 def test_what_is_stored_depends_on_the_cut_into_tokens_and_not_on_windows_or_samples() -> None:
     stored = Task().task_settings()
     assert stored != Task(tokens="bpe").task_settings() != Task(tokens="bpe", vocabulary=300).task_settings()
@@ -355,7 +350,7 @@ def test_a_prompt_that_is_missing_or_no_text_is_refused_by_column_and_row(value:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (pd.DataFrame({"promt": ["a"]}), "column prompt: is missing; columns given: promt"),
+        (pd.DataFrame({"promt": ["a"]}), "there is no column 'prompt'; did you mean promt\\?; columns: promt"),
         ("one text", "a list of texts, was expected, not str"),
     ],
 )

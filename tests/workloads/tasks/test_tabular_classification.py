@@ -89,7 +89,7 @@ def test_a_table_of_labels_alone_is_refused() -> None:
 
 @pytest.mark.parametrize("features", ["[a, a]", "[a, label]"])
 def test_a_feature_stated_twice_or_the_label_itself_is_refused(features: str) -> None:
-    with pytest.raises(RecipeError, match=r"model\.features: a feature is stated once, and is not the label"):
+    with pytest.raises(RecipeError, match=r"model\.features: '.*' is .*stated twice|'label' is what is predicted"):
         config.load("mlp_binary", [f"model.features={features}"])
 
 
@@ -159,7 +159,7 @@ def test_a_number_out_of_bounds_is_refused_by_column_and_row(value: float) -> No
 def test_text_is_refused_by_column_and_row_when_learning_and_when_encoding(fill: float | None) -> None:
     table = raw(age=[1, 2, 3], height=np.array([fill, fill, "tall"], dtype=object))
     for use in (lambda: TASK.fit([table]), lambda: TASK.encode(table, LEARNT)):
-        with pytest.raises(DataError, match=r"column height: 'tall' is not a number; model\.features names") as error:
+        with pytest.raises(DataError, match=r"column height: 'tall' is not a number; leave a missing number empty, and name") as error:
             use()
         assert error.value.row == 2
 
@@ -182,11 +182,6 @@ def test_numbers_written_as_text_count_as_numbers() -> None:
 def test_a_column_of_arrays_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"column image: a value of it is an array of \(8, 8\)"):
         TASK.fit([raw(image=np.zeros((4, 8, 8)))])
-
-
-def test_no_training_rows_are_refused() -> None:
-    with pytest.raises(DataError, match="no training rows"):
-        TASK.fit([])
 
 
 # ---- scores
@@ -284,7 +279,7 @@ def test_no_rows_get_no_answers() -> None:
 
 
 def test_a_missing_column_is_refused_with_the_nearest_of_those_given() -> None:
-    with pytest.raises(DataError, match="no column 'height', but 'hight'; columns given: hight, age"):
+    with pytest.raises(DataError, match=r"no column 'height'; did you mean hight\?; columns: hight, age"):
         served().predict(pd.DataFrame({"hight": [1.0], "age": [2]}))
 
 
@@ -295,7 +290,7 @@ def test_a_column_given_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("nothing", [None, "a text", 3, {"age": 1, "height": 2}, np.zeros((2, 2))], ids=repr)
 def test_what_is_no_table_is_refused(nothing: Any) -> None:
-    with pytest.raises(DataError, match=r"a table was expected|there is no column 'age'"):
+    with pytest.raises(DataError, match=r"a table .* was expected|there is no column 'age'"):
         served().predict(nothing)
 
 
