@@ -70,7 +70,10 @@ def load(recipe: str, overrides: Sequence[str] = ()) -> Loaded:
     """
     path = _path_of(recipe)
     values, places, problems = copy.deepcopy(_parsed(path, path.read_text(encoding="utf-8", errors="replace")))
-    presets = _presets(values)
+    presets: dict[str, dict[str, Any]] = {}
+    for key in [key for key in values if key.startswith("presets.")]:
+        _, name, *setting = key.split(".")
+        presets.setdefault(name, {})[".".join(setting)] = values.pop(key)
     about = {key.removeprefix("about."): values.pop(key) for key in list(values) if key.startswith("about.")}
     origins = dict.fromkeys(values, "recipe")
     _apply_overrides(overrides, values, origins, places, problems, presets=presets, of=path.name)
@@ -179,15 +182,6 @@ def _parsed(path: Path, text: str) -> tuple[dict[str, Any], dict[str, str], list
     return values, places, problems
 
 
-def _presets(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Take the recipe's presets (`presets.NAME.key`) out of its values: name -> settings."""
-    presets: dict[str, dict[str, Any]] = {}
-    for key in [key for key in values if key.startswith("presets.")]:
-        _, name, *setting = key.split(".")
-        presets.setdefault(name, {})[".".join(setting)] = values.pop(key)
-    return presets
-
-
 def _apply_overrides(
     overrides: Sequence[str],
     values: dict[str, Any],
@@ -272,16 +266,18 @@ def _validated(recipe: str, values: dict[str, Any], places: dict[str, str], prob
 
 def _sentences(error: ValidationError, prefix: str, places: Mapping[str, str], known: Sequence[str]) -> Iterator[tuple[str, str]]:
     for problem in error.errors(include_url=False):
-        key = (prefix + ".".join(str(part) for part in problem["loc"] if not _is_branch(part))).rstrip(".")
-        place = f" ({places[key]})" if key in places else ""
+        # of a union, pydantic puts the branch that it tried into the place: `literal[False]`, `function-after[…]`, `int`
+        place = [str(part) for part in problem["loc"] if not ("[" in str(part) or part in ("int", "str", "float", "bool"))]
+        key = (prefix + ".".join(place)).rstrip(".")
+        where = f" ({places[key]})" if key in places else ""
         if problem["type"] == "extra_forbidden":
-            yield key, f"{key}: no such setting{nearest(key, known)}{place}"
+            yield key, f"{key}: no such setting{nearest(key, known)}{where}"
         elif problem["type"] == "missing":
             yield key, f"{key}: missing; it has no default"
         else:
             message = problem["msg"].removeprefix("Value error, ")
             shown = f", not {_short(problem['input'])}" if problem["type"] != "value_error" else ""
-            yield key, f"{key}: {message[0].lower()}{message[1:]}{shown}{place}" if key else f"{message}{place}"
+            yield key, f"{key}: {message[0].lower()}{message[1:]}{shown}{where}" if key else f"{message}{where}"
 
 
 def _short(given: Any) -> str:
@@ -291,11 +287,6 @@ def _short(given: Any) -> str:
     if isinstance(given, int) and given.bit_length() > 200:  # Python refuses to print very long ones
         return f"a number of {given.bit_length():,} bits"
     return reprlib.repr(given)
-
-
-def _is_branch(part: Any) -> bool:
-    """Pydantic puts the tried branch of a union into an error's place: `literal[False]`, `function-after[…]`."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "str", "float", "bool"})
 
 
 def _known_keys(groups: Mapping[str, type[BaseModel]]) -> list[str]:

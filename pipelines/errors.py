@@ -119,8 +119,9 @@ def code_of(error: BaseException) -> int:
             return code
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return MEMORY
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if _connection_lost(error) or isinstance(error, (StorageError, OSError)) or kinds & {"ClusterError", "WorkerLost"}:
+    # Dist…Error: another worker is gone; it may be a while until Ray knows of a node that died, and the others' sums fail at once
+    cluster = {"ClusterError", "WorkerLost", "DistBackendError", "DistNetworkError"} & {kind.__name__ for kind in type(error).__mro__}
+    if cluster or isinstance(error, (StorageError, OSError)) or "gloo/transport" in str(error):
         return CLUSTER
     return WORKLOAD
 
@@ -142,8 +143,3 @@ def describe(error: Exception, rank: int, at: float) -> Failure:
 def _inside_libraries(filename: str) -> bool:
     path = Path(filename).resolve()
     return "site-packages" in path.parts or "<" in filename or any(parent in _OURS for parent in path.parents)
-
-
-def _connection_lost(error: BaseException) -> bool:
-    """True if another worker is gone: it may be a while until Ray knows of a node that died, and the others' sums fail at once."""
-    return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or "gloo/transport" in str(error)

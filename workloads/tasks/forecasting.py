@@ -166,7 +166,8 @@ class Forecasting(Workload):
 
     def _names(self, raw: Arrays) -> tuple[str, ...]:
         """The series, targets first. A column of which any value is a number is one; `_matrix` will refuse it if another is not."""
-        series = self.series or tuple(name for name, column in raw.items() if name != self.time and _holds_numbers(column))
+        numeric = (name for name, column in raw.items() if column.dtype.kind in NUMBERS or any(map(is_number, column)))
+        series = self.series or tuple(name for name in numeric if name != self.time)
         if strange := [name for name in self.targets if name not in series]:
             raise DataError(f"column {strange[0]}: holds no numbers, so it cannot be forecast; columns of numbers: {', '.join(series)}")
         if not series:
@@ -264,7 +265,3 @@ def _standardised(x_NS: np.ndarray, encoding: SeriesEncoding) -> np.ndarray:
 def squeezed(x_NTK: np.ndarray) -> np.ndarray:
     """(N, T) of a single series, else as it is."""
     return x_NTK[:, :, 0] if x_NTK.shape[2] == 1 else x_NTK
-
-
-def _holds_numbers(column: np.ndarray) -> bool:
-    return column.dtype.kind in NUMBERS or (column.dtype.kind in "OUS" and any(map(is_number, column)))

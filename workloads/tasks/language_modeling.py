@@ -211,15 +211,12 @@ def _targets(windows: Rows, size: int) -> np.ndarray:
     return count_V
 
 
-def _perplexity(loss: float) -> float:
-    """The exponential of the loss; of a loss beyond 700 nats, the largest that is a number."""
-    return math.exp(min(loss, _MOST_NATS))
-
-
 class TokenJudging(Judging):
     """Windows lie end to end, so each token counts once; neighbours are parts of one text, so they are not drawn one by one."""
 
-    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {"perplexity": ("loss", _perplexity)}
+    derived: ClassVar[Mapping[str, tuple[str, Callable[[float], float]]]] = {
+        "perplexity": ("loss", lambda loss: math.exp(min(loss, _MOST_NATS)))
+    }
 
     def __init__(self, tokenizer: str) -> None:
         self._tokenizer = tokenizer

@@ -120,8 +120,9 @@ def _decoded(content: bytes | bytearray | memoryview) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:  # PIL itself only warns up to twice that
                 raise DataError(f"a picture of {image.width}x{image.height} pixels; PIL allows {Image.MAX_IMAGE_PIXELS:,}")
-            if image.format == "PNG":
-                _check_sums(content)
+            if image.format == "PNG":  # whose checksums PIL does not compare while it decodes; after `verify` nothing can be read
+                with Image.open(io.BytesIO(content), formats=("PNG",)) as unread:
+                    unread.verify()
             image.load()
             return _grey_or_rgb(ImageOps.exif_transpose(image), image.format)
     except (DataError, MemoryError):
@@ -132,14 +133,6 @@ def _decoded(content: bytes | bytearray | memoryview) -> Image.Image:
     except Exception as error:  # for damaged bytes PIL's decoders raise almost anything
         message = str(error).partition("\n")[0]
         raise DataError(f"a truncated or damaged picture ({type(error).__name__}: {message})") from None
-
-
-def _check_sums(content: bytes | bytearray | memoryview) -> None:
-    """Raises SyntaxError where a part of a PNG is not what was written: while it decodes, PIL compares no checksum of the pixels."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-        image.verify()  # after which nothing can be read from it
 
 
 def _grey_or_rgb(image: Image.Image, origin: str | None) -> Image.Image:

@@ -150,7 +150,7 @@ def numbers(name: str, column: np.ndarray, *, complete: bool = False, hint: str 
 def is_number(value: Any) -> bool:
     """True for a finite number, and for a text that spells one."""
     try:
-        return isinstance(value, (Real, Decimal, str)) and bool(np.isfinite(float(value)))
+        return isinstance(value, (Real, Decimal, str, bytes)) and bool(np.isfinite(float(value)))
     except (ValueError, OverflowError):
         return False
 
