@@ -26,7 +26,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key.pat
 
 @_command()
 def recipes(screen: Any) -> Result:
-    """What can be trained, one line each, and about how long it takes here."""
+    """List the recipes, and about how long each takes on this machine."""
     from pipelines.verbs.recipes import recipes
 
     return recipes(screen)
@@ -34,7 +34,7 @@ def recipes(screen: Any) -> Result:
 
 @_command(exit_code=lambda result, _: 2 if result["problems"] else 0)
 def plan(screen: Any, recipe: Recipe, overrides: Overrides = None) -> Result:
-    """What would run: settings and their origin, parameters, memory, batches, resources, problems."""
+    """Show what would run: settings and their origin, parameters, memory, batches, resources, problems."""
     from pipelines.config import load
 
     loaded = load(recipe, overrides or [])
@@ -48,12 +48,12 @@ def prepare(
     screen: Any,
     recipe: Annotated[str | None, typer.Argument(help=_RECIPE_HELP)] = None,
     overrides: Overrides = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the prepared data that are kept.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Free what was not opened for --days, and what was left half done.")] = False,
-    days: Annotated[float, typer.Option(help="Days without use after which --prune frees.")] = 30,
+    list_: Annotated[bool, typer.Option("--list", help="List the prepared data.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete prepared data not used for --days, and unfinished preparations.")] = False,
+    days: Annotated[float, typer.Option(help="Days without use after which --prune deletes.")] = 30,
     storage: Annotated[str, typer.Option(help="The storage folder, for --list and --prune.")] = "./runs",
 ) -> Result:
-    """Prepare the data alone; or show and free what is prepared."""
+    """Prepare the data only; or list and delete prepared data."""
     from pipelines.config import load
     from pipelines.errors import RecipeError
 
@@ -73,9 +73,9 @@ def train(
     screen: Any,
     recipe: Recipe,
     overrides: Overrides = None,
-    again: Annotated[bool, typer.Option("--again", help="Train anew what is finished already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Train a finished run anew.")] = False,
 ) -> Result:
-    """Train, judge and register. The same command again resumes what was interrupted."""
+    """Train a model, score it and register it. The same command again resumes an interrupted run."""
     from pipelines.config import load
 
     loaded = load(recipe, overrides or [])  # a wrong setting must not wait for anything heavy
@@ -90,14 +90,12 @@ def sweep(
     recipe: Recipe,
     overrides: Overrides = None,
     space: Annotated[
-        list[str] | None, typer.Option(help="What to search: optim.lr=loguniform(1e-4,1e-1). May be given several times.")
+        list[str] | None, typer.Option(help="Setting to search: optim.lr=loguniform(1e-4,1e-1). May be given several times.")
     ] = None,
-    trials: Annotated[str | None, typer.Option(help="Trials in all, or so many more: +16.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be searched, and the arithmetic of how many fit at once.")
-    ] = False,
+    trials: Annotated[str | None, typer.Option(help="Trials in total, or +16 for 16 more.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the search space, and how many trials fit at once and why.")] = False,
 ) -> Result:
-    """Search settings by trials. The same command goes on where it was stopped; --trials +N extends it."""
+    """Search settings by trials. The same command again resumes the search; --trials +N extends it."""
     from pipelines.workflows import sweep_and_promote, words_of_search
 
     words, more = words_of_search(space or [], trials)
@@ -118,10 +116,12 @@ def compare(
     called: Annotated[
         list[str] | None, typer.Argument(metavar="RUN RUN …", help="Runs: an id, a name, latest, best. And storage=.")
     ] = None,
-    experiment: Annotated[str | None, typer.Option(help="The best runs of an experiment; or where latest and best are looked for.")] = None,
+    experiment: Annotated[
+        str | None, typer.Option(help="The best runs of this experiment; with runs: the experiment of latest and best.")
+    ] = None,
     sweep: Annotated[str | None, typer.Option(help="The best trials of a sweep.")] = None,
 ) -> Result:
-    """Only what differs, how good, whether the difference is real, what it cost, and MLflow's page of the runs."""
+    """Compare runs: the settings that differ, scores and whether they differ significantly, cost, and MLflow's page of the runs."""
     from pipelines.verbs.compare import compare
 
     return compare(*_names_and_settings(called), experiment=experiment, sweep=sweep, screen=screen)
@@ -132,9 +132,9 @@ def reproduce(
     screen: Any,
     run: Annotated[str, typer.Argument(help="A run's id or name, latest or best.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, data.prepared=, data.cache=, scale.*=.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Only the first so many steps.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Compare only the first steps, this many.")] = None,
 ) -> Result:
-    """Train a run again from what was written down of it; is every number what it was?"""
+    """Train a run again from its record, and compare every number."""
     from pipelines.verbs.reproduce import reproduce
 
     return reproduce(run, overrides or [], steps=steps, screen=screen)
@@ -145,13 +145,13 @@ def verify(
     screen: Any,
     what: Annotated[
         Literal["resume", "parity"],
-        typer.Argument(help="resume: stopped half way, the same bits. parity: several workers, the curve of one."),
+        typer.Argument(help="resume: stop half way and compare bits. parity: compare several workers with one."),
     ],
     recipe: Recipe,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=2, help="The first so many steps.")] = 20,
+    steps: Annotated[int, typer.Option(min=2, help="Steps to train.")] = 20,
 ) -> Result:
-    """Prove what is promised of every training, on this machine or this cluster."""
+    """Verify on this machine or cluster that a training resumes bit for bit, or follows the same curve on several workers."""
     from pipelines.config import load
 
     loaded = load(recipe, overrides or [])
@@ -165,10 +165,10 @@ def evaluate(
     screen: Any,
     model: Model,
     overrides: Overrides = None,
-    slice_: Annotated[list[str] | None, typer.Option("--slice", help="A column of the source; scores of the rows of each value.")] = None,
+    slice_: Annotated[list[str] | None, typer.Option("--slice", help="Column of the source: score the rows of each of its values.")] = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test; default: the test rows, or all of data.source.")] = None,
 ) -> Result:
-    """Judge a model on its test rows, or with data.source=… on any others: metrics with intervals, by class, slice and horizon."""
+    """Score a model on its test rows, or with data.source=… on others: metrics with intervals, by class, slice and horizon."""
     from pipelines.verbs.evaluate import evaluate
 
     return evaluate(model, overrides or [], columns=slice_ or [], split=split, screen=screen)
@@ -180,8 +180,8 @@ def promote(
     model: Model,
     overrides: Overrides = None,
     rollback: Annotated[bool, typer.Option("--rollback", help="Make the previous champion champion again.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Promote in spite of the verdict; needs --reason.")] = False,
-    reason: Annotated[str | None, typer.Option(help="Why; written on the version.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote although the rules refuse; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Reason, stored with the model version.")] = None,
 ) -> Result:
     """Make a candidate champion if it keeps its recipe's rules (promote.…) and beats the champion on the same test rows."""
     from pipelines.verbs import promote
@@ -195,15 +195,15 @@ def promote(
 def predict(
     screen: Any,
     model: Model,
-    input_: Annotated[str, typer.Argument(metavar="INPUT", help="What is read: a file, a folder, a glob or a URI.")],
-    output: Annotated[str, typer.Argument(help="What is written: a file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
+    input_: Annotated[str, typer.Argument(metavar="INPUT", help="Rows to predict: a file, a folder, a glob or a URI.")],
+    output: Annotated[str, typer.Argument(help="A file (.parquet, .csv, .jsonl) or a folder of parts; a path or a URI.")],
     overrides: Overrides = None,
     format_: Annotated[
-        Literal["parquet", "csv", "jsonl"] | None, typer.Option("--format", help="Of the parts in a folder; default: parquet.")
+        Literal["parquet", "csv", "jsonl"] | None, typer.Option("--format", help="Format of the parts in a folder; default: parquet.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Replace what this command wrote there before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Replace the output of an earlier run of this command.")] = False,
 ) -> Result:
-    """Ask a trained model about every row of INPUT. The same command again goes on with what was interrupted."""
+    """Predict every row of INPUT with a trained model. The same command again resumes an interrupted prediction."""
     from pipelines.verbs.predict import predict
 
     return predict(model, input_, output, overrides or [], form=format_, again=again, screen=screen)
@@ -215,10 +215,10 @@ def track(
     called: Annotated[
         list[str] | None, typer.Argument(metavar="[RUN] [key=value …]", help="One run, by name or folder; storage=, track.uri=.")
     ] = None,
-    sync: Annotated[bool, typer.Option("--sync", help="Send what MLflow has not, and close the runs that ended meanwhile.")] = False,
+    sync: Annotated[bool, typer.Option("--sync", help="Send what MLflow lacks, and close the runs that have ended.")] = False,
     storage: Annotated[str | None, typer.Option(help="The storage folder of the runs; the same as storage=.")] = None,
 ) -> Result:
-    """What MLflow has not been told yet of the runs of a storage; --sync sends it. Nothing is trained."""
+    """List what MLflow has not yet received of the runs in a storage; --sync sends it. Nothing is trained."""
     from pipelines.errors import RecipeError
 
     named, settings = _names_and_settings([*(called or []), *([f"storage={storage}"] if storage else [])])
@@ -246,18 +246,20 @@ def submit(
     address: Annotated[
         str | None, typer.Option(help="http://HEAD:8265; default: RAY_API_SERVER_ADDRESS, or RAY_ADDRESS if it is such an address.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The job's id; default: name= of the command, or made of what it is.")] = None,
+    name: Annotated[str | None, typer.Option(help="The job's id; default: name= of the command, or made from the command.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is submitted.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Submit a run anew that has finished.")] = False,
-    working_dir: Annotated[Path, typer.Option(help="The folder that goes up, and that the command is run in.")] = Path(),
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave out, as .gitignore writes it. May be given several times.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Submit a finished run anew.")] = False,
+    working_dir: Annotated[Path, typer.Option(help="Folder to upload; the command runs in it.")] = Path(),
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Files to leave out, in the syntax of .gitignore. May be given several times.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="Show the cluster's jobs.")] = False,
     status: Annotated[str | None, typer.Option(metavar="ID", help="Show one job, and the end of its log.")] = None,
-    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop a job when its workers have left a checkpoint.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop a job after its workers have written a checkpoint.")] = None,
 ) -> Result:
-    """Run a command as a job of a Ray cluster. The same again attaches to it while it runs, and resumes it where it ended early.
+    """Run a command as a job on a Ray cluster. The same command again follows the running job, or resumes one that ended early.
 
-    The exit code is the job's own; 12 if it has none, 130 if it was stopped. Ctrl-C only ends the following (130): the job goes on.
+    The exit code is the job's own; 12 if it has none, 130 if it was stopped. Ctrl-C only stops following the log (130): the job goes on.
     """
     from pipelines.errors import RecipeError
     from pipelines.verbs import submit
@@ -276,13 +278,11 @@ def submit(
 @_command(exit_code=lambda result, _: 12 if result["status"] == "FAIL" else 0)
 def doctor(
     screen: Any,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="storage=, track.uri=, scale.*=: what the cluster is to be fit for.")
-    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="storage=, track.uri=, scale.*= of the trainings to check for.")] = None,
     address: Annotated[str | None, typer.Option(help="The cluster, as host:6379; default: RAY_ADDRESS, else one is started here.")] = None,
-    allow_open: Annotated[bool, typer.Option("--allow-open", help="Only warn of a cluster that asks for no token.")] = False,
+    allow_open: Annotated[bool, typer.Option("--allow-open", help="Only warn about a cluster without token authentication.")] = False,
 ) -> Result:
-    """Is a cluster fit to train on? Versions, storage, MLflow, CPUs and GPUs, network, disks, clocks, tokens: each with its fix."""
+    """Check a cluster: versions, storage, MLflow, CPUs and GPUs, network, disks, clocks, tokens; each problem with its fix."""
     from pipelines.verbs.doctor import doctor
 
     return doctor(overrides or [], address=address, allow_open=allow_open, screen=screen)
@@ -293,7 +293,7 @@ def ui(
     storage: Annotated[str, typer.Option(help="The storage folder of the runs.")] = "./runs",
     port: Annotated[int | None, typer.Option(help="Port on 127.0.0.1; default: 5000, or a free one.")] = None,
 ) -> None:
-    """The MLflow UI on this storage."""
+    """Open the MLflow UI on this storage."""
 
     def serve(screen: Any) -> Result:
         from pipelines.verbs.ui import ui
@@ -309,7 +309,7 @@ def main() -> None:
 
 
 def _names_and_settings(words: list[str] | None) -> tuple[list[str], list[str]]:
-    """Arguments that name something, and those that are settings (key=value)."""
+    """(names, settings as key=value) of the arguments."""
     given = words or []
     return [word for word in given if "=" not in word], [word for word in given if "=" in word]
 

@@ -117,7 +117,7 @@ def workload_class(name: str) -> type[Workload]:
     except ModuleNotFoundError as error:
         if error.name != dotted and not dotted.startswith(f"{error.name}."):
             raise
-        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "judging", "served"}]
+        families = [path.stem for path in WORKLOADS.glob("*.py") if path.stem not in {"__init__", "base", "inference", "judging", "served"}]
         raise RecipeError(f"workload: there is no workloads/{module}.py{nearest(module, families)}") from None
     classes = {
         name: value

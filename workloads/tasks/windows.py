@@ -21,17 +21,12 @@ class Windows:
             raise DataError(f"{len(stored):,} rows in order are too few for one window of {length:,}")
 
     def __len__(self) -> int:
-        return count(len(self._stored), self._length, self._stride)
+        return (len(self._stored) - self._length) // self._stride + 1
 
     def take(self, index: np.ndarray, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         places = np.asarray(index)[:, None] * self._stride + np.arange(self._length)
         taken = self._stored.take(places.reshape(-1), columns)
         return {name: column.reshape(*places.shape, *column.shape[1:]) for name, column in taken.items()}
-
-
-def count(rows: int, length: int, stride: int = 1) -> int:
-    """Number of windows in `rows` rows."""
-    return max(0, (rows - length) // stride + 1)
 
 
 class EndToEnd:

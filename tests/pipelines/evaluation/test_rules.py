@@ -79,7 +79,7 @@ def test_a_refusal_says_what_failed_and_what_was_wanted():
     [
         (
             "promote.min.acuracy=0.9",
-            "promote.min.acuracy: image classification has no such metric; did you mean accuracy? there are: ",
+            "promote.min.acuracy: image classification has no such metric; did you mean accuracy?; there are: ",
         ),
         ("promote.min.loss=0.9", "promote.min.loss: of loss less is better; write promote.max.loss"),
         ("promote.max={f1: 0.5}", "promote.max.f1: of f1 more is better; write promote.min.f1"),
