@@ -162,7 +162,7 @@ def train(
     """Train, score and register what a recipe and settings describe: train("cnn", {"optim.lr": 1e-3, "train.epochs": 5}).
 
     `data` is what data.source would name (a path or URI), or rows in memory: a pandas DataFrame, a datasets.Dataset, a ray.data.Dataset, a
-    dict of arrays; or a dict of these by split, {"train": …, "test": …}. `again` trains anew what is finished already.
+    dict of arrays; or a dict of these by split, {"train": …, "test": …}. `again` trains a finished run anew.
     Raises RecipeError, DataError, StorageError, ClusterError, WorkerFailed, Diverged.
     """
     words = _words(recipe, settings, data, storage)
@@ -181,7 +181,7 @@ def sweep(
 ) -> SweepResult:
     """Search settings by trials: sweep("cnn", space={"optim.lr": "loguniform(1e-4, 1e-1)"}, trials=16); trials="+4" adds four.
 
-    `data` is as for `train`. Raises the errors of `train`; a trial that fails is none, unless the first three fail in the same way.
+    `data` is as for `train`. Raises the errors of `train`; a failing trial raises none, unless the first three fail alike.
     """
     search, more = words_of_search(words_of(space or {}), None if trials is None else str(trials))
     words = _words(recipe, settings, data, storage, *search)
@@ -190,14 +190,14 @@ def sweep(
 
 
 def prepare(recipe: Storage, settings: Settings = None, *, data: Any = None, storage: Storage | None = None) -> dict[str, Any]:
-    """Prepare the data alone: the JSON of `raylway prepare`."""
+    """Prepare the data only: the JSON of `raylway prepare`."""
     from pipelines.verbs.prepare import prepared
 
     return prepared(load(fspath(recipe), _words(recipe, settings, data, storage)).run, Screen())
 
 
 def plan(recipe: Storage, settings: Settings = None, *, data: Any = None, storage: Storage | None = None) -> dict[str, Any]:
-    """Work out what would run, and what would stop it ("problems"): the JSON of `raylway plan`."""
+    """Show what would run, and the "problems" that would stop it: the JSON of `raylway plan`."""
     from pipelines.verbs.plan import plan
 
     return plan(load(fspath(recipe), _words(recipe, settings, data, storage)), Screen())
@@ -212,7 +212,7 @@ def verify(
     data: Any = None,
     storage: Storage | None = None,
 ) -> dict[str, Any]:
-    """Prove on this machine what is promised of every training: the JSON of `raylway verify`."""
+    """Verify that a training resumes bit for bit, or follows the same curve on several workers: the JSON of `raylway verify`."""
     from pipelines.verbs.verify import verify
 
     return verify(what, load(fspath(recipe), _words(recipe, settings, data, storage)), steps=steps, screen=Screen())
@@ -257,8 +257,8 @@ def predict(
 ) -> pd.DataFrame | WrittenPredictions:
     """Predict each row of a path, a URI or rows in memory (as `data` of `train`; labels are not needed): a DataFrame, in the rows' order.
 
-    With `output`, a file or a folder of parts, what is at the path `rows` is predicted and written as by the command: the same call goes on
-    with what was interrupted, and `again` replaces what it wrote before.
+    With `output`, a file or a folder of parts, the rows at the path `rows` are predicted and written as by the command: the same call
+    resumes an interrupted prediction, and `again` replaces an earlier output.
     """
     name, words = _name_and_words(model, settings, storage)
     if output is None:
@@ -279,7 +279,7 @@ def promote(
 ) -> Promotion:
     """Make a candidate champion if it keeps its recipe's rules and beats the champion on the same test rows; a refusal is no error.
 
-    `rollback` makes the previous champion champion again; `force` promotes in spite of the verdict, for a `reason`.
+    `rollback` restores the previous champion; `force` promotes although the rules refuse, for a `reason`.
     """
     from pipelines.verbs import promote
 
@@ -290,7 +290,7 @@ def promote(
 
 
 def compare(*runs: Name, experiment: str | None = None, sweep: str | None = None, storage: Storage | None = None) -> Comparison:
-    """Lay runs side by side, or the best of an experiment or of a sweep: what differs, how good, whether the difference is real."""
+    """Compare runs, or the best of an experiment or sweep: settings that differ, scores, and whether they differ significantly."""
     from pipelines.verbs.compare import compare
 
     given = [_name_and_words(run, None, storage) for run in runs] or [("", _settings(None, storage))]
@@ -299,7 +299,7 @@ def compare(*runs: Name, experiment: str | None = None, sweep: str | None = None
 
 
 class _Warnings(Screen):
-    """Shows progress and warnings, and nothing of a file that is gone at the end."""
+    """Shows progress and warnings, but not where the temporary output lies."""
 
     def say(self, text: str) -> None:
         if text.startswith("warning: "):
@@ -326,12 +326,12 @@ def _words(recipe: Storage, settings: Settings, data: Any, storage: Storage | No
     words = [*_settings(settings, storage), *more]
     if data is None:
         return words
-    run = load(fspath(recipe), [*words, "data.source=data"]).run  # a wrong setting is told before anything is written
+    run = load(fspath(recipe), [*words, "data.source=data"]).run  # a wrong setting raises before anything is written
     return [*words, *_sources(data, run.root)]
 
 
 def _name_and_words(named: Name, settings: Settings, storage: Storage | None) -> tuple[str, list[str]]:
-    """(name, settings as words) of a model or run; a result says itself where it is kept."""
+    """(name, settings as words) of a model or run; a result brings the words that say where it is kept."""
     if isinstance(named, Result):
         return named.json["run_id"], [*named.where, *_settings(settings, storage)]
     return fspath(named), _settings(settings, storage)

@@ -85,12 +85,12 @@ def cause_of(error: BaseException) -> str:
 
 
 def mark_resumable(error: BaseException) -> None:
-    """Note on an error that something was done before it came, which the same command resumes from."""
+    """Note on an error that the same command resumes from work already done."""
     error.add_note(_RESUMABLE)
 
 
 def is_resumable(error: BaseException) -> bool:
-    """Return True if the same command resumes from something, and does not begin anew."""
+    """True if the same command resumes rather than starts anew."""
     return _RESUMABLE in getattr(error, "__notes__", ())
 
 
