@@ -45,13 +45,17 @@ class SeriesEncoding(Encoding):
         series = z_NK.shape[-1]
         return z_NK.astype(np.float64) * np.array(self.deviation[:series]) + np.array(self.mean[:series])
 
+    def readable(self, z_NTK: np.ndarray) -> np.ndarray:
+        """float64 (N, T, K), or (N, T) of a single series: standardised values in their own units."""
+        return _squeezed(self.original(z_NTK))
+
 
 class ForecastServing(Serving):
     """Windows of raw values in, forecasts in the series' own units out."""
 
     def example(self, raw: Arrays) -> np.ndarray:
         """Windows of raw values (N, T, S), or (N, T) of a single series."""
-        return np.ascontiguousarray(squeezed(self.windows({"values": _matrix(raw, self.encoding.names)})["values"]))
+        return np.ascontiguousarray(_squeezed(self.windows({"values": _matrix(raw, self.encoding.names)})["values"]))
 
     @property
     def lookback(self) -> int:
@@ -81,7 +85,7 @@ class ForecastServing(Serving):
 
     def decode(self, outputs: Arrays) -> dict[str, list]:
         """`forecast` in the series' own units: the steps ahead (H,) of a single target, or (H, K)."""
-        return {"forecast": squeezed(self.encoding.original(outputs["forecast"])).tolist()}
+        return {"forecast": self.encoding.readable(outputs["forecast"]).tolist()}
 
 
 class Forecasting(Workload):
@@ -262,6 +266,6 @@ def _standardised(x_NS: np.ndarray, encoding: SeriesEncoding) -> np.ndarray:
     return z_NS.astype(np.float32)
 
 
-def squeezed(x_NTK: np.ndarray) -> np.ndarray:
+def _squeezed(x_NTK: np.ndarray) -> np.ndarray:
     """(N, T) of a single series, else as it is."""
     return x_NTK[:, :, 0] if x_NTK.shape[2] == 1 else x_NTK

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..base import Arrays
 from ..judging import ErrorJudging, Judged, Judging, Score, over_examples
-from .forecasting import SeriesEncoding, squeezed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,9 +125,12 @@ def _roc_auc(truth_N: np.ndarray, p_NK: np.ndarray) -> float:
 
 
 class ForecastJudging(ErrorJudging):
-    """Errors of the first `targets` series over the rows after a window, of standardised values; the table is in their own units."""
+    """Errors of the first `targets` series over the rows after a window, of standardised values; the table is in their own units.
 
-    def __init__(self, encoding: SeriesEncoding, targets: int, *, window: int, horizon: int) -> None:
+    `encoding` is their SeriesEncoding (forecasting.py).
+    """
+
+    def __init__(self, encoding: Any, targets: int, *, window: int, horizon: int) -> None:
         self._encoding, self._names, self._window, self._horizon = encoding, encoding.names[:targets], window, horizon
 
     @property
@@ -161,7 +163,7 @@ class ForecastJudging(ErrorJudging):
         }
 
     def table(self, judged: Judged) -> dict[str, Any]:
-        own = {name: squeezed(self._encoding.original(judged.columns[of])) for name, of in (("truth", "truth"), ("forecast", "predicted"))}
+        own = {name: self._encoding.readable(judged.columns[of]) for name, of in (("truth", "truth"), ("forecast", "predicted"))}
         each = {name: judged.scores[name].total / judged.scores[name].count for name in ("mse", "mae")}
         return {"window": np.arange(len(judged))} | own | each
 
