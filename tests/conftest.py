@@ -36,7 +36,7 @@ def team_run(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     scratch = tmp_path_factory.mktemp("teams")
     return functools.cache(
-        lambda recipe, world_size, *settings: teams.run(
+        lambda recipe, world_size, *settings: teams.TeamRun(
             recipe, world_size, storage, scratch / "-".join([recipe, str(world_size), *settings]), settings
         )
     )
@@ -58,3 +58,11 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> P
     folder = tmp_path_factory.mktemp("tracked")
     shutil.copy(empty_database, folder / "mlflow.db")
     return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_database: Path) -> Path:
+    """A folder to run commands in, whose storage `runs` has an MLflow database with nothing in it."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
+    return tmp_path

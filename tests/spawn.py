@@ -5,7 +5,6 @@ They are forked from a server that has imported torch and trained nothing: impor
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+from tests import forked
+
 
 def together(task: Callable[[int, int], Any], *, world_size: int, scratch: Path) -> list[Any]:
     """`task(rank, world_size)` in `world_size` fresh processes with a process group around; the results by rank.
@@ -23,7 +24,7 @@ def together(task: Callable[[int, int], Any], *, world_size: int, scratch: Path)
     `task` must be picklable: a module's function or a functools.partial of one.
     """
     scratch.mkdir(parents=True)
-    multiprocessing.set_forkserver_preload(["tests.teams", "torch._dynamo"])  # an optimizer imports the second when it is made
+    forked.context()
     start_processes(_run, (task, world_size, scratch), nprocs=world_size, start_method="forkserver")
     return [pickle.loads((scratch / f"{rank}.pickle").read_bytes()) for rank in range(world_size)]  # noqa: S301 (written by ourselves)
 

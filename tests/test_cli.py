@@ -82,43 +82,43 @@ def failed_with(place):
         (["model.classes=[0,1]"], 0, "column label: 2 is outside the classes 0, 1"),
     ],
 )
-def test_data_that_cannot_be_prepared_leaves_nothing_behind(images, tmp_path, settings, cut, sentence):
-    source = damaged(images, tmp_path, cut=cut)
-    code, result, err = raylway("train", "cnn", f"data.source={source}", *settings, *CPU_QUICK, "--json", cwd=tmp_path)
+def test_data_that_cannot_be_prepared_leaves_nothing_behind(images, place, settings, cut, sentence):
+    source = damaged(images, place, cut=cut)
+    code, result, err = raylway("train", "cnn", f"data.source={source}", *settings, *CPU_QUICK, "--json", cwd=place)
     assert (code, result["exit_code"]) == (13, 13), err
     assert sentence in err
     assert "Traceback" not in err
-    assert datasets_in(tmp_path) == []
+    assert datasets_in(place) == []
     if not cut:  # a damaged file is met before there is a run
-        status, stage, exit_code, cause, page = failed_with(tmp_path)
+        status, stage, exit_code, cause, page = failed_with(place)
         assert (status, stage, exit_code) == ("FAILED", "prepare", "13")
         assert sentence in cause
         assert sentence in page
 
 
-def test_a_bug_in_a_workload_shows_its_own_line(tmp_path):
+def test_a_bug_in_a_workload_shows_its_own_line(place):
     for room in ("workloads", "pipelines", "cluster"):
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-    cnn = tmp_path / "workloads" / "cnn.py"
+        shutil.copytree(ROOT / room, place / room, ignore=shutil.ignore_patterns("__pycache__"))
+    cnn = place / "workloads" / "cnn.py"
     cnn.write_text(cnn.read_text().replace("channels, height, width = encoding.shape", "channels, height = encoding.shape"))
-    code, result, err = raylway("train", "cnn", *CPU_QUICK, "--json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    code, result, err = raylway("train", "cnn", *CPU_QUICK, "--json", cwd=place, PYTHONPATH=str(place))
     assert (code, result["exit_code"]) == (10, 10)
     assert "ValueError: too many values to unpack" in err
     assert "channels, height = encoding.shape" in err
     assert "resume with: raylway train cnn" in err
     assert len(err.splitlines()) <= 25 + 2  # the run's own first lines stand above
-    status, stage, exit_code, cause, page = failed_with(tmp_path)
+    status, stage, exit_code, cause, page = failed_with(place)
     assert (status, stage, exit_code) == ("FAILED", "train", "10")
     assert cause.startswith("ValueError: too many values to unpack")
     assert "raylway train cnn" in page
 
 
-def test_diverging_is_told_apart(tmp_path):
-    code, result, err = raylway("train", "cnn", "optim.name=sgd", "optim.lr=1e30", *CPU_QUICK, "--json", cwd=tmp_path)
+def test_diverging_is_told_apart(place):
+    code, result, err = raylway("train", "cnn", "optim.name=sgd", "optim.lr=1e30", *CPU_QUICK, "--json", cwd=place)
     assert (code, result["exit_code"]) == (14, 14)
     assert "the loss is nan at step 10; a lower optim.lr" in err
-    assert failed_with(tmp_path)[:4] == ("FAILED", "train", "14", result["error"].removeprefix("error: "))
-    assert not list(tmp_path.glob("runs/cnn/*/checkpoints/step-*"))
+    assert failed_with(place)[:4] == ("FAILED", "train", "14", result["error"].removeprefix("error: "))
+    assert not list(place.glob("runs/cnn/*/checkpoints/step-*"))
 
 
 def test_plan_tells_all_without_making_anything(tmp_path):

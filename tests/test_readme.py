@@ -91,14 +91,14 @@ def test_a_packages_readme_names_each_of_its_files(package):
     assert files == {name.rpartition("/")[2] for name in re.findall(r"[\w/]+\.py", tree)} | {"__init__.py"}
 
 
-def test_the_readmes_own_workload_trains_and_registers(tmp_path):
+def test_the_readmes_own_workload_trains_and_registers(place):
     for room in ("workloads", "pipelines", "cluster"):
-        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / room, place / room, ignore=shutil.ignore_patterns("__pycache__"))
     written = re.findall(r"```(?:python|yaml)\n# (workloads/\S+)\n(.*?)```", README, re.DOTALL)
     assert [name for name, _ in written] == ["workloads/linear.py", "workloads/recipes/linear.yaml"]
     for name, text in written:
-        (tmp_path / name).write_text(text)
-    code, result, err = raylway("train", "linear", *CPU_QUICK, "--json", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        (place / name).write_text(text)
+    code, result, err = raylway("train", "linear", *CPU_QUICK, "--json", cwd=place, PYTHONPATH=str(place))
     assert code == 0, err
     assert result["model"]["name"] == "linear"
     assert result["metrics"]["test/accuracy"] > 0.9

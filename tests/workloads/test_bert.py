@@ -153,14 +153,14 @@ print(json.dumps([answers["label"].tolist(), [name for name in sys.modules if na
 """
 
 
-def test_a_fine_tuned_folder_is_registered_with_its_tokenizer_and_needs_neither_folder_nor_repository(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    settings = (f"model.pretrained={copy}", "model.length=16", f"storage={tmp_path / 'runs'}")
-    code, result, err = raylway("train", "bert", *SHORT, *settings, *CPU_QUICK, "--json", cwd=tmp_path)
+def test_a_fine_tuned_folder_is_registered_with_its_tokenizer_and_needs_neither_folder_nor_repository(folder: Path, place: Path) -> None:
+    copy = shutil.copytree(folder, place / "copy")
+    settings = (f"model.pretrained={copy}", "model.length=16", f"storage={place / 'runs'}")
+    code, result, err = raylway("train", "bert", *SHORT, *settings, *CPU_QUICK, "--json", cwd=place)
     assert code == 0, err
     shutil.rmtree(copy)
-    asked = [sys.executable, "-I", "-c", ASK, f"sqlite:///{tmp_path}/runs/mlflow.db", result["model"]["uri"]]
-    done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    asked = [sys.executable, "-I", "-c", ASK, f"sqlite:///{place}/runs/mlflow.db", result["model"]["uri"]]
+    done = subprocess.run(asked, cwd=place, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     labels, ours = json.loads(done.stdout.splitlines()[-1])
     assert set(labels) <= {"code", "prose"}
