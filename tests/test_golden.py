@@ -24,21 +24,19 @@ STEPS = 20
 TOLERANCE = 1e-4
 
 
-def first_losses(recipe: str, storage: Path) -> dict[str, Any]:
+def first_losses(recipe: str, storage: Path, folder: RunFolder) -> dict[str, Any]:
     """What the data are, and the losses of the first 20 steps, one thread, one worker."""
     run = config.load(recipe, [f"storage={storage}", f"train.steps={STEPS}", "train.log_every=1", "scale.workers=0"]).run
     plan = preparation.plan(run)
     preparation.prepare(run, plan, preparation.in_process)
-    folder = RunFolder(storage / recipe)
-    folder.path.mkdir()
     work(Job(run, folder, plan.store, plan.fingerprint, run.identity(plan.fingerprint), 1), rank=0, world_size=1, device="cpu")
     losses = [point.metrics["loss"] for point in read(folder.journal) if "loss" in point.metrics]
     return {"data": plan.identity, "losses": losses}
 
 
 @pytest.mark.parametrize("recipe", config.recipes())
-def test_the_first_losses_are_the_kept_ones(recipe, tmp_path):
-    golden, now = json.loads((GOLDEN / f"{recipe}.json").read_text()), first_losses(recipe, tmp_path)
+def test_the_first_losses_are_the_kept_ones(recipe, storage, tmp_path):
+    golden, now = json.loads((GOLDEN / f"{recipe}.json").read_text()), first_losses(recipe, storage, RunFolder(tmp_path))
     if now["data"] != golden["data"]:
         pytest.skip(f"kept for {golden['data']}, not for {now['data']}")
     assert len(golden["losses"]) == STEPS
@@ -48,4 +46,4 @@ def test_the_first_losses_are_the_kept_ones(recipe, tmp_path):
 if __name__ == "__main__":
     for name in config.recipes():
         with tempfile.TemporaryDirectory() as folder:
-            (GOLDEN / f"{name}.json").write_text(json.dumps(first_losses(name, Path(folder)), indent=1) + "\n")
+            (GOLDEN / f"{name}.json").write_text(json.dumps(first_losses(name, Path(folder), RunFolder(Path(folder))), indent=1) + "\n")
