@@ -26,7 +26,7 @@ def test_a_node_is_announced_to_go_with_nowhere_to_go_and_the_run_waits_for_anot
         screen = Spoken()
         going = in_background(lambda: run(tracked, *length, *settings, f"name={name}", screen=screen))
         until(trains(tracked, name, 20))
-        leaving = cluster.ray_train()[0]
+        leaving = cluster.workers()[0]
         cluster.announce(leaving)
         until(lambda: screen.heard(waits))
         cluster.add()

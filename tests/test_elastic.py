@@ -31,12 +31,12 @@ def test_from_two_workers_to_four_and_to_three_when_a_node_is_killed(tracked):
         screen = Spoken()
         going = in_background(lambda: run(tracked, *LONGER, "scale.workers=1..4", "name=one-to-four", screen=screen))
         until(trains(tracked, "one-to-four", 5))
-        assert len(cluster.ray_train()) == 2
+        assert len(cluster.workers()) == 2
         for workers in (3, 4):
             cluster.add()
-            until(lambda wanted=workers: len(cluster.ray_train()) == wanted)
+            until(lambda wanted=workers: len(cluster.workers()) == wanted)
             until(trains_on(tracked, "one-to-four"))
-        cluster.kill(cluster.ray_train()[0])
+        cluster.kill(cluster.workers()[0])
         result = going.result(timeout=300)
     launched = [int(re.match(r"(\d) of scale.workers=1..4", text)[1]) for text in screen.heard("of scale.workers=1..4 x")]
     assert launched == [2, 3, 4, 3]

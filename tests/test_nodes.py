@@ -8,46 +8,6 @@ from pipelines.process import in_background
 from tests.cli import until
 from tests.nodes import ALONE, LONG, SHORT, Spoken, losses, made, run, trains
 
-TWO = (*SHORT, "scale.workers=2", "scale.cpus=1")
-
-
-@pytest.fixture
-def two():
-    with made(2) as cluster:
-        yield cluster
-
-
-def trained_alone(storage, recipe, *settings):
-    return run(storage, *settings, "scale.workers=0", f"name=alone-{recipe}", recipe=recipe)
-
-
-@pytest.mark.usefixtures("two")
-def test_two_nodes_follow_the_curve_of_one_process(tracked):
-    alone = trained_alone(tracked, "cnn", *SHORT)
-    result = run(tracked, *SHORT, "scale.workers=2", "name=on-two-nodes")
-    assert result["workers"] == 2
-    assert losses(tracked, "on-two-nodes") == pytest.approx(losses(tracked, "alone-cnn"), abs=1e-5)
-    assert result["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("two")
-def test_workers_that_hold_a_part_each_follow_the_curve_of_those_that_hold_all(tracked):
-    results = {
-        strategy: run(tracked, *TWO, f"scale.strategy={strategy}", f"name={strategy}", recipe="transformer") for strategy in ("ddp", "fsdp")
-    }
-    assert losses(tracked, "fsdp", "transformer") == pytest.approx(losses(tracked, "ddp", "transformer"), abs=1e-5)
-    assert results["fsdp"]["metrics"]["test/accuracy"] == results["ddp"]["metrics"]["test/accuracy"]
-    assert [result["workers"] for result in results.values()] == [2, 2]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("two")
-def test_a_recurrent_network_does_as_well(tracked):
-    trained_alone(tracked, "lstm", *SHORT)
-    run(tracked, *SHORT, "scale.workers=2", "name=lstm-on-two-nodes", recipe="lstm")
-    assert losses(tracked, "lstm-on-two-nodes", "lstm") == pytest.approx(losses(tracked, "alone-lstm", "lstm"), abs=1e-5)
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["cnn", "lstm"])
@@ -67,7 +27,7 @@ def test_a_node_is_killed_and_another_joins_and_the_bits_are_the_same(tracked, s
         screen = Spoken()
         going = in_background(lambda: run(tracked, *settings, f"name={name}", screen=screen))
         until(trains(tracked, name, 60))
-        cluster.kill(cluster.ray_train()[0])
+        cluster.kill(cluster.workers()[0])
         cluster.add()
         result = going.result(timeout=300)
     assert screen.heard("lost worker")
@@ -82,7 +42,7 @@ def test_a_node_that_is_announced_to_go_costs_no_step_and_no_retry(tracked):
         screen = Spoken()
         going = in_background(lambda: run(tracked, *ALONE, "scale.workers=1", "scale.retries=0", "name=announced", screen=screen))
         until(trains(tracked, "announced", 20))
-        [before] = cluster.ray_train()
+        [before] = cluster.workers()
         cluster.announce(before)
         result = going.result(timeout=300)
     [said] = screen.heard("is about to be taken away")
@@ -99,11 +59,11 @@ def test_an_elastic_run_takes_more_workers_when_they_come_and_goes_on_with_fewer
         screen = Spoken()
         going = in_background(lambda: run(tracked, *longer, "scale.workers=1..2", "name=elastic", screen=screen))
         until(trains(tracked, "elastic", 10))
-        assert len(cluster.ray_train()) == 1
+        assert len(cluster.workers()) == 1
         cluster.add()
-        until(lambda: len(cluster.ray_train()) == 2)
+        until(lambda: len(cluster.workers()) == 2)
         until(trains(tracked, "elastic", len(losses(tracked, "elastic")) + 10))
-        cluster.kill(cluster.ray_train()[0])
+        cluster.kill(cluster.workers()[0])
         going.result(timeout=300)
     assert screen.heard("room for 2 workers")
     assert screen.heard("lost worker")

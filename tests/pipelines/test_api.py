@@ -196,32 +196,3 @@ def test_a_search_gives_its_best_trial(place):
     found = api.sweep("cnn", SHORT, space={"optim.lr": "loguniform(1e-4, 1e-2)"}, trials=2, storage=place)
     assert (found.status, len(found.trials), found.registered) == ("finished", 2, None)
     assert found.best in found.trials
-
-
-ON_RAY = """
-import ray, sys
-import numpy as np
-import pandas as pd
-ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")  # the caller's own
-from pipelines import prepare, train
-frame, storage = pd.read_csv(sys.argv[1]), sys.argv[2]
-rows = ray.data.from_pandas([frame[:200], frame[200:]])
-short = {"scale.threads": 1, "train.steps": 6}
-here = train("mlp_binary", short | {"scale.workers": 0}, data=rows, storage=storage)
-print("weights", here.weights_sha256)
-print("workers", train("mlp_binary", short | {"scale.workers": 2, "train.seed": 9}, data=rows, storage=storage).workers)
-images = ray.data.from_numpy(np.zeros((90, 8, 8), np.uint8)).rename_columns({"data": "image"})
-labelled = images.add_column("label", lambda batch: np.arange(len(batch)) % 3)
-print("pictures", sum(prepare("cnn", {"train.batch": 16}, data=labelled, storage=storage)["rows"].values()))
-print("ray", ray.is_initialized())
-"""
-
-
-@pytest.mark.timeout(300)  # three trainings, two of them on Ray
-def test_a_ray_dataset_trains_as_its_file_does_on_the_callers_own_ray_which_stays(from_file, place):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-c", ON_RAY, str(place / "table.csv"), str(place)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=280, env=environment, cwd=place)
-    lines = done.stdout.splitlines()
-    assert f"weights {from_file.weights_sha256}" in lines, done.stdout + done.stderr
-    assert {"workers 2", "pictures 90", "ray True"} <= set(lines), done.stdout + done.stderr
