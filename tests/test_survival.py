@@ -12,19 +12,21 @@ import time
 import psutil
 import pytest
 
+from pipelines.data import preparation
+from tests import runs
 from tests.cli import CPU_QUICK, finish, raylway, start, until
 
-TRAIN = ("train", "cnn", "train.steps=4000", "train.batch=8", "train.checkpoint_every=50", "--json")
+TRAIN = ("train", "cnn", "train.steps=2500", "train.batch=8", "train.checkpoint_every=50", "--json")
 
 
 @pytest.fixture
-def place(tmp_path, storage, empty_database):
-    """A folder to run in, whose storage has the prepared digits and an empty MLflow database."""
-    raylway("prepare", "cnn", f"storage={storage}", cwd=tmp_path)
-    (tmp_path / "runs").mkdir()
-    shutil.copytree(storage / "datasets", tmp_path / "runs" / "datasets")
-    shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
-    return tmp_path
+def place(place, storage):
+    """It has the prepared digits as well."""
+    run = runs.load(storage)
+    plan = preparation.plan(run)
+    preparation.prepare(run, plan, preparation.in_process)
+    shutil.copytree(plan.folder, place / "runs" / "datasets" / plan.folder.name)
+    return place
 
 
 def started(arguments, place):
@@ -53,7 +55,7 @@ def offset_sent(place):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The same run, left alone."""
-    code, result, err = raylway(*TRAIN, *CPU_QUICK, cwd=tmp_path_factory.mktemp("undisturbed"))
+    code, result, err = raylway(*TRAIN, *CPU_QUICK, "track.register=false", cwd=tmp_path_factory.mktemp("undisturbed"), fresh=True)
     assert code == 0, err
     return result
 
@@ -61,14 +63,14 @@ def undisturbed(tmp_path_factory):
 def assert_went_on(place, undisturbed, *settings):
     code, result, err = raylway(*TRAIN, *settings, cwd=place)
     assert code == 0, err
-    assert 0 < result["resumed_from_step"] < 4000
+    assert 0 < result["resumed_from_step"] < 2500
     assert result["weights_sha256"] == undisturbed["weights_sha256"]
     client, runs = tracked_runs(place)
     assert [run.info.status for run in runs if run.info.run_id == result["run_id"]] == ["FINISHED"]
     assert [run.info.run_name for run in runs].count(result["run_name"]) == 1
     assert "cause" not in client.get_run(result["run_id"]).data.tags, "why it stopped before is no tag of a run that finished"
     steps = [point.step for point in client.get_metric_history(result["run_id"], "loss")]
-    assert steps == list(range(10, 4001, 10))
+    assert steps == list(range(10, 2501, 10))
     return result
 
 
@@ -81,7 +83,7 @@ def test_kill_9_of_the_whole_command(place, undisturbed):
     process.communicate()
     assert statuses(place) == ["RUNNING"]
     [killed] = tracked_runs(place)[1]
-    assert "raylway train cnn train.steps=4000" in killed.data.tags["mlflow.note.content"]
+    assert "raylway train cnn train.steps=2500" in killed.data.tags["mlflow.note.content"]
     assert raylway("train", "cnn", "train.steps=5", "name=next", "track.register=false", *CPU_QUICK, cwd=place)[0] == 0
     assert statuses(place) == ["FINISHED", "KILLED"], "the next run closes what a killed one left open"
     assert "its process was killed outright" in {run.data.tags.get("cause") for run in tracked_runs(place)[1]}
@@ -120,7 +122,7 @@ def test_a_stopped_run_says_how_to_resume_and_is_killed_in_mlflow(place):
     assert run.info.status == "KILLED"
     tags = run.data.tags
     assert (tags["stage"], tags["cause"], tags["exit_code"]) == ("train", "interrupted", "130")
-    assert "raylway train cnn train.steps=4000 train.batch=8" in tags["mlflow.note.content"]
+    assert "raylway train cnn train.steps=2500 train.batch=8" in tags["mlflow.note.content"]
     assert run.data.metrics["cost/cpu_hours"] == pytest.approx(run.data.metrics["cost/seconds"] / 3600), "one thread"
 
 

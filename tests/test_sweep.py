@@ -147,7 +147,7 @@ def test_a_space_that_is_used_up_ends_the_sweep_before_its_trials(tracked):
 def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracked, found, empty_database):
     shutil.copytree(tracked / "datasets", tmp_path / "runs" / "datasets")
     shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")
-    long = ["sweep", "cnn", *QUICK, "train.epochs=30", "train.checkpoint_every=20", "name=killed", "--json", "--trials", "3"]
+    long = ["sweep", "cnn", *QUICK, "train.epochs=15", "train.checkpoint_every=20", "name=killed", "--json", "--trials", "3"]
     command = [*long, "--space", "optim.lr=loguniform(1e-4,1e-1)"]
     process = start(command, cwd=tmp_path)
     path = tmp_path / "runs" / "cnn" / "killed"
@@ -161,7 +161,7 @@ def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracke
     assert "2 of 3 trials are known, 1 of them go on" in err
     after = Ledger(path / "ledger.jsonl").trials
     assert after[1].outcome["resumed_from_step"] > 0
-    whole = swept(tracked, "undisturbed", *SPACE, "train.epochs=30", "sweep.trials=3")
+    whole = swept(tracked, "undisturbed", *SPACE, "train.epochs=15", "sweep.trials=3")
     undisturbed = ledger(tracked, "undisturbed").trials
     assert [trial.params for trial in after.values()] == [trial.params for trial in undisturbed.values()]
     assert [trial.outcome["weights_sha256"] for trial in after.values()] == [
