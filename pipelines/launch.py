@@ -6,6 +6,7 @@ prepared and MLflow opens its database.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -34,8 +35,8 @@ if TYPE_CHECKING:  # else imported where Ray is used: a training in this process
     from pipelines.metrics_export import Gauges
 
 R = TypeVar("R")
-TrainingFunction = Callable[[Run], Callable[..., Any]]
-"""Imports and returns the function that every worker of a run calls."""
+TrainingFunction = Callable[[], Callable[..., Outcome | Paused]]
+"""Imports and returns the function that every worker of a run calls. Called while Ray starts, because it imports torch."""
 _PAUSE_SECONDS = 20.0
 
 
@@ -44,16 +45,9 @@ def trained(
 ) -> tuple[Dataset, Outcome, float]:
     """Prepare the data and train: the dataset, the report of the first worker, the seconds that preparing took.
 
-    `function(run)` is the function that every worker runs; `meanwhile` is called while the workers start.
+    `meanwhile` is called while the workers start.
     """
     return (_on_ray if job.run.scale.workers else _here)(function, job, plan, attempt, screen, meanwhile)
-
-
-def training_function(run: Run) -> Callable[..., Any]:
-    """The function that every worker of a run calls. It is imported while Ray starts, because it imports torch."""
-    from pipelines.training import worker
-
-    return worker.guarded_work if run.scale.workers else worker.work
 
 
 def job_of(run: Run, plan: Plan, folder: RunFolder, stop_after: int | None = None) -> Job:
@@ -66,7 +60,7 @@ def _here(
     function: TrainingFunction, job: Job, plan: Plan, attempt: Attempt, screen: Screen, meanwhile: Callable[[], None]
 ) -> tuple[Dataset, Outcome, float]:
     """Train in this process, Ray never imported: prints, breakpoints and tracebacks are those of any script."""
-    run, work = job.run, function(job.run)
+    run, work = job.run, function()
     meanwhile()
     attempt.stage = "prepare"
     dataset, seconds = _timed(lambda: preparing.prepare(run, plan, preparing.in_process))
@@ -161,8 +155,9 @@ class _OnRay:
     def supervise(self, function: TrainingFunction) -> Outcome | None:
         """Launch the workers, and again after each loss and pause; None where they were asked to stop."""
         from pipelines.elastic import WorkerGroup, with_restarts
+        from pipelines.training.worker import guarded
 
-        run, work = self.job.run, function(self.job.run)
+        run, work = self.job.run, functools.partial(guarded, function())
         cpus, gpus = self.share()
         job = replace(self.job, threads=run.scale.threads or cpus)
         stream = self.stream() if run.data.mode == "stream" else None

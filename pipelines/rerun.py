@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipelines.run_settings import Run
 from pipelines.run_states import IDENTITY
 from pipelines.screen import Screen
 from pipelines.tracking import journal
-from pipelines.training.job import Outcome
+from pipelines.training.job import Outcome, Paused
 
 Curves = Mapping[str, Mapping[int, float]]
 """metric -> step -> value."""
@@ -67,12 +67,18 @@ def trained(run: Run, plan: Plan, folder: RunFolder, until: int, screen: Screen)
     """Train to step `until`, resuming from a checkpoint in `folder`: the first worker's outcome, or None if it diverged."""
     try:
         job = launch.job_of(run, plan, folder, stop_after=until)
-        return launch.trained(launch.training_function, job, plan, Attempt(), screen, meanwhile=lambda: None)[1]
+        return launch.trained(_training_function, job, plan, Attempt(), screen, meanwhile=lambda: None)[1]
     except (Diverged, WorkerFailed) as error:
         if code_of(error) != DIVERGED:
             raise
         screen.say(str(error))
         return None
+
+
+def _training_function() -> Callable[..., Outcome | Paused]:
+    from pipelines.training.worker import work
+
+    return work
 
 
 def curves(folder: RunFolder) -> dict[str, dict[int, float]]:

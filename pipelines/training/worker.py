@@ -91,8 +91,8 @@ def work(
     )
 
 
-def guarded_work(job: Job, **where: Any) -> Outcome | Paused:
-    """`work` on Ray: the driver can pause it, and its exceptions cross processes as WorkerFailed, with the exit code decided here."""
+def guarded(work: Callable[..., Outcome | Paused], job: Job, **where: Any) -> Outcome | Paused:
+    """Call `work` on Ray: the driver can pause it, and its exceptions cross processes as WorkerFailed, with the exit code decided here."""
     from pipelines.elastic import pause_requested
 
     if not where["rank"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from cluster import capacity
@@ -21,6 +22,7 @@ from pipelines.tracking import pages
 from pipelines.tracking.client import check, tracking_uri
 from pipelines.tracking.shipper import Tracker
 from pipelines.training import checkpoint
+from pipelines.training.job import Outcome, Paused
 
 
 def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float | None = None) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
         try:
             job = launch.job_of(run, plan, folder)
             meanwhile = functools.partial(tracker.start, screen.say)
-            dataset, outcome, seconds = launch.trained(launch.training_function, job, plan, attempt, screen, meanwhile=meanwhile)
+            dataset, outcome, seconds = launch.trained(training_function, job, plan, attempt, screen, meanwhile=meanwhile)
             with screen.captured(folder.log):
                 done = score.score_run(run, folder, attempt, dataset=dataset, outcome=outcome, prepare_seconds=seconds)
                 for refused in outcome.refused_checkpoints:
@@ -60,6 +62,13 @@ def train(loaded: Loaded, *, again: bool = False, screen: Screen, began: float |
             if not isinstance(error, TrackingError) or folder.read(CONCLUDED) is None:  # else only MLflow has not all of it yet
                 publish.close_failed(loaded, tracker, attempt, error, screen)
             raise
+
+
+def training_function() -> Callable[..., Outcome | Paused]:
+    """The function that every worker calls with the job, its rank and its device: train from the newest checkpoint, score the test rows."""
+    from pipelines.training.worker import work  # while Ray starts, because it imports torch
+
+    return work
 
 
 def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
