@@ -14,8 +14,25 @@ import torch
 
 pytest_plugins = ["tests.time_limits"]
 torch.set_num_threads(1)  # two processes of tests with two threads each on two cores wait for each other: some tests took ten times as long
+LONGEST = (
+    "tests/test_on_ray.py",
+    "tests/workloads/test_contract.py",
+    "tests/test_sweep.py",
+    "tests/pipelines/training/test_sharding.py",
+    "tests/test_survival.py",
+    "tests/test_two_nodes.py",
+    "tests/test_security.py",
+    "tests/pipelines/verbs/test_promote.py",
+    "tests/pipelines/test_api.py",
+)
+"""Files that take longest, in that order: a process that begins one of them when the others are done keeps all waiting."""
 hypothesis.settings.register_profile("raylway", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("raylway")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
