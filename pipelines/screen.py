@@ -93,6 +93,7 @@ class Screen:
             cell: Any = display(render(), display_id=True)
             with _repeating(lambda: cell.update(render()), seconds=_NOTEBOOK_SECONDS):
                 yield
+            cell.update(render())
         elif self._console.is_terminal:
             # rich would otherwise take what others print, and put it on the screen
             with Live(
@@ -140,7 +141,7 @@ class Screen:
 
         def render() -> RenderableType:
             bar.update(task, **state())
-            return bar.get_renderable()
+            return bar.make_tasks_table(bar.tasks)  # a table, which a notebook can show
 
         return self.live(render)
 
