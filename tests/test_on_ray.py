@@ -74,6 +74,7 @@ def test_a_ray_worker_makes_the_bits_of_a_plain_process(alone, one_worker):
     assert one_worker["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
 
 
+@pytest.mark.timeout(300)  # two trainings, beside other tests that use Ray
 def test_parity_of_two_workers_is_verified_on_the_spot(tracked):
     loaded = config.load("cnn", [f"storage={tracked}", "scale.workers=2", "scale.threads=1"])
     result = verify("parity", loaded, steps=6, screen=Screen(as_json=True))
@@ -127,6 +128,7 @@ def test_two_ray_workers_follow_the_curve_of_one(alone, tracked):
     assert two["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
 
 
+@pytest.mark.timeout(300)  # two trainings, beside other tests that use Ray
 def test_a_worker_killed_in_mid_run_is_replaced_and_the_bits_are_the_same(tracked):
     # small batches and many steps, so that the kill falls into the middle
     long = ("train.steps=1000", "train.checkpoint_every=50", "train.log_every=10", "train.batch=8")

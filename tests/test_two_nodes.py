@@ -19,6 +19,7 @@ def two():
         yield cluster
 
 
+@pytest.mark.timeout(300)  # several trainings, beside other tests that use Ray
 def test_two_nodes_follow_the_curve_of_one_process(tracked):
     alone = run(tracked, *SHORT, "scale.workers=0", "name=alone-cnn")
     result = run(tracked, *SHORT, "scale.workers=2", "name=on-two-nodes")
@@ -27,6 +28,7 @@ def test_two_nodes_follow_the_curve_of_one_process(tracked):
     assert result["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
 
 
+@pytest.mark.timeout(300)  # several trainings, beside other tests that use Ray
 def test_a_ray_dataset_trains_as_its_file_does_on_the_callers_own_ray_which_stays(tracked, tmp_path):
     import ray
 

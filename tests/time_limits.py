@@ -17,7 +17,7 @@ import pytest
 
 SLOW_SECONDS = 600
 _GRACE_SECONDS = 60
-_MOST_PROCESSES = 16
+_MOST_PROCESSES = 24
 _STDERR = os.fdopen(os.dup(2), "w")  # pytest captures the file descriptor 2 while a test runs
 
 
@@ -49,15 +49,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def stacks() -> str:
     """The Python stacks of this process, of its children and of Ray's workers on this machine, as py-spy sees them."""
     own = psutil.Process()
-    family = [own, *own.children(recursive=True)]
-    workers = [process for process in psutil.process_iter(["name"]) if (process.info["name"] or "").startswith("ray::")]
-    chosen = list(dict.fromkeys(process.pid for process in [*family, *workers] if _is_python(process)))
+    children = sorted((process for process in own.children(recursive=True) if _is_python(process)), key=lambda child: not _of_ray(child))
+    others = [process for process in psutil.process_iter() if _of_ray(process)]
+    chosen = list(dict.fromkeys(process.pid for process in [own, *children, *others]))
     return "\n".join(_stack(pid) for pid in chosen[:_MOST_PROCESSES])
 
 
 def _limit(item: pytest.Item) -> float:
     marker = item.get_closest_marker("timeout")
     return float(marker.args[0] if marker and marker.args else item.config.getoption("timeout") or item.config.getini("timeout") or 0)
+
+
+def _of_ray(process: psutil.Process) -> bool:
+    try:
+        return process.name().startswith("ray::")
+    except psutil.Error:
+        return False
 
 
 def _is_python(process: psutil.Process) -> bool:
