@@ -367,6 +367,7 @@ def test_the_workers_of_a_trial_may_hold_a_part_each(tracked):
     assert confirmed[0] == pytest.approx(confirmed[1], abs=1e-4)
 
 
+@pytest.mark.slow  # as the predictions below, which the same function makes
 def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
     def judged(workers):
         where = [f"storage={tracked}", f"scale.workers={workers}"]

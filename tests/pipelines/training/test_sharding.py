@@ -71,7 +71,7 @@ def test_one_worker_alone_shares_nothing_out() -> None:
 # the same curve, the same bits again
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_curve_is_that_of_whole_networks(team_run: TeamRuns, workers: int) -> None:
     whole_networks = team_run("transformer", 2, *STRICT)
     parts = team_run("transformer", workers, *STRICT, FSDP)
@@ -81,7 +81,7 @@ def test_the_curve_is_that_of_whole_networks(team_run: TeamRuns, workers: int) -
     assert len(curve) == STEPS
 
 
-@pytest.mark.parametrize(("workers", "strategy"), [(2, "fsdp"), (4, "fsdp"), (4, "ddp")])
+@pytest.mark.parametrize(("workers", "strategy"), [(2, "fsdp"), pytest.param(4, "fsdp", marks=pytest.mark.slow), (4, "ddp")])
 def test_a_resumed_team_ends_with_the_bits_of_an_undisturbed_one(team_run: TeamRuns, workers: int, strategy: str) -> None:
     run = team_run("transformer", workers, *STRICT, *([FSDP] if strategy == "fsdp" else []))
     assert run.resumed_outcome.resumed_from_step == RESUMED_FROM
@@ -290,7 +290,7 @@ def scored(rank: int, world_size: int, *, job: Job, rows: int) -> tuple[dict[str
     return validate(job.run, group, chosen, model, judging), predictions(job.run, group, chosen, model)
 
 
-@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("rows", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_fewer_rows_than_workers_are_scored_though_a_network_takes_no_empty_batch(storage: Path, tmp_path: Path, rows: int) -> None:
     settings = ("model.layers=1", "model.width=16", "model.heads=2", "train.batch=4", "train.micro_batch=1")
     job = runs.job(storage, tmp_path / "run", *settings, FSDP, recipe="bert")
