@@ -20,21 +20,19 @@ LONGEST = (
     "tests/test_sweep.py",
     "tests/pipelines/training/test_sharding.py",
     "tests/test_survival.py",
+    "tests/test_two_nodes.py",
     "tests/test_security.py",
     "tests/pipelines/verbs/test_promote.py",
     "tests/pipelines/test_api.py",
 )
 """Files that take longest, in that order: a process that begins one of them when the others are done keeps all waiting."""
-LAST = "tests/test_two_nodes.py"
-"""Beside another Ray on this machine its run hung: Ray Train's PlacementGroupCleaner asks the Ray that was started last (Ray 2.60)."""
 hypothesis.settings.register_profile("raylway", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("raylway")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: number for number, name in enumerate(LONGEST)}
-    files = {item: item.nodeid.partition("::")[0] for item in items}
-    items.sort(key=lambda item: (files[item] == LAST, places.get(files[item], len(places))))
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

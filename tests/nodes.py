@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from cluster import nodes
+from cluster.ray_internals import SESSION_SWITCHES
 from pipelines import config
 from pipelines.run_record import RunFolder
 from pipelines.screen import Screen
@@ -89,7 +90,9 @@ class Spoken(Screen):
 @contextlib.contextmanager
 def made(count: int):
     """A cluster of `count` nodes of one CPU, to which this process belongs."""
-    environment = {"RAY_ADDRESS": "set below", "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+    noticed_soon = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "5"}
+    # its processes at the usual niceness of 15 took a minute each to start beside another process of tests
+    environment = {"RAY_ADDRESS": "set below", "RAY_worker_niceness": SESSION_SWITCHES["RAY_worker_niceness"], **noticed_soon}
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update({name: value for name, value in environment.items() if name != "RAY_ADDRESS"})
     cluster = None
