@@ -1,4 +1,4 @@
-"""Where a run goes. Knows Ray; knows nothing of models or metrics: what is to be run comes in as a function."""
+"""Everything about Ray, and nothing of models or metrics: the work comes in as a function."""
 
 
 class ClusterError(Exception):

@@ -1,4 +1,4 @@
-"""How many workers and trials fit on a cluster; whoever does not fit is refused with the sum.
+"""Number of workers and trials that fit on a cluster; a run that cannot fit is refused with the sum.
 
 A worker is on one node, and a share of a GPU is a share of one GPU: 0.4 fits twice into each of two, and not five times into both.
 """
@@ -94,7 +94,7 @@ class TrialSlots:
 
 
 def fits(nodes: Iterable[tuple[float, float]], *, cpus: float, gpus: float) -> int:
-    """How many workers of so many CPUs and GPUs fit onto nodes of (CPUs, GPUs)."""
+    """Number of workers of so many CPUs and GPUs that fit onto nodes of (CPUs, GPUs)."""
     return sum(_fits_node(*node, cpus, gpus) for node in nodes)
 
 
@@ -119,7 +119,7 @@ def worker_share(resources: Resources, scale: Scale, *, spare: int = 0) -> tuple
 
 
 def trial_slots(resources: Resources, *, workers: int, cpus: int | None, gpus: float | None, most: int | None = None) -> TrialSlots:
-    """How many trials fit at once. A trial of one worker runs in its Tune process; of several, that process holds no CPU itself.
+    """Number of trials that fit at once. A trial of one worker runs in its Tune process; of several, that process holds no CPU itself.
 
     Raises ClusterError with the arithmetic if not even one fits, and where the workers of a trial cannot be joined.
     """
@@ -176,5 +176,5 @@ def _fits_node(node_cpus: float, node_gpus: float, cpus: float, gpus: float) -> 
 
 
 def _times(total: float, each: float) -> int:
-    """How often `each` fits into `total` units, none of which is put together from parts of two."""
+    """Number of times that `each` fits into `total` units, none of which is put together from parts of two."""
     return int(total / each + _ROUNDING) if each >= 1 else int(total + _ROUNDING) * int(1 / each + _ROUNDING)

@@ -29,9 +29,9 @@ from cluster import ClusterError, connection, ray_internals
 _CONNECT_SECONDS, _ANSWER_SECONDS, _SENT_SECONDS = 10.0, 30.0, 300.0
 _LOOK_SECONDS, _AGAIN_SECONDS = 20.0, 1.0
 LOST_SECONDS = 60.0
-"""How long a cluster may not answer while a job is followed."""
+"""Time without an answer of the cluster after which a job is no longer followed."""
 STOP_SECONDS = 60
-"""How long a job that is asked to stop has: its workers leave a checkpoint, and MLflow is details."""
+"""Time that a job has to stop: its workers leave a checkpoint, and MLflow gets the rest of the run."""
 EXCLUDES = (
     "/runs/",
     "/mlruns/",

@@ -98,7 +98,7 @@ def free_by_node() -> tuple[Mapping[str, Amounts], set[str]]:
 
 
 def growth_limit() -> Amounts:
-    """How much of each resource the cluster can grow to, if it grows by itself; else nothing."""
+    """Each resource's amount to which the cluster can grow, if it grows by itself; else nothing."""
     from ray._private.state import state
 
     return state.get_max_resources_from_cluster_config() or {}

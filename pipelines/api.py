@@ -153,7 +153,7 @@ class Comparison(Result):
 
 
 Name = str | PathLike[str] | Result
-"""What names a model or a run on the command line, or the result of its training."""
+"""A model or run, by its name on the command line or by the result of its training."""
 
 
 def train(

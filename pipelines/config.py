@@ -45,7 +45,7 @@ class Loaded:
     run: Run
     origins: Mapping[str, str]
     about: Mapping[str, Any]
-    """What the recipe says of itself (`about:`): parameters, and seconds on the machine it was measured on."""
+    """The recipe's `about:`: parameters, and seconds on the machine it was measured on."""
     words: tuple[str, ...] = ()
     """The recipe and the overrides as they were given: the words behind `raylway train` that mean this run."""
 

@@ -35,7 +35,7 @@ _STATUSES = ("running", "finished", "stopped", "failed")
 
 
 def tags(run: Run, folder: RunFolder) -> dict[str, str]:
-    """What stands on every metric of a command."""
+    """Labels of every metric of a command."""
     return {"run": folder.path.name, "recipe": run.recipe}
 
 
@@ -56,7 +56,7 @@ class Gauges:
         self._restarts[cause] += 1
 
     def read(self) -> Iterator[Sample]:
-        """What there is to say now; nothing of what is not known yet."""
+        """The metrics that are known now."""
         for point, end in journal.read_from(self._folder.journal, self._offset):
             self._offset, self._step = end, max(point.step, self._step)
             self._last.update(point.metrics)

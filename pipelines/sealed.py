@@ -53,7 +53,7 @@ def stamp(path: Path) -> tuple[int, int, int]:
 
 
 def mismatch(folder: Path, files: Mapping[str, File], *, content: bool = True) -> str | None:
-    """What is wrong with the first file of `folder` that is not as `files` says, or None. `content` compares hashes too."""
+    """The fault of the first file of `folder` that is not as `files` says, or None. `content` compares hashes too."""
     for name, file in files.items():
         path = folder / name
         if Path(name).name != name:
@@ -102,7 +102,7 @@ def card(content: Any) -> str:
 
 
 def card_content(text: str | bytes) -> Any:
-    """What a card says. Raises DamagedError."""
+    """The content of a card. Raises DamagedError."""
     try:
         content, promised = json.loads(text)
     except (ValueError, TypeError) as error:

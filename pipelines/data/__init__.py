@@ -1,1 +1,1 @@
-"""Where rows come from (sources), which split they fall into (splits), how they are kept (prepared), which are of step k (order)."""
+"""Prepared data: rows from sources, cut into splits, encoded, stored, and taken in the order of the steps."""

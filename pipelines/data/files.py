@@ -123,7 +123,7 @@ def find(text: str) -> tuple[File, ...]:
 
 
 def is_folder(text: str) -> bool:
-    """Whether a path or URI names a folder. Raises DataError if it cannot be reached."""
+    """True if a path or URI names a folder. Raises DataError if it cannot be reached."""
     import pyarrow.fs
 
     return _info(text if "://" in text else absolute(text), shown(text)).type == pyarrow.fs.FileType.Directory

@@ -149,7 +149,7 @@ def restored(run: Run, fingerprint: str, each: Each, *, called: str) -> Dataset:
 
 
 def examples(run: Run, dataset: Dataset) -> dict[str, int]:
-    """How many examples each split holds. Raises DataError if one holds none."""
+    """The number of examples of each split. Raises DataError if one has none."""
     counts = {}
     for split in SPLITS:
         with _errors_at(f"{run.data.name}, {split} split"):

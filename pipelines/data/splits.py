@@ -8,6 +8,7 @@ Rows with an order (a series, a text) are cut into consecutive parts, so nothing
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ Shares = tuple[float, ...]
 """Shares of the three splits; they sum to one."""
 
 
-class Splitting:
+class Splitting(ABC):
     """Assigns rows to splits."""
 
     @property
@@ -37,9 +38,9 @@ class Splitting:
         """Columns whose values decide, beside row numbers."""
         return ()
 
+    @abstractmethod
     def rows_of(self, split: int, start: int, stop: int, raw: Arrays) -> np.ndarray:
         """The rows of [start, stop), counted from `start`, that belong to `split`; `raw` are those rows. Raises DataError."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

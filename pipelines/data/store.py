@@ -39,7 +39,7 @@ class Store:
         return "://" in self.place
 
     def folder(self, name: str) -> Path:
-        """Where the files of `name` are on this node, once they are there."""
+        """Folder of the files of `name` on this node, once they are here."""
         return (self.cache / "datasets" if self.remote else Path(self.place)) / name
 
     def has(self, folder: str, name: str) -> bool:

@@ -23,7 +23,7 @@ MISSING, OTHERS = "(missing)", "(others)"
 _MOST_GROUPS = 20
 _PARTS = 4
 ARTIFACT = "scores/test.npz"
-"""Where a run's row scores lie among its artifacts."""
+"""Path of a run's row scores among its artifacts."""
 _CHUNK_ROWS = 1024
 
 

@@ -1,1 +1,1 @@
-"""What is remembered of a run: the journal first, on disk; MLflow after it, from the journal."""
+"""Tracking of runs: the journal first, on disk; MLflow after it, from the journal."""

@@ -1,4 +1,4 @@
-"""Where runs are tracked: the address, whether it answers and lets us in, and a client of it.
+"""The tracking server: its address, a check that it answers and accepts our login, and a client of it.
 
 The login is tried before anything is launched. MLflow is imported only where that fails, because it knows more ways to log in.
 """
@@ -76,7 +76,7 @@ def connect(uri: str) -> MlflowClient:
 
 
 def server(uri: str) -> str:
-    """Where the pages of MLflow are; for a database, where `raylway ui` shows them."""
+    """Address of MLflow's pages; for a database, the one at which `raylway ui` shows them."""
     return provenance.redact(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
 
 
@@ -135,7 +135,7 @@ def _check_login(uri: str) -> None:
 
 
 def _headers(user: str | None, password: str | None) -> dict[str, str]:
-    """How MLflow's own client would log in (3.17): by name and password if there are both, else by token."""
+    """The login that MLflow's own client would use (3.17): name and password if there are both, else the token."""
     user = unquote(user) if user else os.environ.get(_USER)
     password = unquote(password) if password else os.environ.get(_PASSWORD)
     if user and password:

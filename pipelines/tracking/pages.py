@@ -31,7 +31,7 @@ def one_line(run: Run) -> str:
 
 
 def finished(done: Concluded, *, headline: str, folder: Path, cost: Cost, model: str | None, where: Sequence[str]) -> str:
-    """What was trained on what, its scores beside the naive baseline, its cost, and the commands to type next.
+    """Page of a finished run: network and data, scores beside the naive baseline, cost, and the commands to type next.
 
     `model` is the registered version's URI; `where` are the settings that say where the run is kept.
     """
@@ -50,12 +50,12 @@ def candidate(done: Concluded, *, headline: str, command: Sequence[str]) -> str:
 
 
 def begun(what: str, command: Sequence[str]) -> str:
-    """What is being trained, and the command that resumes it: a process that is killed outright can no longer write it."""
+    """Page of a running run: network and data, and the command that resumes it, which a killed process can no longer write."""
     return "\n\n".join([f"**{what}**", "Should it be stopped, go on with:", _block([shlex.join(command)])])
 
 
 def failed(what: str, *, stage: str, cause: str, hint: str, command: Sequence[str], resumes: bool) -> str:
-    """What was trained, the stage in which it ended, the cause, and the command: it `resumes` as it is, or wants a change first."""
+    """Page of a failed run: the stage in which it ended, the cause, and the command, which `resumes` it or wants a change first."""
     lines = [f"**{what}**", f"{hint} (stage: {stage})", _block([cause]), "Go on with:" if resumes else "The command was:"]
     return "\n\n".join([*lines, _block([shlex.join(command)])])
 
@@ -104,7 +104,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, pad: str = "
 
 
 def _trained(done: Concluded, headline: str) -> list[str]:
-    """What was trained, and its scores."""
+    """Page of a registered version: network and data, and its scores."""
     test, baseline = (done.metrics[f"{kind}/{headline}"] for kind in ("test", "baseline"))
     return [f"**{done.what}**", f"test {headline} **{test:.4f}**; the naive baseline gives {baseline:.4f}", table(*scores(done.metrics))]
 

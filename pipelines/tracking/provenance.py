@@ -1,4 +1,4 @@
-"""Where a result came from: the code's commit and diff, the packages' versions; and what must never be written down."""
+"""Provenance of a result: commit and diff of the code, versions of the packages; and the redaction of secrets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def git_commit() -> str | None:
 
 
 def git_diff() -> str:
-    """What differs from the commit, redacted, at most a megabyte."""
+    """The diff to the commit, redacted, at most a megabyte."""
     return redact(_git("diff", "HEAD")[:_DIFF_BYTES])
 
 
@@ -87,7 +87,7 @@ def imported(file: Path, *, nested: bool) -> set[Path]:
 
 @functools.lru_cache(maxsize=1000)  # a sweep asks for each trial, and parsing a network's files takes 0.1 s
 def _imports(path: Path, nested: bool, modified: int, size: int) -> tuple[Path, ...]:
-    """What a file that was last `modified` then imports relatively."""
+    """Files that a file, last `modified` then, imports relatively."""
     with _PARSING:
         tree = ast.parse(path.read_bytes())
     named: list[Path] = []

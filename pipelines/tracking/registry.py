@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _PACKAGE = "raylway_workloads_"
-"""What the name of the package that travels with a model begins with; the version of its code follows."""
+"""Prefix of the package that is stored with a model; the version of its code follows."""
 _INSIDE = "data/model"
 _TAG_LETTERS = 5000
 _REQUIRED = ("torch", "numpy", "pandas", "pydantic", "safetensors")

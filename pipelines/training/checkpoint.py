@@ -167,7 +167,7 @@ def weights_file(path: Path) -> Path:
 
 
 def promised_sha256(path: Path) -> str:
-    """What `weights_sha256` was when a verified checkpoint was written."""
+    """`weights_sha256` as it was when a verified checkpoint was written."""
     return str(json.loads((path / _STATE).read_text())["weights_sha256"])
 
 
@@ -187,7 +187,7 @@ def _sha256(weights: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies in `folder`."""
+    """Path of the checkpoint of `step` in `folder`."""
     return folder / f"step-{step:08}"
 
 

@@ -31,7 +31,7 @@ class Group:
 
     @property
     def sharded(self) -> bool:
-        """Whether all workers must go through the network equally often."""
+        """True if all workers must call the network equally often."""
         return False
 
     def place(self, model: nn.Module) -> nn.Module:
@@ -47,7 +47,7 @@ class Group:
         return 0
 
     def all_of(self, flag: bool) -> bool:
-        """Whether `flag` is true on all workers; where each holds the same weights, what is true of one's is true of all."""
+        """True if `flag` is true on all workers; where each holds the same weights, the own flag is the answer."""
         return flag
 
     def sum_step(self, gradients: Sequence[Tensor], means: dict[str, Mean], *, pause: bool = False) -> tuple[dict[str, Mean], bool]:

@@ -194,7 +194,7 @@ class _Timing:
 
 @dataclass(frozen=True)
 class _Worker:
-    """What happens between the steps: numbers are logged, validation rows scored, checkpoints written. The first worker has the journal."""
+    """The work between steps: numbers are logged, validation rows scored, checkpoints written. The first worker has the journal."""
 
     job: Job
     group: Group

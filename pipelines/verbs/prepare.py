@@ -20,7 +20,7 @@ _DAY_SECONDS = 86_400
 _SETTLED_SECONDS = 3600
 """Remains younger than this may belong to a process that is still at work."""
 _COPIES = (".parsed", "hub", "given")
-"""Where readers keep what they made of files, and rows in memory are kept (readers/parse_cache.py, readers/hub.py, in_memory.py)."""
+"""Folders of parsed files and of rows given in memory (readers/parse_cache.py, readers/hub.py, in_memory.py)."""
 
 
 def prepared(run: Run, screen: Screen) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _missing(folders: Sequence[RunFolder], root: Path) -> Iterator[tuple[RunFold
 
 
 def _address(folder: RunFolder, uri: str, given: str | None) -> str:
-    """Where a run is tracked: what is given, else where it was sent before."""
+    """The tracking address of a run: the given one, else the one it was sent to before."""
     before = run_record.sent(folder).uri
     if given or not before or before == provenance.redact(uri):
         return given or uri

@@ -135,7 +135,7 @@ class Arrow(Columnar):
                 yield reader, opened
 
     def _check_end(self, opened: pa.NativeFile) -> None:
-        """Where a stream is cut off between two batches, pyarrow takes it for ended."""
+        """pyarrow takes a stream that is cut off between two batches for ended."""
         end, size = opened.tell(), opened.size()
         opened.seek(max(size - len(_END_OF_STREAM), 0))
         if end != size or opened.read() != _END_OF_STREAM:

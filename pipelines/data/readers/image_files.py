@@ -117,7 +117,7 @@ class PathColumns(Wrapper):
         return File(with_path(self.folder, lambda folder: f"{folder.rstrip('/')}/{path}"), value)
 
     def _names_files(self, column: str) -> bool:
-        """Whether the first rows hold a string: a column of pictures is not read through for its names."""
+        """True if the first rows hold a string: a column of pictures is not read through for its names."""
         first = next(iter(self.source.read(0, min(FILES_AT_ONCE, self.source.rows()), [column])), None)
         return first is not None and _has_text(first[column])
 

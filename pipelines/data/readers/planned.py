@@ -1,4 +1,4 @@
-"""What readers of files share: a plan made once, errors that name the file, several files as one source, Arrow columns as numpy arrays.
+"""The common part of file readers: a plan made once, errors that name the file, several files as one source, Arrow columns as numpy arrays.
 
 A reader raises DataError and no other exception, and never gives rows of two versions of a file.
 """
@@ -92,7 +92,7 @@ class Planned(Reader):
     @property
     @abstractmethod
     def _plan(self) -> Plan:
-        """What is known of the file. Raises DataError."""
+        """The file's plan. Raises DataError."""
 
     @abstractmethod
     def _batches(self, start: int, stop: int, columns: Sequence[str]) -> Iterator[Arrays]:
