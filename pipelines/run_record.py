@@ -41,7 +41,11 @@ class _Inside:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, a sweep or a trial: the paths in it, its state files, and its locks."""
+    """The folder of a run, a sweep or a trial: the paths in it, its state files, and its locks.
+
+    Journal, checkpoints and ledger can be made from nothing else; the page is made anew from the last checkpoint, marks, locks, log and
+    Ray's files by the next command.
+    """
 
     path: Path
     journal = _Inside("journal.jsonl")
