@@ -46,9 +46,9 @@ class Recurrent(nn.Module):
         """
         for number, forwards in enumerate(self.forwards):
             x_BTI = self.between(x_BTI) if number else x_BTI
-            h_BTD = forwards(x_BTI)[0]
+            h_BTD = _outputs(forwards, x_BTI)
             if self.backwards:
-                backwards_BTW = self.backwards[number](_reversed(x_BTI, length_B))[0]
+                backwards_BTW = _outputs(self.backwards[number], _reversed(x_BTI, length_B))
                 h_BTD = torch.cat([h_BTD, _reversed(backwards_BTW, length_B)], dim=2)
             x_BTI = h_BTD
         return h_BTD, self._when_read(h_BTD, length_B)
@@ -104,6 +104,18 @@ def _cell(cell: Cell, inputs: int, width: int) -> nn.RNNBase:
         del layer.bias_hh_l0
         layer.register_buffer("bias_hh_l0", zero, persistent=False)
     return layer
+
+
+def _outputs(layer: nn.Module, x_BTI: Tensor) -> Tensor:
+    """What a layer gives at each time step (B, T, W): in float32 where autocast asks for an LSTM in bf16 and the processor has none.
+
+    oneDNN has it from AVX-512 on; without, torch 2.13 raises "could not create a primitive descriptor".
+    """
+    on_cpu = x_BTI.device.type == "cpu" and isinstance(layer, nn.LSTM)
+    if on_cpu and torch.is_autocast_enabled("cpu") and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with torch.autocast("cpu", enabled=False):
+            return layer(x_BTI.float())[0]
+    return layer(x_BTI)[0]
 
 
 def _reversed(x_BTI: Tensor, length_B: Tensor | None) -> Tensor:
