@@ -1,7 +1,8 @@
 """The first losses of each recipe, kept: a refactor must reproduce them, and a commit that changes them says why.
 
-Bits differ between kinds of CPU, so the tolerance is 1e-4 of the value. Where other data are embedded, by another Python say, there is
-nothing to compare with. To make them anew: `python -m tests.test_golden`.
+Bits differ between kinds of CPU, so the tolerance is 1e-4 of the value. Batch normalisation doubles a difference at each step: between
+AVX-512 and AVX2 the losses of resnet differ by 1e-7 at the second and by 2e-3 at the last, those of all others by 1e-7. Where other data
+are embedded, by another Python say, there is nothing to compare with. To make them anew: `python -m tests.test_golden`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from pipelines.training.worker import Job, work
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 20
-TOLERANCE = 1e-4
+TOLERANCE, LATER = 1e-4, 2e-2
+EXACT_STEPS = {"resnet": 8}
+"""Steps to which the tolerance applies; to the others, a wider one."""
 
 
 def first_losses(recipe: str, storage: Path, folder: RunFolder) -> dict[str, Any]:
@@ -40,7 +43,9 @@ def test_the_first_losses_are_the_kept_ones(recipe, storage, tmp_path):
     if now["data"] != golden["data"]:
         pytest.skip(f"kept for {golden['data']}, not for {now['data']}")
     assert len(golden["losses"]) == STEPS
-    assert now["losses"] == pytest.approx(golden["losses"], rel=TOLERANCE)
+    exact = EXACT_STEPS.get(recipe, STEPS)
+    assert now["losses"][:exact] == pytest.approx(golden["losses"][:exact], rel=TOLERANCE)
+    assert now["losses"][exact:] == pytest.approx(golden["losses"][exact:], rel=LATER)
 
 
 if __name__ == "__main__":
