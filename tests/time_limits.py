@@ -10,6 +10,7 @@ import faulthandler
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 
 import psutil
@@ -18,7 +19,13 @@ import pytest
 SLOW_SECONDS = 600
 _GRACE_SECONDS = 60
 _MOST_PROCESSES = 24
-_STDERR = os.fdopen(os.dup(2), "w")  # pytest captures the file descriptor 2 while a test runs
+_STACK_SECONDS = 40
+_stderr: list[int] = []
+"""The process's own standard error: pytest captures the file descriptor 2 while it loads this and while a test runs."""
+
+
+def pytest_configure() -> None:
+    _stderr.append(os.dup(2))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     seconds = _limit(item)
     if seconds:
-        faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True, file=_STDERR)
+        faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True, file=_stderr[-1])
     try:
         return (yield)
     finally:
@@ -52,7 +59,8 @@ def stacks() -> str:
     children = sorted((process for process in own.children(recursive=True) if _is_python(process)), key=lambda child: not _of_ray(child))
     others = [process for process in psutil.process_iter() if _of_ray(process)]
     chosen = list(dict.fromkeys(process.pid for process in [own, *children, *others]))
-    return "\n".join(_stack(pid) for pid in chosen[:_MOST_PROCESSES])
+    deadline = time.monotonic() + _STACK_SECONDS
+    return "\n".join(_stack(pid) for pid in chosen[:_MOST_PROCESSES] if time.monotonic() < deadline)
 
 
 def _limit(item: pytest.Item) -> float:
@@ -78,7 +86,7 @@ def _stack(pid: int) -> str:
     """One process's stack, or why there is none: it has ended, or the system lets nobody look (ptrace)."""
     try:
         command = ["py-spy", "dump", "--nonblocking", "--pid", str(pid)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={**os.environ, "PATH": _path()})
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, env={**os.environ, "PATH": _path()})
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"process {pid}: no stack: {error}"
     return done.stdout or f"process {pid}: no stack: {done.stderr.strip()}"
