@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -62,11 +61,6 @@ class WorkerFailed(Exception):
 
     def __reduce__(self) -> tuple[type[WorkerFailed], tuple[Failure]]:
         return WorkerFailed, (self.failure,)
-
-
-def shown(text: str) -> str:
-    """A path or URI as it may be printed: without what stands before an @, or behind a question mark."""
-    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

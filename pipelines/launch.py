@@ -154,10 +154,10 @@ class _OnRay:
 
     def supervise(self, function: TrainingFunction) -> Outcome | None:
         """Launch the workers, and again after each loss and pause; None where they were asked to stop."""
-        from pipelines.elastic import WorkerGroup, with_restarts
+        from pipelines.elastic import WorkerGroup, pause_requested, with_restarts
         from pipelines.training.worker import guarded
 
-        run, work = self.job.run, functools.partial(guarded, function())
+        run, work = self.job.run, functools.partial(guarded, function(), pause_requested)
         cpus, gpus = self.share()
         job = replace(self.job, threads=run.scale.threads or cpus)
         stream = self.stream() if run.data.mode == "stream" else None

@@ -49,7 +49,7 @@ def about(loaded: Loaded, fingerprint: str, folder: RunFolder, config: str, bega
             "raylway.code": provenance.code(),
             "raylway.network_code": run.network_code[:12],
             "mlflow.source.name": f"raylway train {run.recipe}",
-            NOTE: pages.begun(pages.one_line(run), command),
+            NOTE: pages.begun(run.summary, command),
         },
         source=run.data.name,
         fingerprint=fingerprint,
@@ -118,7 +118,7 @@ def close_failed(loaded: Loaded, tracker: Tracker, attempt: Attempt, error: Base
         "cause": cause_of(error)[:500],
         "exit_code": str(code_of(error)),
         NOTE: pages.failed(
-            pages.one_line(loaded.run),
+            loaded.run.summary,
             stage=attempt.stage,
             cause=cause_of(error)[:2000],
             hint="This run was interrupted." if interrupted else "This run failed.",

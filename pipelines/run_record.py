@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from pipelines import sealed
 from pipelines.errors import StorageError
 from pipelines.run_states import ABOUT, CONCLUDED, CONFIG, COST, ENDING, IDENTITY, MADE_WITH, SENT, About, Cost, Sent, State
+from pipelines.settings import Settings
 from pipelines.tracking import journal, provenance
-
-if TYPE_CHECKING:
-    from pipelines.run_settings import Run
 
 T = TypeVar("T")
 
@@ -155,9 +153,9 @@ class Attempt:
         return total
 
 
-def claim(run: Run, name: str, identity: str) -> RunFolder:
+def claim(experiment: Path, name: str, identity: str) -> RunFolder:
     """Create or reopen the run folder of that name; StorageError if the name belongs to a run with other settings or data."""
-    folder = RunFolder(run.root / run.experiment / name)
+    folder = RunFolder(experiment / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     try:
         owner = folder.read(IDENTITY)
@@ -167,14 +165,14 @@ def claim(run: Run, name: str, identity: str) -> RunFolder:
         owner = None  # the folder's name says whose it is
     if owner not in (None, identity):
         taken = folder.path_of(CONFIG)
-        raise StorageError(f"name={run.name} is taken by a run with other settings or data: {taken}; choose another name")
+        raise StorageError(f"name={name} is taken by a run with other settings or data: {taken}; choose another name")
     folder.write(IDENTITY, identity)
     return folder
 
 
-def write_config(run: Run, folder: RunFolder) -> str:
+def write_config(settings: Settings, folder: RunFolder) -> str:
     """Write all settings of a run into its folder; returns their text."""
-    config = provenance.redact(yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False))
+    config = provenance.redact(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
     folder.write(CONFIG, config)
     return config
 

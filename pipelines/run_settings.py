@@ -105,6 +105,13 @@ class Run(Settings):
         return Path(self.storage).expanduser().resolve()
 
     @property
+    def summary(self) -> str:
+        """The run in one line: workload, data, length, batch and workers."""
+        length = f"{self.train.epochs} epochs" if self.train.epochs else f"{self.train.steps:,} steps"
+        where = f"{self.scale.workers} worker{'s' * (self.scale.workers.most > 1)}" if self.scale.workers else "this process"
+        return f"{self.workload} on {self.data.name}, {length}, batch {self.train.batch}, {where}"
+
+    @property
     def network_code(self) -> str:
         """Hash of the network's source files: its own and those of workloads/layers that it imports."""
         network = Path(inspect.getfile(type(self.model)))

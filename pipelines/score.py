@@ -16,7 +16,7 @@ from pipelines.evaluation import reports
 from pipelines.run_record import Attempt, RunFolder
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, Concluded
-from pipelines.tracking import pages, provenance
+from pipelines.tracking import provenance
 from pipelines.tracking.journal import Journal, Point, read
 from pipelines.training import checkpoint
 from pipelines.training.job import Outcome
@@ -38,7 +38,7 @@ def score_run(run: Run, folder: RunFolder, attempt: Attempt, *, dataset: Dataset
     counts = dataset.manifest.summary
     twice = f"; {counts.leaked:,} test rows have the same input as a training row" if counts.leaked else ""
     done = Concluded(
-        what=pages.one_line(run),
+        what=run.summary,
         metrics=metrics,
         steps=outcome.steps,
         resumed_from_step=outcome.resumed_from_step,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
 from cluster.capacity import WorkerRange
-from pipelines.errors import shown
+from pipelines.data.files import shown
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 

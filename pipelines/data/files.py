@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pipelines.errors import shown
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
 
 _WILDCARD = re.compile(r"[*?\[]")
 _PYARROWS = ("s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")  # schemes that pyarrow itself reads
+
+
+def shown(text: str) -> str:
+    """A path or URI as it may be printed: without what stands before an @, or behind a question mark."""
+    return re.sub(r"(?<=://)[^/@]*@|\?.*", "", text)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def plan(run: Run) -> Plan:
     source = source_of(run)
     if run.data.on_bad_row == "skip" and not run.model.skippable:
         raise RecipeError("data.on_bad_row=skip: rows of a series follow one another in time, so none can be left out; fill the gaps")
-    splitting = splits.splitting_of(run, source)
+    splitting = splits.splitting_of(run.data, run.model, source)
     with _errors_at(run.data.name):
         available = source.columns()
         choose_columns(splitting.columns, available)
@@ -108,7 +108,7 @@ def plan_new(run: Run, encoding: Encoding, *, split: str | None, called: str) ->
             raise DataError(f"{error}; {called} is a model of {run.model.task}") from None
     splitting: Splitting = Consecutive((0, 0, rows))
     if split:
-        splitting = splits.settled(run, splits.splitting_of(run, source), source, columns)
+        splitting = splits.settled(run.data, run.model, splits.splitting_of(run.data, run.model, source), source, columns)
     fingerprinted = {
         "cut": [split, run.data.splits.model_dump(mode="json"), run.data.seed, run.data.given] if split else None,
         "encoding": encoding.model_dump(mode="json"),
@@ -136,7 +136,7 @@ def prepare(run: Run, plan: Plan, each: Each, *, encoding: Encoding | None = Non
 
 def restored(run: Run, fingerprint: str, each: Each, *, called: str) -> Dataset:
     """The dataset that the model `called` was trained on, prepared anew where it is gone. Raises DataError if that gives another."""
-    store = store_of(run)
+    store = store_of(run.data, run.root)
     if store.has(fingerprint, MANIFEST):
         return prepared.proven(store, fingerprint)
     again = plan(run)
@@ -215,7 +215,7 @@ def _plan(run: Run, source: Source, columns: tuple[str, ...], splitting: Splitti
         "code": _code_version(type(run.model)),
     }
     selection = Selection(source, columns, splitting, run.model, skip=skip)
-    return Plan(selection, identity, digest(made_of | dict(fingerprinted))[:16], store_of(run))
+    return Plan(selection, identity, digest(made_of | dict(fingerprinted))[:16], store_of(run.data, run.root))
 
 
 def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, *, stored: tuple[str, ...]) -> None:
@@ -245,7 +245,8 @@ def _make(run: Run, plan: Plan, encoding: Encoding, sample: Arrays, each: Each, 
 def _settled(run: Run, plan: Plan) -> Plan:
     """The plan, its labels read where the splitting depends on them."""
     chosen = plan.selection
-    return replace(plan, selection=replace(chosen, splitting=splits.settled(run, chosen.splitting, chosen.source, chosen.columns)))
+    splitting = splits.settled(run.data, run.model, chosen.splitting, chosen.source, chosen.columns)
+    return replace(plan, selection=replace(chosen, splitting=splitting))
 
 
 def _chosen(workload: Workload, available: Sequence[str], splitting: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from pipelines.data import files
 from pipelines.data.embedded import EMBEDDED
-from pipelines.data.files import File
+from pipelines.data.files import File, shown
 from pipelines.data.readers.arrays import Idx, Npy, Npz, labels_beside
 from pipelines.data.readers.columnar import Arrow, Parquet
 from pipelines.data.readers.delimited import Delimited
@@ -20,7 +20,6 @@ from pipelines.data.readers.parse_cache import Parsed
 from pipelines.data.readers.planned import Files
 from pipelines.data.source import Reader, Renamed, Source, SplitSources
 from pipelines.data.splits import SPELLINGS, SPLITS
-from pipelines.errors import shown
 from workloads.base import DataError
 
 _HUB = "hf://"

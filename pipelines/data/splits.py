@@ -18,8 +18,8 @@ import numpy as np
 
 from pipelines.data.source import Source, SplitSources
 from pipelines.errors import RecipeError
-from pipelines.run_settings import Run
-from workloads.base import Arrays, DataError
+from pipelines.settings import Data
+from workloads.base import Arrays, DataError, Workload
 
 SPLITS = ("train", "validation", "test")
 RARE_ROWS = 50
@@ -138,50 +138,49 @@ class Given(Splitting):
         return self.cut.rows_of(split, start, inside, raw) if start < inside else np.empty(0, np.int64)
 
 
-def splitting_of(run: Run, source: Source) -> Splitting:
+def splitting_of(data: Data, model: Workload, source: Source) -> Splitting:
     """The splitting that the settings ask for. Raises DataError, RecipeError."""
-    splits, seed = run.data.splits, run.data.seed
+    splits, seed = data.splits, data.seed
     if isinstance(source, SplitSources):
-        return _given(run, source)
+        return _given(data, model, source)
     if splits.column:
         return ByColumn(splits.column)
-    if run.model.ordered:
+    if model.ordered:
         if splits.key or splits.stratify:
             raise RecipeError("data.splits.key and stratify draw rows; rows that have an order are cut into consecutive parts")
-        return _consecutive(run, source.rows())
+        return _consecutive(data, model, source.rows())
     if splits.are_rows:
         raise RecipeError("data.splits: numbers of rows are for data that have an order; rows without one are drawn by shares")
     return ByKey(splits.key, splits.sizes, seed) if splits.key else Drawn(splits.sizes, seed)
 
 
-def settled(run: Run, splitting: Splitting, source: Source, columns: Sequence[str]) -> Splitting:
+def settled(data: Data, model: Workload, splitting: Splitting, source: Source, columns: Sequence[str]) -> Splitting:
     """The splitting once the labels are read: rare classes (data.splits.stratify: all) are drawn each by itself."""
-    label = run.model.label_column
+    label = model.label_column
     drawn = splitting.cut if isinstance(splitting, Given) else splitting
-    if not isinstance(drawn, Drawn) or run.data.splits.stratify is False or not label or label not in columns:
+    if not isinstance(drawn, Drawn) or data.splits.stratify is False or not label or label not in columns:
         return splitting
     rows = splitting.sizes[0] if isinstance(splitting, Given) else source.rows()
     labels = (raw[label] for raw in source.read(0, rows, [label]))
-    by_class = draw_by_class(labels, drawn, rarer_than=None if run.data.splits.stratify else RARE_ROWS)
+    by_class = draw_by_class(labels, drawn, rarer_than=None if data.splits.stratify else RARE_ROWS)
     return Given(splitting.sizes, by_class) if isinstance(splitting, Given) else by_class
 
 
-def _consecutive(run: Run, rows: int) -> Consecutive:
-    splits = run.data.splits
+def _consecutive(data: Data, model: Workload, rows: int) -> Consecutive:
+    splits = data.splits
     if not splits.are_rows:
-        return Consecutive.by_shares(rows, splits.sizes, run.model.context)
+        return Consecutive.by_shares(rows, splits.sizes, model.context)
     if sum(splits.sizes) > rows:
-        raise DataError(f"data.splits asks for {sum(splits.sizes):,.0f} rows, but {run.data.name} has {rows:,}")
-    return Consecutive((int(splits.train), int(splits.validation), int(splits.test)), run.model.context)
+        raise DataError(f"data.splits asks for {sum(splits.sizes):,.0f} rows, but {data.name} has {rows:,}")
+    return Consecutive((int(splits.train), int(splits.validation), int(splits.test)), model.context)
 
 
-def _given(run: Run, source: SplitSources) -> Given:
+def _given(data: Data, model: Workload, source: SplitSources) -> Given:
     """Splits given as sources; what is missing of them is cut from the training rows, in the proportion of its share to theirs."""
     sizes = dict(zip(source.names, source.sizes, strict=True))
-    shares = [0.0 if split in sizes and split != "train" else share for split, share in zip(SPLITS, run.data.splits.sizes, strict=True)]
+    shares = [0.0 if split in sizes and split != "train" else share for split, share in zip(SPLITS, data.splits.sizes, strict=True)]
     by_shares = tuple(share / sum(shares) for share in shares)
-    ordered = run.model.ordered
-    inner = Consecutive.by_shares(sizes["train"], by_shares, run.model.context) if ordered else Drawn(by_shares, run.data.seed)
+    inner = Consecutive.by_shares(sizes["train"], by_shares, model.context) if model.ordered else Drawn(by_shares, data.seed)
     return Given(tuple(sizes.get(split, 0) for split in SPLITS), inner)
 
 

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.data import files
-from pipelines.errors import shown
 from pipelines.sealed import partial
 from workloads.base import DataError
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-    from pipelines.run_settings import Run
+    from pipelines.settings import Data
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Store:
             filesystem, root = files.filesystem_of(self.place)
             yield filesystem, "/".join(part for part in (root.rstrip("/"), *parts) if part)
         except OSError as error:
-            raise DataError(f"{shown(self.place)}: {files.first_line(error)}") from error
+            raise DataError(f"{files.shown(self.place)}: {files.first_line(error)}") from error
 
     def _copy(self, local: Path, folder: str, name: str, *, upload: bool) -> None:
         import pyarrow.fs
@@ -142,8 +141,8 @@ class Store:
             pyarrow.fs.copy_files(source, target, source_files, target_files, use_threads=False)
 
 
-def store_of(run: Run) -> Store:
-    """The store of the run's prepared data."""
-    cache = run.data.cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "raylway")
-    place = run.data.prepared or str(run.root / "datasets")
+def store_of(data: Data, root: Path) -> Store:
+    """The store of prepared data that the settings name, by default a folder below `root`, the run's storage."""
+    cache = data.cache or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "raylway")
+    place = data.prepared or str(root / "datasets")
     return Store(place if "://" in place else str(Path(place).expanduser().resolve()), Path(cache).expanduser().resolve())

@@ -176,7 +176,7 @@ def _of_checkpoint(called: str, run: Run, run_id: str, folder: RunFolder, finger
     path, refused = checkpoint.newest(folder.checkpoints, folder.read(IDENTITY) or "")
     if path is None:
         raise StorageError(f"{called}: has no checkpoint that can be trusted" + "".join(f"\n{reason}" for reason in refused))
-    store = store_of(run)
+    store = store_of(run.data, run.root)
     try:
         if not store.has(fingerprint, MANIFEST):
             raise StorageError(f"{called}: the data it was trained on, {fingerprint}, are not in {store.place} any more; prepare them anew")

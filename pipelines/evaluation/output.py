@@ -27,7 +27,7 @@ from pipelines import sealed
 from pipelines.data import files
 from pipelines.data.encode import Piece
 from pipelines.data.store import Store
-from pipelines.errors import RecipeError, StorageError, shown
+from pipelines.errors import RecipeError, StorageError
 from pipelines.run_record import RunFolder
 from workloads.base import DataError
 
@@ -51,7 +51,7 @@ class Output:
     @property
     def name(self) -> str:
         """The output as it may be printed."""
-        return shown(self.text)
+        return files.shown(self.text)
 
     @contextmanager
     def locked(self) -> Iterator[Path]:
@@ -141,7 +141,7 @@ class Output:
         try:
             return dict(sealed.card_content(content))
         except (sealed.DamagedError, ValueError, TypeError):
-            where = f"{shown(self.parts.place)}/{name}"
+            where = f"{files.shown(self.parts.place)}/{name}"
             raise StorageError(f"{where}: damaged, or written by an earlier release; --again begins anew") from None
 
     def _put(self, name: str, card: dict[str, Any]) -> None:
@@ -158,9 +158,9 @@ def output_of(text: str, form: Format | None, cache: Path) -> Output:
     if text.endswith("/") or not ending or (form and ending not in ENDINGS):
         return Output(text, form or "parquet", Store(place, cache), None)
     if ending not in ENDINGS:
-        raise RecipeError(f"{shown(text)}: files end in {', '.join(ENDINGS)}; a folder of parts ends in no dot and letters, or in /")
+        raise RecipeError(f"{files.shown(text)}: files end in {', '.join(ENDINGS)}; a folder of parts ends in no dot and letters, or in /")
     if form and form != ENDINGS[ending]:
-        raise RecipeError(f"--format {form}: {shown(text)} says {ENDINGS[ending]}")
+        raise RecipeError(f"--format {form}: {files.shown(text)} says {ENDINGS[ending]}")
     return Output(text, ENDINGS[ending], Store(_beside(place, f".{name}.parts"), cache), (Store(_beside(place, ""), cache), name))
 
 

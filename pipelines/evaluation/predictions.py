@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from pipelines.data import sources
 from pipelines.data.encode import Piece, cut, tried
+from pipelines.data.files import shown
 from pipelines.data.readers.image_files import ImageFolder, PathColumns
 from pipelines.data.readers.planned import Files
 from pipelines.data.source import Source
 from pipelines.data.sources import ReadOptions
-from pipelines.errors import shown
 from pipelines.evaluation import output
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.output import Output

@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 
 from pipelines.data.dataset import Dataset
-from pipelines.data.encode import Each
 from pipelines.errors import StorageError
-from pipelines.evaluation import models, reports, split_scores, statistics
+from pipelines.evaluation import models, reports, statistics
 from pipelines.evaluation.models import Model
 from pipelines.evaluation.reports import Report
 from pipelines.evaluation.statistics import Difference
@@ -53,15 +52,21 @@ class Verdict:
 
 
 def judge(
-    model: Model, standing: Standing, dataset: Dataset, columns: Mapping[str, np.ndarray], encode: Callable[[Model], Dataset], each: Each
+    model: Model,
+    standing: Standing,
+    dataset: Dataset,
+    columns: Mapping[str, np.ndarray],
+    *,
+    encode: Callable[[Model], Dataset],
+    score: Callable[[Model, Dataset], Judged],
 ) -> Verdict:
     """Check every rule of the model's settings, and compare it with the champion where there is one.
 
     `dataset` is what the model was trained on, `columns` those that the rules slice its test rows by; `encode` encodes the same rows as
-    another model needs them.
+    another model needs them, and `score` gives each example of SPLIT its scores.
     """
     asked, judging = model.run.promote, model.workload.judging(model.encoding)
-    judged = split_scores.judged(model, dataset, SPLIT, each)
+    judged = score(model, dataset)
     latency_ms = milliseconds(model, dataset) if asked.max_latency_ms else None
     rules = floors(asked, reports.plain(judging, judged, columns), model.workload.better, latency_ms=latency_ms)
     if not asked.must_beat or standing.champion is None:
@@ -73,9 +78,9 @@ def judge(
 
     def scored(other: Model) -> Judged:
         if other.encoding == model.encoding and other.workload.task_settings() == model.workload.task_settings():
-            return split_scores.judged(replace(other, run=model.run), dataset, SPLIT, each)
+            return score(replace(other, run=model.run), dataset)
         other = replace(other, run=other.run.model_copy(update={"data": model.run.data, "scale": model.run.scale}))
-        return split_scores.judged(other, encode(other), SPLIT, each)
+        return score(other, encode(other))
 
     compared, warnings = _against_champion(model, judging, judged, standing.champion, scored)
     return Verdict([*rules, compared], warnings)

@@ -60,7 +60,7 @@ class Scorer:
 
 def judged(model: Model, dataset: Dataset, split: str, each: Each) -> Judged:
     """Every example of a split of a dataset with its scores, in order. Raises DataError if there is none."""
-    store, work = store_of(model.run), f".judged.{uuid.uuid4().hex[:8]}"
+    store, work = store_of(model.run.data, model.run.root), f".judged.{uuid.uuid4().hex[:8]}"
     count = len(examples_of(model, dataset, split))
     size = max(_CHUNK_EXAMPLES, -(-count // _MOST_CHUNKS))
     chunks = [(start, min(start + size, count)) for start in range(0, count, size)]  # none depends on who works them

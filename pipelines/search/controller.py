@@ -24,12 +24,12 @@ from pipelines.run_states import FINGERPRINT, IDENTITY
 from pipelines.search import sweep_report
 from pipelines.search.ledger import Ledger, Role, Status, Trial
 from pipelines.search.space import Params, name_of
-from pipelines.search.study import Study, Task
+from pipelines.search.study import Study
 from pipelines.tracking.client import NOTE
 from pipelines.tracking.journal import Journal
 from pipelines.tracking.shipper import Tracker
 from pipelines.tracking.sweep_tracker import SweepTracker
-from pipelines.training.job import Job
+from pipelines.training.job import Job, Task
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Controller:
         folder.abandoned.unlink(missing_ok=True)
         self._track(trial, loaded, fingerprint, folder)
         self._started[trial.number] = time.monotonic()
-        job = Job(run, folder, store_of(run), fingerprint, identity, self._threads)
+        job = Job(run, folder, store_of(run.data, run.root), fingerprint, identity, self._threads)
         sign = 1 if self._study.mode == "max" else -1
         return Task(job, self._study.metric, sign, "test" if self._phase.role == "confirm" else "validation", self._gpus)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from cluster.capacity import Resources, TrialSlots, trial_slots
 from pipelines import config
@@ -15,7 +15,6 @@ from pipelines.run_settings import Run
 from pipelines.search import space as spaces
 from pipelines.search.ledger import Trial
 from pipelines.search.space import Params, Space, key_of
-from pipelines.training.job import Job
 
 SEED = "train.seed"
 _TRIALS = 16
@@ -31,20 +30,6 @@ class Entrant:
 
     def with_seed(self, seed: int) -> Params:
         return {**self.params, SEED: seed}
-
-
-@dataclass(frozen=True)
-class Task:
-    """The order for a trial's process: plain picklable values."""
-
-    job: Job
-    metric: str
-    """The metric that ranks trials: val/accuracy."""
-    sign: int
-    """1 where more is better, -1 where less is."""
-    split: Literal["validation", "test"]
-    gpus: float
-    """GPUs of one worker."""
 
 
 @dataclass(frozen=True)

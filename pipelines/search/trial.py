@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pipelines import process
 from pipelines.errors import CLUSTER, Failure, WorkerFailed, describe
 from pipelines.process import in_background
-from pipelines.search.study import Task
 from pipelines.tracking import journal
 from pipelines.training import checkpoint
+from pipelines.training.job import Task
 
 if TYPE_CHECKING:
     from pipelines.training.worker import Trained

@@ -16,18 +16,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-    from pipelines.run_settings import Run
-
 _BEST, _TRIES = 5, 8
 _BOARD = "## The five best"
 """The first words of our part of an experiment's description; what a person wrote above it is kept."""
-
-
-def one_line(run: Run) -> str:
-    """A run in one line: workload, data, length, batch and workers."""
-    length = f"{run.train.epochs} epochs" if run.train.epochs else f"{run.train.steps:,} steps"
-    where = f"{run.scale.workers} worker{'s' * (run.scale.workers.most > 1)}" if run.scale.workers else "this process"
-    return f"{run.workload} on {run.data.name}, {length}, batch {run.train.batch}, {where}"
 
 
 def finished(done: Concluded, *, headline: str, folder: Path, cost: Cost, model: str | None, where: Sequence[str]) -> str:

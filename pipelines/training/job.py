@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -39,6 +40,20 @@ class Job:
         """Steps to be taken over `rows` training examples."""
         steps = self.run.steps(rows)
         return min(steps, self.stop_after or steps)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job of a sweep's trial, with what ranks trials."""
+
+    job: Job
+    metric: str
+    """The metric that ranks trials: val/accuracy."""
+    sign: int
+    """1 where more is better, -1 where less is."""
+    split: Literal["validation", "test"]
+    gpus: float
+    """GPUs of one worker."""
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,15 @@ def work(
     )
 
 
-def guarded(work: Callable[..., Outcome | Paused], job: Job, **where: Any) -> Outcome | Paused:
-    """Call `work` on Ray: the driver can pause it, and its exceptions cross processes as WorkerFailed, with the exit code decided here."""
-    from pipelines.elastic import pause_requested
+def guarded(
+    work: Callable[..., Outcome | Paused], pausing: Callable[[Path], Callable[[], bool]], job: Job, **where: Any
+) -> Outcome | Paused:
+    """Call `work` on Ray: its exceptions cross processes as WorkerFailed, with the exit code decided here.
 
+    The driver can pause it: `pausing` makes the first worker's check for a request at a path.
+    """
     if not where["rank"]:
-        where["pause"] = pause_requested(job.folder.pause)
+        where["pause"] = pausing(job.folder.pause)
     try:
         return work(job, **where)
     except Exception as error:

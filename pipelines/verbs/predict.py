@@ -17,9 +17,10 @@ import numpy as np
 from cluster import ray_data, session
 from cluster.capacity import WorkerRange
 from pipelines.data.encode import Piece
+from pipelines.data.files import shown
 from pipelines.data.source import Skipped
 from pipelines.data.store import store_of
-from pipelines.errors import RecipeError, StorageError, shown
+from pipelines.errors import RecipeError, StorageError
 from pipelines.evaluation import models
 from pipelines.evaluation.output import Format, Output, check_apart, output_of
 from pipelines.evaluation.predictions import Job, Predictor, job_of, predictor_of
@@ -57,7 +58,7 @@ def predict(
     for warning in model.warnings:
         screen.say(f"warning: {warning}")
     check_writable(model.run.root)
-    output = output_of(target, form, store_of(model.run).cache)
+    output = output_of(target, form, store_of(model.run.data, model.run.root).cache)
     check_apart(output, source)
     predictor = predictor_of(model, source)
     identity = _identity(predictor, output)

@@ -25,6 +25,7 @@ from pipelines.tracking import lookup, pages, promotions, provenance, registry
 from pipelines.tracking.promotions import Conflict, Standing
 from pipelines.tracking.registry import Registered
 from workloads.base import DataError
+from workloads.judging import Judged
 
 if TYPE_CHECKING:
     from pipelines.tracking.lookup import MlflowClient
@@ -79,7 +80,11 @@ def judge(model: Model, now: Standing, each: Each) -> Verdict:
     if names := list(model.run.promote.slices):
         plan = plan_new(model.run, model.encoding, split=SPLIT, called=model.called)
         columns = split_scores.column_values(names, plan.selection, plan.pieces, model, dataset, SPLIT)
-    return rules.judge(model, now, dataset, columns, encode, each)
+
+    def score(other: Model, dataset: Dataset) -> Judged:
+        return split_scores.judged(other, dataset, SPLIT, each)
+
+    return rules.judge(model, now, dataset, columns, encode=encode, score=score)
 
 
 def roll_back(called: str, overrides: Sequence[str], *, reason: str | None, screen: Screen) -> dict[str, Any]:

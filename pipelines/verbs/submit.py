@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster import ClusterError
-from pipelines.errors import CLUSTER, INTERRUPTED, RecipeError, shown
+from pipelines.data.files import shown
+from pipelines.errors import CLUSTER, INTERRUPTED, RecipeError
 from pipelines.screen import Screen
 from pipelines.submission import VERBS, Submission, address_of, check_sent, submission_of
 from pipelines.tracking.provenance import redact

@@ -35,13 +35,14 @@ from pipelines.screen import Screen
 from pipelines.search.controller import Controller, Phase, folder_of, run_here
 from pipelines.search.ledger import Ledger, Trial
 from pipelines.search.space import key_of
-from pipelines.search.study import Study, Task, study_of
+from pipelines.search.study import Study, study_of
 from pipelines.search.sweep_report import Confirmed, Report, confirmed, live
 from pipelines.search.trial import train_here, train_on_workers
 from pipelines.tracking import client
 from pipelines.tracking.client import NOTE
 from pipelines.tracking.sweep_tracker import SweepTracker
 from pipelines.training import checkpoint
+from pipelines.training.job import Task
 
 if TYPE_CHECKING:
     from pipelines.search.suggest import Search
@@ -66,7 +67,7 @@ def sweep(recipe: str, overrides: Sequence[str], *, more: int | None = None, scr
     data = preparing.plan(run)
     # named by what is not searched, so that a longer search, and one of another space, is the same sweep
     identity = run.identity(data.fingerprint)
-    folder = claim(run, run.name or f"sweep-{run.recipe}-{slug(data.source.label)}-{identity[:8]}", identity)
+    folder = claim(run.root / run.experiment, run.name or f"sweep-{run.recipe}-{slug(data.source.label)}-{identity[:8]}", identity)
     with folder.locked("driver", wait_seconds=5):
         about = publish.about(study.loaded, data.fingerprint, folder, write_config(run, folder), began or time.time())
         space = {f"sweep.space.{key}": text for key, text in run.sweep.space.items()}  # no params: those may not change, a space may

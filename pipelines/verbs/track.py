@@ -178,7 +178,7 @@ def _deliver(tracker: Tracker, root: Path, done: Concluded, screen: Screen) -> N
     cost = folder.read(COST) or Cost()
 
     def dataset() -> Dataset:
-        return prepared.proven(store_of(run), folder.read(FINGERPRINT) or "")
+        return prepared.proven(store_of(run.data, run.root), folder.read(FINGERPRINT) or "")
 
     deliver(run, tracker, done, screen, dataset=dataset, cost=lambda: cost, patience_seconds=_PATIENCE_SECONDS)
 

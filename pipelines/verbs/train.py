@@ -18,7 +18,6 @@ from pipelines.run_record import Attempt, RunFolder, begin, check_writable, clai
 from pipelines.run_settings import Run
 from pipelines.run_states import CONCLUDED, FINGERPRINT, RESULT
 from pipelines.screen import Screen
-from pipelines.tracking import pages
 from pipelines.tracking.client import check, tracking_uri
 from pipelines.tracking.shipper import Tracker
 from pipelines.training import checkpoint
@@ -78,7 +77,7 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
     parent, number = run.root / run.experiment, 1
     while again and (parent / (stem if number == 1 else f"{stem}-{number}")).exists():
         number += 1
-    return claim(run, stem if number == 1 else f"{stem}-{number}", identity)
+    return claim(parent, stem if number == 1 else f"{stem}-{number}", identity)
 
 
 def _begin(loaded: Loaded, plan: Plan, folder: RunFolder, uri: str, attempt: Attempt, screen: Screen) -> Tracker:
@@ -87,7 +86,7 @@ def _begin(loaded: Loaded, plan: Plan, folder: RunFolder, uri: str, attempt: Att
     folder.pause.unlink(missing_ok=True)
     config = write_config(loaded.run, folder)
     folder.write(FINGERPRINT, plan.fingerprint)
-    screen.say(f"{folder.path.name}: {pages.one_line(loaded.run)}; log: {folder.log}")
+    screen.say(f"{folder.path.name}: {loaded.run.summary}; log: {folder.log}")
     about = publish.about(loaded, plan.fingerprint, folder, config, attempt.began)
     begin(folder, about)
     return Tracker(uri, folder, loaded.run.root, about)

@@ -135,10 +135,10 @@ def test_a_folder_named_by_its_settings_gets_its_identity_again(tmp_path: Path) 
     run = config.load("mlp_binary", [f"storage={tmp_path}"]).run
     identity = run.identity("fingerprint")
     for name in (f"mlp-{identity[:8]}", "of-another"):
-        claim(run, name, identity).path_of(IDENTITY).write_text("")
-    assert claim(run, f"mlp-{identity[:8]}", identity).read(IDENTITY) == identity
+        claim(tmp_path, name, identity).path_of(IDENTITY).write_text("")
+    assert claim(tmp_path, f"mlp-{identity[:8]}", identity).read(IDENTITY) == identity
     with pytest.raises(StorageError, match="of-another/identity: damaged"):
-        claim(run, "of-another", identity)
+        claim(tmp_path, "of-another", identity)
 
 
 def test_a_state_is_kept_and_read_as_it_was(tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from pipelines.data.files import File, find, is_folder
+from pipelines.data.files import File, find, is_folder, shown
 from pipelines.data.readers.columnar import Arrow, Parquet
 from pipelines.data.readers.planned import Files, identity
 from pipelines.data.source import joined
-from pipelines.errors import shown
 from tests.s3 import s3  # noqa: F401
 from workloads.base import DataError
 

@@ -431,7 +431,7 @@ def test_preparations_at_once_end_with_the_same_and_leave_nothing_behind(s3: Any
     with ThreadPoolExecutor(3) as pool:
         made = list(pool.map(lambda _: preparation.prepare(run, preparation.plan(run), at_once), range(3)))
     assert len({dataset.folder for dataset in made}) == 1
-    store = preparation.store_of(run)
+    store = preparation.store_of(run.data, run.root)
     assert [name for name in folders_in(store) if name not in (".parsed",)] == [made[0].folder.name]
     assert [len(dataset.train) for dataset in made] == [2400] * 3
 

@@ -61,7 +61,7 @@ def test_intervals_and_the_test_are_of_what_the_models_say_of_each_row(place, se
     right = {}
     for name in ("good", "poor"):
         model = models.find(name, [f"storage={place}"])
-        dataset = prepared.proven(store_of(model.run), model.fingerprint)
+        dataset = prepared.proven(store_of(model.run.data, model.run.root), model.fingerprint)
         right[name] = split_scores.judged(model, dataset, "test", in_process).scores["accuracy"].total == 1
     [verdict] = result["comparisons"]
     gained, lost = int((right["good"] & ~right["poor"]).sum()), int((~right["good"] & right["poor"]).sum())
