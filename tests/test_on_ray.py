@@ -38,7 +38,7 @@ from pipelines.verbs.train import train
 from pipelines.verbs.verify import verify
 from tests.idx import write_idx
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(300)]  # trainings on Ray, beside other tests
 SHORT = ("train.steps=40", "train.checkpoint_every=10", "train.log_every=1", "scale.threads=1")
 
 
@@ -59,23 +59,45 @@ def losses(storage, result):
     return [point.metrics["loss"] for point in points if "loss" in point.metrics]
 
 
-@pytest.fixture(scope="module")
-def alone(tracked):
-    """The same run without Ray: what all others are compared with."""
-    return run(tracked, "scale.workers=0", "name=alone")
+LONG = ("train.steps=1000", "train.checkpoint_every=50", "train.log_every=10", "train.batch=8")
+"""Small batches and many steps, so that a kill falls into the middle."""
 
 
 @pytest.fixture(scope="module")
-def one_worker(tracked):
-    return run(tracked, "scale.workers=1", "name=one-worker")
+def undisturbed(tracked):
+    """A run without Ray: what a run on Ray is compared with."""
+    return run(tracked, *LONG, "scale.workers=0", "name=undisturbed")
 
 
-def test_a_ray_worker_makes_the_bits_of_a_plain_process(alone, one_worker):
-    assert one_worker["weights_sha256"] == alone["weights_sha256"]
-    assert one_worker["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
+@pytest.fixture(scope="module")
+def killed(tracked):
+    """The same run by a worker on Ray, which is killed in the middle."""
+    done = threading.Event()
+
+    def kill_when_a_checkpoint_stands():
+        checkpoints = RunFolder(tracked / "cnn" / "killed").checkpoints
+        while not list(checkpoints.glob("step-*/MANIFEST.json")):
+            time.sleep(0.02)
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::RayTrain"):
+                os.kill(process.pid, signal.SIGKILL)
+                done.set()
+
+    threading.Thread(target=kill_when_a_checkpoint_stands, daemon=True).start()
+    result = run(tracked, *LONG, "scale.workers=1", "name=killed")
+    assert done.is_set()
+    return result
 
 
-@pytest.mark.timeout(300)  # two trainings, beside other tests that use Ray
+def test_a_worker_killed_in_mid_run_is_replaced_and_the_bits_are_those_of_a_plain_process(undisturbed, killed, tracked):
+    assert 0 < killed["resumed_from_step"] < 1000
+    assert killed["weights_sha256"] == undisturbed["weights_sha256"]
+    assert killed["metrics"]["test/accuracy"] == undisturbed["metrics"]["test/accuracy"]
+    points = list(read(RunFolder(tracked / "cnn" / "killed").journal))
+    assert [point.step for point in points if "loss" in point.metrics] == list(range(10, 1001, 10))
+    assert losses(tracked, killed) == losses(tracked, undisturbed)
+
+
 def test_parity_of_two_workers_is_verified_on_the_spot(tracked):
     loaded = config.load("cnn", [f"storage={tracked}", "scale.workers=2", "scale.threads=1"])
     result = verify("parity", loaded, steps=6, screen=Screen(as_json=True))
@@ -84,75 +106,50 @@ def test_parity_of_two_workers_is_verified_on_the_spot(tracked):
     assert result["largest_difference"]["size"] <= 1e-5
 
 
-def test_the_result_is_the_contract_of_the_design(one_worker):
-    assert set(one_worker) == {
+def test_the_result_is_the_contract_of_the_design(killed):
+    assert set(killed) == {
         *("run_id", "run_name", "status", "resumed_from_step", "steps", "metrics", "weights_sha256", "checkpoint", "model"),
         *("tracking_uri", "run_url", "seconds", "samples_per_second", "workers"),
     }
-    assert set(one_worker["seconds"]) == {"total", "startup", "prepare", "train", "evaluate", "register"}
-    assert {"loss", "val/loss", "val/accuracy", "test/accuracy", "best/val/accuracy", "baseline/accuracy"} <= set(one_worker["metrics"])
-    assert (one_worker["status"], one_worker["steps"], one_worker["workers"]) == ("finished", 40, 1)
-    assert one_worker["model"]["uri"] == f"models:/cnn/{one_worker['model']['version']}"
+    assert set(killed["seconds"]) == {"total", "startup", "prepare", "train", "evaluate", "register"}
+    assert {"loss", "val/loss", "val/accuracy", "test/accuracy", "best/val/accuracy", "baseline/accuracy"} <= set(killed["metrics"])
+    assert (killed["status"], killed["steps"], killed["workers"]) == ("finished", 1000, 1)
+    assert killed["model"]["uri"] == f"models:/cnn/{killed['model']['version']}"
 
 
-def test_mlflow_has_what_one_wants_to_see(one_worker, tracked):
+def test_mlflow_has_what_one_wants_to_see(killed, tracked):
     from mlflow import MlflowClient
 
-    client = MlflowClient(one_worker["tracking_uri"])
-    found = client.get_run(one_worker["run_id"])
+    client = MlflowClient(killed["tracking_uri"])
+    found = client.get_run(killed["run_id"])
     assert found.info.status == "FINISHED"
-    assert found.info.run_name == "one-worker"
+    assert found.info.run_name == "killed"
     assert found.data.params["optim.lr"] == "0.001"
     assert not [name for name in found.data.params if name.startswith(("scale.", "storage", "track."))]
-    assert found.data.tags["weights_sha256"] == one_worker["weights_sha256"]
+    assert found.data.tags["weights_sha256"] == killed["weights_sha256"]
     assert found.data.tags["raylway.threads"] == "1"
     assert "test accuracy" in found.data.tags["mlflow.note.content"]
     [dataset] = found.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", found.data.tags["data.fingerprint"])
-    assert {"config.yaml", "versions.json", "figures"} <= {file.path for file in client.list_artifacts(one_worker["run_id"])}
-    figures = {file.path for file in client.list_artifacts(one_worker["run_id"], "figures")}
+    assert {"config.yaml", "versions.json", "figures"} <= {file.path for file in client.list_artifacts(killed["run_id"])}
+    figures = {file.path for file in client.list_artifacts(killed["run_id"], "figures")}
     assert figures == {f"figures/{name}.png" for name in ("curves", "confusion_matrix", "worst_mistakes")}
-    history = client.get_metric_history(one_worker["run_id"], "loss")
-    assert [point.step for point in history] == list(range(1, 41))
-    assert [point.value for point in history] == losses(tracked, one_worker)
+    history = client.get_metric_history(killed["run_id"], "loss")
+    assert [point.step for point in history] == list(range(10, 1001, 10))
+    assert [point.value for point in history] == losses(tracked, killed)
 
 
-def test_a_finished_run_is_not_trained_again(one_worker, tracked):
-    assert run(tracked, "scale.workers=1", "name=one-worker") == one_worker
+def test_a_finished_run_is_not_trained_again(killed, tracked):
+    assert run(tracked, *LONG, "scale.workers=1", "name=killed") == killed
 
 
 @pytest.mark.slow  # as the parity above, and a curve on two nodes (tests/test_two_nodes.py)
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
-def test_two_ray_workers_follow_the_curve_of_one(alone, tracked):
+def test_two_ray_workers_follow_the_curve_of_one(tracked):
+    alone = run(tracked, "scale.workers=0", "name=alone")
     two = run(tracked, "scale.workers=2", "name=two-workers")
     assert losses(tracked, two) == pytest.approx(losses(tracked, alone), abs=1e-5)
     assert two["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
-
-
-@pytest.mark.timeout(300)  # two trainings, beside other tests that use Ray
-def test_a_worker_killed_in_mid_run_is_replaced_and_the_bits_are_the_same(tracked):
-    # small batches and many steps, so that the kill falls into the middle
-    long = ("train.steps=1000", "train.checkpoint_every=50", "train.log_every=10", "train.batch=8")
-    undisturbed = run(tracked, *long, "scale.workers=0", "name=long-alone")
-    killed = threading.Event()
-
-    def kill_when_a_checkpoint_stands():
-        checkpoints = RunFolder(tracked / "cnn" / "long-killed").checkpoints
-        while not list(checkpoints.glob("step-*/MANIFEST.json")):
-            time.sleep(0.02)
-        for process in psutil.Process().children(recursive=True):
-            if process.name().startswith("ray::RayTrain"):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.set()
-
-    threading.Thread(target=kill_when_a_checkpoint_stands, daemon=True).start()
-    disturbed = run(tracked, *long, "scale.workers=1", "name=long-killed")
-    assert killed.is_set()
-    assert 0 < disturbed["resumed_from_step"] < 1000
-    assert disturbed["weights_sha256"] == undisturbed["weights_sha256"]
-    points = list(read(RunFolder(tracked / "cnn" / "long-killed").journal))
-    assert [point.step for point in points if "loss" in point.metrics] == list(range(10, 1001, 10))
-    assert losses(tracked, disturbed) == losses(tracked, undisturbed)
 
 
 def test_results_come_in_the_pieces_order_from_other_processes():
@@ -267,7 +264,6 @@ def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(i
     assert {"test/accuracy", "baseline/accuracy"} <= set(result["metrics"])
 
 
-@pytest.mark.timeout(300)  # several trainings, beside other tests that use Ray
 def test_a_ray_dataset_trains_as_its_file_does_on_the_callers_own_ray_which_stays(tracked, tmp_path):
     import ray
 
@@ -276,10 +272,9 @@ def test_a_ray_dataset_trains_as_its_file_does_on_the_callers_own_ray_which_stay
     rows = ray.data.from_pandas([frame[:200], frame[200:]])
     short = {"scale.threads": 1, "train.steps": 6, "track.register": False}
     of_file = api.train("mlp_binary", short | {"scale.workers": 0}, data=tmp_path / "table.csv", storage=tracked)
-    here = api.train("mlp_binary", short | {"scale.workers": 0}, data=rows, storage=tracked)
-    there = api.train("mlp_binary", short | {"scale.workers": 1, "name": "rows-there"}, data=rows, storage=tracked)
-    assert here.weights_sha256 == there.weights_sha256 == of_file.weights_sha256
-    assert len({of_file.run_id, here.run_id, there.run_id}) == 3
+    of_rows = api.train("mlp_binary", short | {"scale.workers": 1}, data=rows, storage=tracked)
+    assert of_rows.weights_sha256 == of_file.weights_sha256
+    assert of_rows.run_id != of_file.run_id
     images = ray.data.from_numpy(np.zeros((90, 8, 8), np.uint8)).rename_columns({"data": "image"})
     labelled = images.add_column("label", lambda batch: np.arange(len(batch)) % 3)
     assert sum(api.prepare("cnn", {"train.batch": 16}, data=labelled, storage=tracked)["rows"].values()) == 90
@@ -375,10 +370,10 @@ def test_the_workers_of_a_trial_may_hold_a_part_each(tracked):
 
 
 @pytest.mark.slow  # as the predictions below, which the same function makes
-def test_a_model_is_judged_on_ray_data_as_in_one_process(alone, tracked):
+def test_a_model_is_judged_on_ray_data_as_in_one_process(undisturbed, tracked):
     def judged(workers):
         where = [f"storage={tracked}", f"scale.workers={workers}"]
-        return evaluate(alone["run_id"], where, columns=["label"], split="train", screen=Screen())
+        return evaluate(undisturbed["run_id"], where, columns=["label"], split="train", screen=Screen())
 
     here, there = judged(0), judged(1)
     assert here["rows"] > 1024, "one piece of work would not go to Ray"
