@@ -167,8 +167,8 @@ class Jobs:
             except (ClusterError, aiohttp.ClientError, OSError, RuntimeError, TimeoutError) as error:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > LOST_SECONDS:
-                    said = f"{self.address}: no answer for {LOST_SECONDS:g} s while {id} was followed"
-                    raise ClusterError(f"{said} ({_first(error)})") from None
+                    reason = f"{self.address}: no answer for {LOST_SECONDS:g} s while {id} was followed"
+                    raise ClusterError(f"{reason} ({_first(error)})") from None
             else:
                 lost_since = None
             await asyncio.sleep(_AGAIN_SECONDS)
@@ -201,11 +201,11 @@ class Jobs:
         except KeyError:
             raise self._no_ray("it tells no version") from None
         except (RuntimeError, ValueError) as error:
-            said = str(error)
-            if "already exists" in said and "submission_id" in said:
+            reason = str(error)
+            if "already exists" in reason and "submission_id" in reason:
                 raise Taken(id) from None
-            if "does not exist" in said or "status code 404" in said or "returned 404" in said:
-                raise (self.no_such(id, self.all()) if id else self._no_ray(said)) from None
+            if "does not exist" in reason or "status code 404" in reason or "returned 404" in reason:
+                raise (self.no_such(id, self.all()) if id else self._no_ray(reason)) from None
             raise ClusterError(f"{self.address}: {_first(error)}") from None
 
     def no_such(self, id: str, every: Sequence[Job]) -> NoSuchJob:
@@ -215,8 +215,8 @@ class Jobs:
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known[-10:])}" if known else "it has none"
         return NoSuchJob(f"{id}: no such job at {self.address}; {hint}")
 
-    def _no_ray(self, said: str) -> ClusterError:
-        return ClusterError(f"{self.address}: the server there is no Ray dashboard ({said.splitlines()[0][:120]}); {_WHERE}")
+    def _no_ray(self, reason: str) -> ClusterError:
+        return ClusterError(f"{self.address}: the server there is no Ray dashboard ({reason.splitlines()[0][:120]}); {_WHERE}")
 
 
 _WHERE = "is the cluster up, and is this the dashboard of its head, such as http://head:8265?"

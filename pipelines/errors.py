@@ -48,8 +48,8 @@ class Failure:
     rank: int
     at: float
     error: str
-    frame: str
-    trace: str
+    frame: str = ""
+    trace: str = ""
 
 
 class WorkerFailed(Exception):

@@ -100,8 +100,8 @@ def deliver(
             done, headline=run.model.headline.metric, folder=folder.path, cost=spent, model=model.uri if model else None, where=_where(run)
         )
         seconds["total"] += time.time() - began
-        told = spent.metrics() | {f"seconds/{stage}": value for stage, value in seconds.items()}
-        folder.write(ENDING, Ending(_FINISHED, tags, told))
+        values = spent.metrics() | {f"seconds/{stage}": value for stage, value in seconds.items()}
+        folder.write(ENDING, Ending(_FINISHED, tags, values))
     insist(tracker.send_ending)
     result["seconds"] = seconds | {"total": done.seconds["total"] + time.time() - began}
     folder.write(RESULT, result)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.test_imports import FILES, IMPORTS, MODULES, ROOT
 
-MOST_LINES, MOST_FILES = 22_100, 131
+MOST_LINES, MOST_FILES = 22_090, 131
 """The aim: 17,500 lines and 105 files."""
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 350, 60
 MOST_PARAMETERS, MOST_PUBLIC_METHODS = 8, 16

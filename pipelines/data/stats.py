@@ -40,7 +40,7 @@ class Summary(BaseModel):
     """Test rows that duplicate the input of a training row."""
 
     def __add__(self, other: Summary) -> Summary:
-        total = Summary(**{name: _added(mine, getattr(other, name)) for name, mine in self})
+        total = Summary(**{name: _added(own, getattr(other, name)) for name, own in self})
         return total.model_copy(update={"examples": total.examples[:_EXAMPLES]})
 
     @property

@@ -6,18 +6,17 @@ such step, but all who make the same dataset at the same time write the same byt
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.data import files
-from pipelines.sealed import partial
+from pipelines.sealed import locked, partial
 from workloads.base import DataError
 
 if TYPE_CHECKING:
@@ -112,16 +111,9 @@ class Store:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """Be the only process of this node that works at `name`; others wait. The kernel frees the lock of a killed process."""
-        self.cache.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.cache / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    def alone(self, name: str) -> AbstractContextManager[None]:
+        """Be the only process of this node that works at `name`; others wait."""
+        return locked(self.cache / f".{name}.lock")
 
     @contextmanager
     def _path(self, *parts: str) -> Iterator[tuple[pyarrow.fs.FileSystem, str]]:

@@ -211,8 +211,8 @@ def _described(called: str, file: Path) -> tuple[Workload, Encoding]:
     except RecipeError as error:
         raise RecipeError(f"{called}: {'; '.join(error.problems)}") from None
     except (ValueError, KeyError, TypeError) as error:
-        told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else type(error).__name__
-        raise StorageError(f"{called}: {file}: is not what this repository's workloads/ can build: {told}") from None
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else type(error).__name__
+        raise StorageError(f"{called}: {file}: is not what this repository's workloads/ can build: {reason}") from None
 
 
 def _settings(called: str, text: str | None, place: Place, folder: RunFolder | None, uri: str | None) -> Run:

@@ -206,7 +206,7 @@ class Controller:
     # ---- the end of a trial
 
     def _fail(self, trial: Trial, code: int, cause: str) -> None:
-        self._end(trial, "failed", {}, Failure(code, 0, time.time(), cause, "", ""))
+        self._end(trial, "failed", {}, Failure(code, 0, time.time(), cause))
 
     def _end(self, trial: Trial, status: Status, outcome: Mapping[str, Any], failure: Failure | None = None) -> None:
         seconds = time.monotonic() - self._started.pop(trial.number, time.monotonic())

@@ -79,7 +79,7 @@ def train_on_workers(launch: Launch, task: Task, weights: Path | None) -> Genera
     except WorkerFailed as error:
         return _failed(error.failure)
     except Exception as error:
-        return _failed(Failure(CLUSTER, 0, time.time(), str(error), "", ""))
+        return _failed(Failure(CLUSTER, 0, time.time(), str(error)))
 
 
 def work(task: Task, *, rank: int, world_size: int, device: str) -> Report | None:

@@ -144,9 +144,9 @@ def _headers(user: str | None, password: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _refused(uri: str, said: str) -> None:
+def _refused(uri: str, answer: str) -> None:
     shown = provenance.redact(uri)
-    if "Host header" in said:
+    if "Host header" in answer:
         raise TrackingError(f"track.uri={shown}: the MLflow server does not know itself by that name; start it with --allowed-hosts")
     from mlflow.exceptions import MlflowException
 

@@ -43,10 +43,10 @@ class Difference:
 def facts(client: MlflowClient, run: TrackedRun) -> dict[str, dict[str, str]]:
     """The facts of a run. Raises StorageError where its settings are missing."""
     settings = {name: str(value) for name, value in flat(yaml.safe_load(config(client, run))).items()}
-    told = {group: {name: run.tags[tag][:12] if name == "commit" else run.tags[tag] for name, tag in tags.items() if run.tags.get(tag)}
+    recorded = {group: {name: run.tags[tag][:12] if name == "commit" else run.tags[tag] for name, tag in tags.items() if run.tags.get(tag)}
             for group, tags in _TAGS.items()}  # fmt: skip
-    told["code"]["diff"] = digest(text(client, run.run_id, "git.diff"))
-    return {"settings": settings} | told | {"packages": json.loads(text(client, run.run_id, "versions.json") or "{}")}
+    recorded["code"]["diff"] = digest(text(client, run.run_id, "git.diff"))
+    return {"settings": settings} | recorded | {"packages": json.loads(text(client, run.run_id, "versions.json") or "{}")}
 
 
 def text(client: MlflowClient, run_id: str, name: str) -> str | None:

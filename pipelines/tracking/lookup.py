@@ -98,8 +98,8 @@ class TrackedRun:
 
     def folder(self, root: Path) -> RunFolder | None:
         """The run's folder, if this machine has it: at the path that the run keeps, else below the storage `root`."""
-        told = Path(self.tags.get("raylway.folder", ""))
-        return next((RunFolder(path) for path in (told, root / told.parent.name / told.name) if (path / "config.yaml").is_file()), None)
+        kept = Path(self.tags.get("raylway.folder", ""))
+        return next((RunFolder(path) for path in (kept, root / kept.parent.name / kept.name) if (path / "config.yaml").is_file()), None)
 
 
 def named(client: MlflowClient, called: str, *, experiment: str | None = None) -> TrackedRun:

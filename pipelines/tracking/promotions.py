@@ -14,17 +14,16 @@ champion without an entry, which counts like one that a person set by hand: the 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pipelines.errors import RecipeError
+from pipelines.sealed import locked
 from pipelines.tracking import lookup, provenance
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def promote(
 
     Raises Conflict, which names the champion now, if it is not, and RecipeError for a version that is not registered.
     """
-    with _locked(storage, name):
+    with locked(storage / ".promotions" / f"{quote(name, safe='')}.lock"):
         if version not in lookup.versions(client, name):
             raise RecipeError(lookup.unknown_version(client, name, str(version)))
         now = standing(client, name)
@@ -140,19 +139,6 @@ def _reign(client: MlflowClient, name: str, entries: Sequence[Entry], champion: 
         stack.append(champion)
     present = lookup.versions(client, name)
     return [version for version in stack if version in present]
-
-
-@contextmanager
-def _locked(storage: Path, name: str) -> Iterator[None]:
-    """Hold the lock of this model's promotions in the storage."""
-    folder = storage / ".promotions"
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / f"{quote(name, safe='')}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _logged_before(client: MlflowClient, name: str) -> list[Entry]:

@@ -185,12 +185,12 @@ class Tracker:
 
     def _send_texts(self, client: MlflowClient) -> None:
         """Send all texts of each name so far as one artifact, the newest first."""
-        told: dict[str, list[str]] = {}
+        texts: dict[str, list[str]] = {}
         for point in journal.read(self.folder.journal):
             for name, text in point.texts.items():
-                told.setdefault(name, []).append(f"---- step {point.step:,}\n{text}\n")
-        for name, texts in told.items():
-            client.log_text(self.run_id, "\n".join(reversed(texts)), f"{name}.txt")
+                texts.setdefault(name, []).append(f"---- step {point.step:,}\n{text}\n")
+        for name, parts in texts.items():
+            client.log_text(self.run_id, "\n".join(reversed(parts)), f"{name}.txt")
 
     def _next_batch(self) -> list[tuple[journal.Point, int]]:
         batch: list[tuple[journal.Point, int]] = []

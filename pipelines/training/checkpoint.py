@@ -193,24 +193,24 @@ def path_of(folder: Path, step: int) -> Path:
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer, whole and on the CPU, in name order."""
-    from pipelines.training.sharding import whole
+    from pipelines.training.sharding import full_tensor
 
     for name, tensor in sorted(model.state_dict().items()):
         # tied weights share memory, which safetensors refuses; a clone of each is written
-        yield name, whole(tensor.detach()).cpu().contiguous().clone()
+        yield name, full_tensor(tensor.detach()).cpu().contiguous().clone()
 
 
 def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the optimizer's state, whole and on the CPU."""
     from torch import Tensor
 
-    from pipelines.training.sharding import whole
+    from pipelines.training.sharding import full_tensor
 
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                yield f"{names[parameter]}/{key}", whole(value.detach()).cpu().contiguous()
+                yield f"{names[parameter]}/{key}", full_tensor(value.detach()).cpu().contiguous()
 
 
 def _read(file: Path, weights: Mapping[str, Tensor], weight_of: Callable[[str], str]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.training.parallel import Group
-from pipelines.training.sharding import mine
+from pipelines.training.sharding import local_part
 from workloads.base import Mean
 
 Batch = Mapping[str, Tensor]
@@ -129,7 +129,7 @@ def mix(*numbers: int) -> int:
 
 def finite(model: nn.Module) -> bool:
     """Whether every weight that this worker holds is a finite number. Reads from the device."""
-    return bool(torch.stack([mine(parameter.detach()).isfinite().all() for parameter in model.parameters()]).all())
+    return bool(torch.stack([local_part(parameter.detach()).isfinite().all() for parameter in model.parameters()]).all())
 
 
 def _precision(device: torch.device, bf16: bool) -> AbstractContextManager[object]:

@@ -42,8 +42,8 @@ class Group:
         """The network, compiled by torch.compile when it is first gone through."""
         return cast(nn.Module, torch.compile(model))
 
-    def idle(self, mine: int, all_workers: int) -> int:
-        """Passes through the network that this worker must take for nothing, with `mine` of `all_workers` micro-batches its own."""
+    def idle(self, own: int, all_workers: int) -> int:
+        """Passes through the network that this worker must take for nothing, with `own` of `all_workers` micro-batches."""
         return 0
 
     def all_of(self, flag: bool) -> bool:
@@ -71,18 +71,18 @@ class Group:
 
     def from_first(self, number: int) -> int:
         """The first worker's `number`, on every worker."""
-        told = torch.tensor([number], dtype=torch.int64, device=self.device)
+        first = torch.tensor([number], dtype=torch.int64, device=self.device)
         if self.world_size > 1:
-            dist.broadcast(told, src=0)
-        return int(told)
+            dist.broadcast(first, src=0)
+        return int(first)
 
-    def gather_strided(self, mine: Tensor, rows: int) -> Tensor:
+    def gather_strided(self, part: Tensor, rows: int) -> Tensor:
         """All `rows` rows in order, where this worker has rows rank, rank + world_size, rank + 2 world_size, …"""
         if self.world_size == 1:
-            return mine
+            return part
         longest = -(-rows // self.world_size)
-        padded = mine.new_zeros(longest, *mine.shape[1:])
-        padded[: len(mine)] = mine
+        padded = part.new_zeros(longest, *part.shape[1:])
+        padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
         return torch.stack(parts, dim=1).flatten(0, 1)[:rows]

@@ -58,13 +58,13 @@ class Sharded(Group):
         """Gradients were summed in the backward pass, each worker keeping its part."""
         return super().sum_step([gradient for gradient in gradients if not isinstance(gradient, DTensor)], means, pause=pause)
 
-    def idle(self, mine: int, all_workers: int) -> int:
-        return -(-all_workers // self.world_size) - mine
+    def idle(self, own: int, all_workers: int) -> int:
+        return -(-all_workers // self.world_size) - own
 
     def all_of(self, flag: bool) -> bool:
-        told = torch.tensor([int(flag)], dtype=torch.int64, device=self.device)
-        dist.all_reduce(told, op=dist.ReduceOp.MIN)
-        return bool(told)
+        agreed = torch.tensor([int(flag)], dtype=torch.int64, device=self.device)
+        dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+        return bool(agreed)
 
 
 def group_of(strategy: Literal["ddp", "fsdp"], rank: int, world_size: int, device: torch.device) -> Group:
@@ -86,12 +86,12 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [part for part in _members(model) if is_whole(part)]
 
 
-def mine(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this worker holds, which is all of it where nothing is shared out."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor, on each worker; all must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -100,7 +100,7 @@ def like(weight: Tensor | None, shape: Sequence[int], read: Callable[[slice | No
     """A stored tensor of `shape`, held as `weight` is: `read(rows)` gives these rows of it, `read(None)` all."""
     if not isinstance(weight, DTensor) or list(shape) != list(weight.shape):
         return read(None)
-    mesh, held = weight.device_mesh, mine(weight)
+    mesh, held = weight.device_mesh, local_part(weight)
     start = mesh.get_local_rank() * -(-shape[0] // mesh.size())
     part = read(slice(start, start + len(held))).to(held.device) if len(held) else torch.empty_like(held)
     return DTensor.from_local(part, mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride())

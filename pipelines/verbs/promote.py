@@ -172,8 +172,8 @@ def _refused_by(conflict: Conflict, name: str, uri: str, screen: Screen) -> dict
     screen.say(f"refused: {conflict}")
     with lookup.opened(uri) as client:
         now = lookup.aliases(client, name)
-    told = {"champion": now.get(promotions.CHAMPION), "previous": now.get(promotions.PREVIOUS)}
-    return {"decision": "refused", "model": name, **told, "reason": str(conflict), "rules": [], "tracking_uri": provenance.redact(uri)}
+    current = {"champion": now.get(promotions.CHAMPION), "previous": now.get(promotions.PREVIOUS)}
+    return {"decision": "refused", "model": name, **current, "reason": str(conflict), "rules": [], "tracking_uri": provenance.redact(uri)}
 
 
 def _result(model: Model, decision: str, verdict: Verdict, before: Standing, after: Standing) -> dict[str, Any]:

@@ -235,7 +235,7 @@ class _Sweep:
             failed = [trial for trial in self._searched if trial.status == "failed"]
             causes = "; ".join(dict.fromkeys(trial.cause for trial in failed)) or "all were ended early"
             code = failed[0].code if failed else CLUSTER
-            raise WorkerFailed(Failure(code, 0, time.time(), f"no trial was trained to its end: {causes}", "", ""))
+            raise WorkerFailed(Failure(code, 0, time.time(), f"no trial was trained to its end: {causes}"))
         if not self._study.run.sweep.confirm:
             return None
         entrants, seeds = self._study.entrants(self._searched)

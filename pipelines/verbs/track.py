@@ -96,13 +96,13 @@ def _state(folder: RunFolder, root: Path) -> RunStatus:
     ending, sent = folder.read(ENDING), run_record.sent(folder)
     values, unsent = run_record.unsent(folder)
     if folder.busy():
-        status, told = "running", True
+        status, reported = "running", True
     elif folder.read(CONCLUDED):
-        status, told = "trained", False
+        status, reported = "trained", False
     else:
-        status, told = (ending.status.lower(), sent.closed == ending.status) if ending else ("stopped", sent.closed == "KILLED")
+        status, reported = (ending.status.lower(), sent.closed == ending.status) if ending else ("stopped", sent.closed == "KILLED")
     resume = "" if status in ("finished", "running") else shlex.join(run_record.about(folder).command)
-    return RunStatus(_name(folder, root), status, values, unsent, told and not unsent, resume)
+    return RunStatus(_name(folder, root), status, values, unsent, reported and not unsent, resume)
 
 
 def _sent(folders: Sequence[RunFolder], root: Path, uri: str, given: str | None, screen: Screen) -> dict[str, str]:

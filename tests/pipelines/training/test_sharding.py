@@ -19,7 +19,7 @@ from pipelines.settings import Optim
 from pipelines.training import checkpoint, loop
 from pipelines.training.job import Job
 from pipelines.training.optim import make_optimizer
-from pipelines.training.sharding import Sharded, blocks, group_of, mine, whole
+from pipelines.training.sharding import Sharded, blocks, full_tensor, group_of, local_part
 from pipelines.training.worker import predictions, validate, work
 from tests import runs, spawn
 from tests.teams import RESUMED_FROM, STEPS, TeamRun
@@ -191,8 +191,8 @@ def trained_odd(
     return {
         "losses": losses,
         "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"],
-        "held": sum(mine(tensor.detach()).numel() for tensor in held if tensor is not None),
-        "weights": {name: whole(tensor.detach()).clone() for name, tensor in model.state_dict().items()},
+        "held": sum(local_part(tensor.detach()).numel() for tensor in held if tensor is not None),
+        "weights": {name: full_tensor(tensor.detach()).clone() for name, tensor in model.state_dict().items()},
     }
 
 
@@ -255,7 +255,7 @@ def one_spoilt(rank: int, world_size: int) -> tuple[bool, bool]:
     group = group_of("fsdp", rank, world_size, CPU)
     model = group.place(Odd())
     if rank:
-        mine(model.embedding.weight.detach())[-1, -1] = float("nan")
+        local_part(model.embedding.weight.detach())[-1, -1] = float("nan")
     found = loop.finite(model)
     return found, group.all_of(found)
 
