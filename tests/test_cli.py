@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shutil
 import sqlite3
 
 import numpy as np
 import pytest
 
+from pipelines import config
+from pipelines.errors import code_of, is_resumable
+from pipelines.screen import Screen
+from pipelines.workflows import train_and_promote
 from tests.cli import CPU_QUICK, ROOT, raylway
 from tests.idx import write_idx
 
@@ -36,21 +41,11 @@ def damaged(images, folder, *, cut: int = 0, labels: int | None = None):
 def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
     few = tmp_path / "few"
     few.mkdir()
-    plain = tmp_path / "file"
-    plain.write_text("")
     for arguments, code, sentence in [
-        (["cnnn"], 2, "cnnn: no such recipe; did you mean cnn?"),
         (["cnn", "optim.lrr=1"], 2, "optim.lrr: no such setting; did you mean optim.lr? (command line)"),
-        (["cnn", "train.batch=many"], 2, "train.batch: input should be a valid integer"),
-        (["cnn", "train.batch=5000"], 2, "train.batch=5000 is larger than the 1,439 training examples of digits"),
         (["cnn", "scale.workers=2", "scale.cpus=999"], 12, "scale.workers=2 x 999 CPUs = 1998, but the cluster has"),
-        (["cnn", "name=../x"], 2, "name: '../x' is not a name"),
-        (["cnn", "name=/x"], 2, "name: '/x' is not a name"),
-        (["cnn", "data.source=nowhere.gz"], 13, "nowhere.gz: there is no such file"),
         (["cnn", f"data.source={damaged(images, few, labels=900)}"], 13, "has 1,000 images, but t-labels-idx1-ubyte.gz has 900 labels"),
-        (["cnn", f"storage={plain}/runs"], 12, "cannot be written: Not a directory"),
         (["cnn", "track.uri=http://127.0.0.1:9"], 12, "track.uri=http://127.0.0.1:9: no MLflow server answers"),
-        (["cnn", "track.uri=file:///runs"], 12, "not an MLflow address"),
     ]:
         exit_code, result, err = raylway("train", *arguments, "--json", cwd=tmp_path)
         assert (exit_code, result["exit_code"]) == (code, code), (arguments, err)
@@ -59,6 +54,29 @@ def test_each_mistake_costs_one_sentence_and_its_exit_code(images, tmp_path):
         assert "Traceback" not in err
         assert "resume with" not in err  # nothing has begun
         assert len(err.splitlines()) <= 25
+    assert datasets_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["cnnn"], 2, "cnnn: no such recipe; did you mean cnn?"),
+        (["cnn", "train.batch=many"], 2, "train.batch: input should be a valid integer"),
+        (["cnn", "train.batch=5000"], 2, "train.batch=5000 is larger than the 1,439 training examples of digits"),
+        (["cnn", "name=../x"], 2, "name: '../x' is not a name"),
+        (["cnn", "name=/x"], 2, "name: '/x' is not a name"),
+        (["cnn", "data.source=nowhere.gz"], 13, "nowhere.gz: there is no such file"),
+        (["cnn", "storage=file/runs"], 12, "cannot be written: Not a directory"),
+        (["cnn", "track.uri=file:///runs"], 12, "not an MLflow address"),
+    ],
+)
+def test_each_mistake_has_its_sentence_and_exit_code_before_anything_begins(arguments, code, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Exception, match=re.escape(sentence)) as raised:
+        train_and_promote(config.load(arguments[0], arguments[1:]), screen=Screen(as_json=True))
+    assert code_of(raised.value) == code
+    assert not is_resumable(raised.value)
     assert datasets_in(tmp_path) == []
 
 

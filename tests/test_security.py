@@ -83,13 +83,19 @@ def model_folder(storage: Path) -> Path:
     return found
 
 
-def predict(storage: Path, *arguments: str, model: str = "models:/mlp_binary/1") -> tuple[int, str]:
-    """The exit code and the sentence of a prediction in this process."""
-    target, code, sentence = storage.parent / f"out-{secrets.token_hex(4)}.csv", 0, ""
+def outcome(of: Callable[[], object]) -> tuple[int, str]:
+    """The exit code and the sentence of what is done in this process."""
     try:
-        predicting.predict(model, "breast_cancer", str(target), [f"storage={storage}", *arguments, *CPU_QUICK], screen=Screen())
+        of()
     except Exception as error:
-        code, sentence = code_of(error), str(error)
+        return code_of(error), str(error)
+    return 0, ""
+
+
+def predict(storage: Path, *arguments: str, model: str = "models:/mlp_binary/1") -> tuple[int, str]:
+    """The exit code and the sentence of a prediction."""
+    target, settings = storage.parent / f"out-{secrets.token_hex(4)}.csv", [f"storage={storage}", *arguments, *CPU_QUICK]
+    code, sentence = outcome(lambda: predicting.predict(model, "breast_cancer", str(target), settings, screen=Screen()))
     assert target.exists() == (code == 0)
     return code, sentence
 
@@ -151,14 +157,15 @@ def test_a_pickle_in_the_place_of_prepared_data_is_refused(storage, canary, name
     assert files
     for file in files:
         file.write_bytes(pickle.dumps(canary))
-    code, _, err = raylway("train", *TABLE, f"storage={storage}", "name=other", *CPU_QUICK, cwd=storage.parent)
+    code, err = outcome(lambda: trained(storage, "name=other", recipe="mlp_binary"))
     assert (code, canary.path.exists()) == (13, False), err
 
 
 def test_a_pickle_in_the_place_of_a_job_s_card_is_refused(storage, canary, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "_job.json").write_bytes(pickle.dumps(canary))
-    code, _, err = raylway("predict", "mlp_binary", "breast_cancer", "out", f"storage={storage}", *CPU_QUICK, cwd=tmp_path)
+    target, settings = tmp_path / "out", [f"storage={storage}", *CPU_QUICK]
+    target.mkdir()
+    (target / "_job.json").write_bytes(pickle.dumps(canary))
+    code, err = outcome(lambda: predicting.predict("mlp_binary", "breast_cancer", str(target), settings, screen=Screen()))
     assert (code, canary.path.exists()) == (12, False), err
     assert "_job.json: damaged" in err
 

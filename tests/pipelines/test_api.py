@@ -17,6 +17,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 import pipelines
 from pipelines import api
 from pipelines.training import checkpoint
+from tests import forked
 from tests.cli import CPU_QUICK, ROOT, finish, raylway, start, until
 
 QUICK = {"scale.workers": 0, "scale.threads": 1}
@@ -28,6 +29,14 @@ def place(tmp_path_factory, empty_database):
     storage = tmp_path_factory.mktemp("api")
     (storage / "mlflow.db").write_bytes(empty_database.read_bytes())
     return storage
+
+
+@pytest.fixture
+def own(tmp_path, empty_database):
+    """A folder whose storage `runs` is the test's own."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mlflow.db").write_bytes(empty_database.read_bytes())
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,6 @@ def test_rows_in_memory_are_predicted_as_the_command_predicts_a_file(from_file, 
 @pytest.mark.parametrize(
     ("arguments", "settings", "kind"),
     [
-        (["cnnn"], {}, "RecipeError"),
         (["cnn", "optim.lrr=1"], {"optim.lrr": 1}, "RecipeError"),
         (["cnn", "data.source=nowhere.gz"], {"data.source": "nowhere.gz"}, "DataError"),
         (["cnn", "track.uri=file:///runs"], {"track": {"uri": "file:///runs"}}, "StorageError"),
@@ -103,9 +111,9 @@ def test_errors_have_the_texts_of_the_command_line(arguments, settings, kind, tm
     assert f"error: {raised.value}".splitlines()[0] == error
 
 
-def test_a_diverging_training_raises_and_the_process_lives(tmp_path):
+def test_a_diverging_training_raises_and_the_process_lives(own):
     with pytest.raises((pipelines.Diverged, pipelines.WorkerFailed), match=r"the loss is nan at step 10; a lower optim\.lr"):
-        api.train("cnn", QUICK | {"optim.name": "sgd", "optim.lr": 1e30}, storage=tmp_path)
+        api.train("cnn", QUICK | {"optim.name": "sgd", "optim.lr": 1e30}, storage=own / "runs")
 
 
 def test_signal_handlers_stay_as_they_are(digits, place):
@@ -122,25 +130,24 @@ def test_away_from_a_terminal_a_training_prints_a_few_plain_lines(place, capfd):
     assert len(out.splitlines()) < 20
 
 
-def test_a_command_resumes_what_the_api_began(tmp_path):
+def test_a_command_resumes_what_the_api_began(own):
     program = (
         "from pipelines import train\n"
         "train('cnn', {'scale': {'workers': 0, 'threads': 1}, 'train.epochs': 400, 'train.checkpoint_every': 20}, storage='runs')\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
-    )
-    until(lambda: list(tmp_path.glob("runs/cnn/*/checkpoints/step-*")), seconds=100)
+    (own / "a_script.py").write_text(program)
+    process = forked.Command("a_script", [], cwd=own, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    until(lambda: list(own.glob("runs/cnn/*/checkpoints/step-*")), process, seconds=100)
     process.send_signal(signal.SIGINT)
-    assert b"KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    [folder] = tmp_path.glob("runs/cnn/*")
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    [folder] = own.glob("runs/cnn/*")
     kept = {path.name for path in folder.glob("checkpoints/step-*")}
-    command = start(["train", "cnn", "train.epochs=400", "train.checkpoint_every=20", *CPU_QUICK], cwd=tmp_path)
+    command = start(["train", "cnn", "train.epochs=400", "train.checkpoint_every=20", *CPU_QUICK], cwd=own)
     until(lambda: {path.name for path in folder.glob("checkpoints/step-*")} - kept, command)
     command.send_signal(signal.SIGINT)
     assert "resume with: raylway train cnn" in finish(command)[2]
-    assert [each.name for each in tmp_path.glob("runs/cnn/*")] == [folder.name]
-    with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as database:
+    assert [each.name for each in own.glob("runs/cnn/*")] == [folder.name]
+    with sqlite3.connect(own / "runs" / "mlflow.db") as database:
         assert database.execute("select count(*) from runs").fetchall() == [(1,)]
 
 

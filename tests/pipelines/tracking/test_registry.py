@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.cli import CPU_QUICK, ROOT, raylway
+from tests.trained import trained
 
 LOAD = """
 import json, sys
@@ -55,11 +56,11 @@ def two_versions(tmp_path_factory, empty_database):
         shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__"))
     task = copy / "workloads" / "tasks" / "classes.py"
     task.write_text(task.read_text().replace("[classes[k] for k", '["digit " + classes[k] for k'))
-    train = ("train", "cnn", "train.steps=60", f"storage={storage}", *CPU_QUICK, "--json")
-    first = raylway(*train, "name=first", cwd=storage)
-    second = raylway(*train, "name=second", cwd=copy, PYTHONPATH=str(copy))
-    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
-    return storage, first[1], second[1]
+    first = trained(storage, "name=first")
+    train = ("train", "cnn", "train.steps=60", f"storage={storage}", *CPU_QUICK, "--json", "name=second")
+    code, second, err = raylway(*train, cwd=copy, PYTHONPATH=str(copy))
+    assert code == 0, err
+    return storage, first, second
 
 
 def test_models_of_different_code_load_side_by_side_without_the_repository(two_versions):
@@ -96,13 +97,12 @@ def test_a_registered_model_is_no_pickle_and_states_its_requirements(two_version
     assert {line.partition("==")[0] for line in requirements.read_text().split()} >= {"torch", "numpy", "pydantic", "safetensors"}
 
 
-def test_registering_a_run_again_gives_the_version_that_is_there(two_versions, tmp_path):
+def test_registering_a_run_again_gives_the_version_that_is_there(two_versions):
     storage, first, _ = two_versions
     result = storage / "cnn" / "first" / "result.json"
     kept = result.read_text()
     result.unlink()  # as if killed after registering and before the end
-    code, again, err = raylway("train", "cnn", "train.steps=60", f"storage={storage}", *CPU_QUICK, "--json", "name=first", cwd=tmp_path)
-    assert code == 0, err
+    again = trained(storage, "name=first")
     assert again["model"] == json.loads(kept)["model"] == first["model"]
 
 

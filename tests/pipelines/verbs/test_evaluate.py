@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -14,14 +16,23 @@ import torch
 from sklearn import datasets, metrics
 
 from pipelines.data.dataset import Dataset
-from pipelines.errors import RecipeError, StorageError
-from pipelines.evaluation import models
+from pipelines.errors import RecipeError, StorageError, code_of
+from pipelines.evaluation import models, statistics
 from pipelines.screen import Screen
 from pipelines.tracking import lookup
 from pipelines.verbs import evaluate as evaluating
+from pipelines.verbs import promote as promoting
 from tests.cli import CPU_QUICK, raylway
 from tests.trained import storage_with, trained
 from workloads.base import DataError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """Four hundred calls of scikit-learn for each judging are most of what it takes; test_statistics asks whether intervals are right."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "_DEAR_RESAMPLES", 40)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +42,7 @@ def storage(tmp_path_factory, empty_database):
 
 @pytest.fixture(scope="module")
 def cnn(storage):
-    return trained(storage, "name=judged-cnn")
+    return trained(storage, "name=judged-cnn", "track.register=false")
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +52,12 @@ def table(storage):
 
 @pytest.fixture(scope="module")
 def lstm(storage):
-    return trained(storage, "name=judged-lstm", recipe="lstm")
+    return trained(storage, "name=judged-lstm", "track.register=false", recipe="lstm")
 
 
 @pytest.fixture(scope="module")
 def gpt(storage):
-    return trained(storage, "name=judged-gpt", recipe="gpt")
+    return trained(storage, "name=judged-gpt", "track.register=false", recipe="gpt")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +70,18 @@ def breast_cancer(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("tables") / "patients.csv"
     frame.to_csv(path, index=False)
     return path
+
+
+@pytest.fixture(scope="module")
+def on_test_rows(storage):
+    """`on_test_rows(called)`: the model judged on the test rows of its own data, once."""
+    return functools.cache(lambda called: evaluate(called, storage))
+
+
+@pytest.fixture(scope="module")
+def on_patients(storage, table, breast_cancer):
+    """A table's classifier judged on a file of new rows, sliced by a column of words and one of numbers."""
+    return evaluate("judged-table", storage, f"data.source={breast_cancer}", columns=["ward", "mean_radius"])
 
 
 def evaluate(called, storage, *overrides, columns=(), split=None):
@@ -78,8 +101,8 @@ def said(model, frame):
     return mlflow.pyfunc.load_model(model["model"]["uri"]).predict(frame)
 
 
-def test_a_classifier_has_the_numbers_of_scikit_learn(storage, table, breast_cancer):
-    result = evaluate("judged-table", storage, f"data.source={breast_cancer}")
+def test_a_classifier_has_the_numbers_of_scikit_learn(on_patients, table, breast_cancer):
+    result = on_patients
     frame = pd.read_csv(breast_cancer)
     answers = said(table, frame.drop(columns=["label", "ward"]))
     truth, p = frame["label"].to_numpy(), np.stack(answers["probabilities"])
@@ -104,8 +127,8 @@ def test_a_classifier_has_the_numbers_of_scikit_learn(storage, table, breast_can
     assert set(expected) <= set(result["intervals"])
 
 
-def test_calibration_is_worked_out_as_naeini_did(storage, table, breast_cancer):
-    result = evaluate("judged-table", storage, f"data.source={breast_cancer}")
+def test_calibration_is_worked_out_as_naeini_did(on_patients, table, breast_cancer):
+    result = on_patients
     frame = pd.read_csv(breast_cancer)
     answers = said(table, frame.drop(columns=["label", "ward"]))
     sure, right = answers["probability"].to_numpy(), (answers["label"] == frame["label"]).to_numpy()
@@ -117,9 +140,9 @@ def test_calibration_is_worked_out_as_naeini_did(storage, table, breast_cancer):
     assert sum(one["rows"] for one in result["calibration"]) == 569
 
 
-def test_the_test_rows_score_what_training_said_of_them(storage, cnn, lstm, gpt):
+def test_the_test_rows_score_what_training_said_of_them(storage, on_test_rows, cnn, lstm, gpt):
     for called, result in [("judged-cnn", cnn), ("judged-lstm", lstm), ("judged-gpt", gpt)]:
-        found = evaluate(called, storage)
+        found = on_test_rows(called)
         trained_with = {name.removeprefix("test/"): value for name, value in result["metrics"].items() if name.startswith("test/")}
         assert {name: found["metrics"][name] for name in trained_with} == pytest.approx(trained_with, rel=1e-5), called
         naive = {name.removeprefix("baseline/"): value for name, value in result["metrics"].items() if name.startswith("baseline/")}
@@ -128,8 +151,8 @@ def test_the_test_rows_score_what_training_said_of_them(storage, cnn, lstm, gpt)
         assert (found["split"], found["data"]) == ("test", models.find(called, [f"storage={storage}"]).run.data.name)
 
 
-def test_many_classes_have_the_numbers_of_scikit_learn(storage, cnn):
-    result = evaluate("judged-cnn", storage)
+def test_many_classes_have_the_numbers_of_scikit_learn(storage, on_test_rows, cnn):
+    result = on_test_rows("judged-cnn")
     model = models.find("judged-cnn", [f"storage={storage}"])
     test = Dataset.open(storage / "datasets" / model.fingerprint).test.take(np.arange(result["rows"]))
     with torch.no_grad():
@@ -140,8 +163,8 @@ def test_many_classes_have_the_numbers_of_scikit_learn(storage, cnn):
     assert result["metrics"]["brier"] == pytest.approx(metrics.brier_score_loss(truth, p, labels=labels), abs=1e-6)
 
 
-def test_a_forecast_is_judged_by_how_far_ahead_it_is(storage, lstm):
-    result = evaluate("judged-lstm", storage)
+def test_a_forecast_is_judged_by_how_far_ahead_it_is(storage, on_test_rows, lstm):
+    result = on_test_rows("judged-lstm")
     model = models.find("judged-lstm", [f"storage={storage}"])
     stored = Dataset.open(storage / "datasets" / model.fingerprint).test
     z = stored.take(np.arange(len(stored)))["values"]
@@ -161,8 +184,8 @@ def test_a_forecast_is_judged_by_how_far_ahead_it_is(storage, lstm):
     assert low < result["metrics"]["rmse"] < high
 
 
-def test_a_language_model_has_a_perplexity(storage, gpt):
-    result = evaluate("judged-gpt", storage)
+def test_a_language_model_has_a_perplexity(on_test_rows, gpt):
+    result = on_test_rows("judged-gpt")
     assert result["metrics"]["perplexity"] == pytest.approx(math.exp(gpt["metrics"]["test/loss"]), rel=1e-5)
     low, high = result["intervals"]["perplexity"]
     assert low < result["metrics"]["perplexity"] < high
@@ -187,8 +210,8 @@ def test_rows_of_one_class_are_judged_and_what_cannot_be_told_is_null(storage, t
     assert result["metrics"]["accuracy"] == pytest.approx(result["metrics"]["class/benign/recall"])
 
 
-def test_a_slice_is_scored_by_itself(storage, table, breast_cancer):
-    result = evaluate("judged-table", storage, f"data.source={breast_cancer}", columns=["ward", "mean_radius"])
+def test_a_slice_is_scored_by_itself(on_patients, table, breast_cancer):
+    result = on_patients
     frame = pd.read_csv(breast_cancer)
     right = (said(table, frame.drop(columns=["label", "ward"]))["label"] == frame["label"]).to_numpy()
     north = (frame["ward"] == "north").to_numpy()
@@ -211,7 +234,9 @@ def test_test_rows_are_sliced_by_a_column_that_was_not_kept(storage, breast_canc
     path = storage / "numbered.csv"
     frame.to_csv(path, index=False)
     features = "model.features=[" + ", ".join(frame.columns[:10]) + "]"
-    result = trained(storage, f"data.source={path}", "data.on_bad_row=skip", features, "name=numbered", recipe="mlp_binary")
+    result = trained(
+        storage, f"data.source={path}", "data.on_bad_row=skip", features, "name=numbered", "track.register=false", recipe="mlp_binary"
+    )
     found = evaluate("numbered", storage, columns=["label", "number"])
     test = Dataset.open(storage / "datasets" / models.find("numbered", [f"storage={storage}"]).fingerprint).test
     labels = np.bincount(test.take(np.arange(len(test)))["label"])
@@ -223,15 +248,15 @@ def test_test_rows_are_sliced_by_a_column_that_was_not_kept(storage, breast_canc
     assert result["metrics"]["test/accuracy"] == pytest.approx(found["metrics"]["accuracy"])
 
 
-def test_a_split_of_new_data_is_cut_as_training_would_have_cut_it(storage, table, breast_cancer):
+def test_a_split_of_new_data_is_cut_as_training_would_have_cut_it(storage, on_test_rows, table, breast_cancer):
     """The file holds the rows of the embedded data set in their order, so its test split must be the model's own."""
-    own, new = evaluate("judged-table", storage), evaluate("judged-table", storage, f"data.source={breast_cancer}", split="test")
+    own, new = on_test_rows("judged-table"), evaluate("judged-table", storage, f"data.source={breast_cancer}", split="test")
     assert (new["rows"], new["split"], new["artifacts"]) == (own["rows"], "test", "evaluations/patients-test")
     assert new["metrics"] == pytest.approx(own["metrics"])
 
 
-def test_what_was_found_is_on_the_run_page(storage, table, breast_cancer, tmp_path):
-    result = evaluate("judged-table", storage, f"data.source={breast_cancer}", columns=["ward"])
+def test_what_was_found_is_on_the_run_page(storage, on_patients, tmp_path):
+    result = on_patients
     assert result["artifacts"] == "evaluations/patients"
     with lookup.opened(f"sqlite:///{storage}/mlflow.db") as client:
         kept = lookup.find(client, result["run_id"])
@@ -252,8 +277,8 @@ def test_what_was_found_is_on_the_run_page(storage, table, breast_cancer, tmp_pa
     assert "| accuracy |" in (page / "report.md").read_text()
 
 
-def test_the_rows_of_a_forecast_are_in_their_own_units(storage, lstm, tmp_path):
-    result = evaluate("judged-lstm", storage)
+def test_the_rows_of_a_forecast_are_in_their_own_units(storage, on_test_rows, lstm, tmp_path):
+    result = on_test_rows("judged-lstm")
     with lookup.opened(f"sqlite:///{storage}/mlflow.db") as client:
         path = client.download_artifacts(result["run_id"], "evaluations/test/rows.parquet", str(tmp_path))
     rows = pd.read_parquet(path)
@@ -262,8 +287,8 @@ def test_the_rows_of_a_forecast_are_in_their_own_units(storage, lstm, tmp_path):
     assert (apart**2).mean() / model.encoding.deviation[0] ** 2 == pytest.approx(result["metrics"]["mse"], rel=1e-4)
 
 
-def test_data_that_are_gone_are_prepared_anew(storage, table):
-    before = evaluate("judged-table", storage)
+def test_data_that_are_gone_are_prepared_anew(storage, on_test_rows, table):
+    before = on_test_rows("judged-table")
     shutil.rmtree(storage / "datasets" / before["fingerprint"])
     again = evaluate("judged-table", storage)
     assert (again["fingerprint"], again["metrics"]) == (before["fingerprint"], before["metrics"])
@@ -307,16 +332,32 @@ def test_bad_rows_of_new_data_are_left_out_and_counted_if_asked(storage, table, 
     assert sum(group["rows"] for group in result["slices"]["ward"].values()) == 568
 
 
-def test_the_command_line_has_a_code_for_each_mistake(storage, table, tmp_path):
-    (tmp_path / "other.csv").write_text("label,size\nbenign,3\n")
-    where = f"storage={storage}"
-    for arguments, code, sentence in [
-        (["evaluate", "models:/cnnn@champion", where], 2, "there is no registered model 'cnnn'; there are: "),
-        (["evaluate", "latest"], 12, "no runs are kept there yet; storage=FOLDER or track.uri=URI says where they are"),
-        (["evaluate", "judged-table", where, "data.source=other.csv", *CPU_QUICK], 13, "other.csv: there is no column 'mean_radius'"),
-        (["promote", "mlp_binary", where, "promote.min.acuracy=1"], 2, "no such metric; did you mean accuracy?"),
+def test_each_mistake_has_its_exit_code(storage, table, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    screen = Screen(as_json=True)
+    for wrong, code, sentence in [
+        (lambda: evaluate("models:/cnnn@champion", storage), 2, "there is no registered model 'cnnn'; there are: "),
+        (
+            lambda: evaluating.evaluate("latest", [], columns=(), split=None, screen=screen),
+            12,
+            "no runs are kept there yet; storage=FOLDER or track.uri=URI says where they are",
+        ),
+        (
+            lambda: promoting.promote("mlp_binary", [f"storage={storage}", "promote.min.acuracy=1"], screen=screen),
+            2,
+            "no such metric; did you mean accuracy?",
+        ),
     ]:
-        exit_code, result, err = raylway(*arguments, "--json", cwd=tmp_path)
-        assert (exit_code, result["exit_code"]) == (code, code), (arguments, err)
-        assert sentence in err
-        assert "Traceback" not in err
+        with pytest.raises(Exception, match=re.escape(sentence)) as raised:
+            wrong()
+        assert code_of(raised.value) == code
+
+
+def test_the_command_line_ends_with_the_code_of_a_mistake(storage, table, tmp_path):
+    (tmp_path / "other.csv").write_text("label,size\nbenign,3\n")
+    exit_code, result, err = raylway(
+        "evaluate", "judged-table", f"storage={storage}", "data.source=other.csv", *CPU_QUICK, "--json", cwd=tmp_path
+    )
+    assert (exit_code, result["exit_code"]) == (13, 13), err
+    assert "other.csv: there is no column 'mean_radius'" in err
+    assert "Traceback" not in err

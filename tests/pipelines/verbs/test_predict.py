@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import uuid
 
@@ -20,10 +19,11 @@ import pytest
 from PIL import Image
 
 from pipelines.data.embedded import EMBEDDED, breast_cancer, digits, python_lines, seasons
-from pipelines.errors import RecipeError, StorageError
+from pipelines.errors import RecipeError, StorageError, code_of
 from pipelines.screen import Screen
 from pipelines.tracking.client import connect
 from pipelines.verbs import predict as predicting
+from tests import forked
 from tests.cli import ROOT, raylway
 from tests.trained import storage_with, trained
 from workloads.base import DataError
@@ -88,8 +88,8 @@ def test_a_row_s_answer_is_that_of_the_served_model(recipe, source, given, ask, 
 
 def test_each_row_of_a_series_has_the_forecast_of_the_window_that_ends_with_it(ask, pyfunc, tmp_path, monkeypatch):
     small_pieces(monkeypatch)
-    series = seasons()
-    pq.write_table(pa.table(dict(series)), tmp_path / "series.parquet", row_group_size=700)
+    series = {name: column[:3000] for name, column in seasons().items()}
+    pq.write_table(pa.table(series), tmp_path / "series.parquet", row_group_size=700)
     result = ask("lstm", tmp_path / "series.parquet", tmp_path / "out")
     told = pd.read_parquet(tmp_path / "out")
     assert result["parts"] > 3
@@ -111,16 +111,16 @@ def test_a_prompt_s_answer_stands_beside_it(ask, pyfunc, tmp_path):
     assert set(json.loads((tmp_path / "lines.jsonl").read_text().splitlines()[0])) == {"row", "text", "predicted_text"}
 
 
-def table(path, rows=20_000, **columns):
+def table(path, rows=4000, **columns):
     """Rows of the breast cancer table over and over, each with an id of its own."""
     held = {name: np.resize(column, rows) for name, column in breast_cancer().items() if name != "label"}
-    pq.write_table(pa.table(held | {"id": [f"case {row}" for row in range(rows)]} | columns), path, row_group_size=2000)
+    pq.write_table(pa.table(held | {"id": [f"case {row}" for row in range(rows)]} | columns), path, row_group_size=500)
     return path
 
 
 def test_all_formats_hold_the_same_rows_and_one_file_those_of_all_parts(ask, tmp_path, monkeypatch):
     small_pieces(monkeypatch)
-    source = table(tmp_path / "in.parquet", row=np.arange(20_000) * 2, text=['"a", b\nc'] * 19_999 + [None])
+    source = table(tmp_path / "in.parquet", row=np.arange(4000) * 2, text=['"a", b\nc'] * 3999 + [None])
     results = {name: ask("mlp_binary", source, tmp_path / name) for name in ("a.parquet", "a.csv", "a.jsonl", "parts")}
     results["lines/"] = ask("mlp_binary", source, f"{tmp_path}/lines/", form="jsonl")
     lines = sorted((tmp_path / "lines").glob("part-*.jsonl"))
@@ -134,9 +134,9 @@ def test_all_formats_hold_the_same_rows_and_one_file_those_of_all_parts(ask, tmp
     ]
     for told in read:
         assert list(told.columns) == results["a.csv"]["columns"]
-        assert told["input_row"].tolist() == list(range(20_000))
-        assert told["row"].tolist() == list(range(0, 40_000, 2))
-        assert told["id"].tolist() == [f"case {row}" for row in range(20_000)]
+        assert told["input_row"].tolist() == list(range(4000))
+        assert told["row"].tolist() == list(range(0, 8000, 2))
+        assert told["id"].tolist() == [f"case {row}" for row in range(4000)]
         assert told["text"].isna().sum() == 1
         assert told["text"][0] == '"a", b\nc'
         assert told["label"].tolist() == read[0]["label"].tolist()
@@ -144,17 +144,15 @@ def test_all_formats_hold_the_same_rows_and_one_file_those_of_all_parts(ask, tmp
 
 
 KILLED = """
-import sys
 from pipelines.verbs import predict
 predict._PIECE_SECONDS = 1e-9
-sys.argv = ["raylway", *sys.argv[1:]]
 from pipelines.__main__ import main
 main()
 """
 
 
 def test_killed_in_the_middle_the_same_command_ends_with_every_row_once(storage, tmp_path):
-    source = table(tmp_path / "in.parquet", 60_000)
+    source = table(tmp_path / "in.parquet", 16_000)
     arguments = (
         "predict",
         "mlp_binary",
@@ -165,7 +163,8 @@ def test_killed_in_the_middle_the_same_command_ends_with_every_row_once(storage,
         "scale.threads=1",
         "--json",
     )
-    first = subprocess.Popen([sys.executable, "-c", KILLED, *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    (tmp_path / "in_small_pieces.py").write_text(KILLED)
+    first = forked.Command("in_small_pieces", arguments, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
     deadline = time.monotonic() + 120
     while len(cards := list((tmp_path / "out").glob("_part-*.json"))) < 3:
         assert time.monotonic() < deadline
@@ -177,12 +176,12 @@ def test_killed_in_the_middle_the_same_command_ends_with_every_row_once(storage,
     assert not (tmp_path / "out" / "_done.json").exists()
     code, result, err = raylway(*arguments, cwd=tmp_path)
     assert code == 0, err
-    assert (result["rows_in"], result["rows_out"], result["skipped"]) == (60_000, 60_000, 0)
+    assert (result["rows_in"], result["rows_out"], result["skipped"]) == (16_000, 16_000, 0)
     assert len(cards) <= len(done) <= result["parts_done_before"] < result["parts"]
     assert {path: path.stat().st_mtime_ns for path in done} == done, "what was done was done again"
     told = pd.read_parquet(tmp_path / "out")
-    assert told["row"].tolist() == list(range(60_000))
-    assert told["id"].tolist() == [f"case {row}" for row in range(60_000)]
+    assert told["row"].tolist() == list(range(16_000))
+    assert told["id"].tolist() == [f"case {row}" for row in range(16_000)]
     assert not list((tmp_path / "out").glob(".work.*"))
 
 
@@ -312,11 +311,18 @@ def test_what_cannot_be_answered_is_said(ask, tmp_path):
         (("cnn", "digits", "track.uri=http://127.0.0.1:9"), 12, "track.uri=http://127.0.0.1:9: no MLflow server answers"),
     ],
 )
-def test_the_command_says_one_sentence_and_ends_with_the_code_for_it(arguments, code, sentence, storage, tmp_path):
+def test_each_mistake_has_its_exit_code(arguments, code, sentence, ask, tmp_path):
     model, source, *overrides = arguments
-    done, result, err = raylway("predict", model, source, "out.csv", f"storage={storage}", *overrides, "--json", cwd=tmp_path)
-    assert (done, result["status"]) == (code, "failed")
-    assert sentence in err
+    with pytest.raises(Exception, match=re.escape(sentence)) as raised:
+        ask(model, source, tmp_path / "out.csv", *overrides)
+    assert code_of(raised.value) == code
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_command_says_one_sentence_and_ends_with_the_code_for_it(storage, tmp_path):
+    done, result, err = raylway("predict", "cnn", "breast_cancer", "out.csv", f"storage={storage}", "--json", cwd=tmp_path)
+    assert (done, result["status"]) == (13, "failed")
+    assert "there is no column 'image'" in err
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
     assert not (tmp_path / "out.csv").exists()
 

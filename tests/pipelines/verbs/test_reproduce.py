@@ -17,7 +17,7 @@ from tests.cli import raylway
 from tests.idx import write_idx
 from tests.trained import storage_with, trained
 
-EVERY = ("train.log_every=1", "train.steps=30", "train.eval_every=7")
+EVERY = ("track.register=false", "train.log_every=1", "train.steps=30", "train.eval_every=7")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_run_that_diverged_diverges_again(place):
 )
 def test_what_cannot_be_repeated_is_said(place, original, called, overrides, steps, sentence):
     if called == "sparse":
-        trained(place, "train.steps=10", "name=sparse")
+        trained(place, "track.register=false", "train.steps=10", "name=sparse")
     with pytest.raises(RecipeError) as error:
         again(place, called, *overrides, steps=steps)
     assert sentence in str(error.value)

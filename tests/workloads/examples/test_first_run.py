@@ -18,7 +18,8 @@ def cells(tmp_path_factory):
     """The notebook's cells of code after they were run, in an empty folder."""
     notebook = read(NOTEBOOK, as_version=4)
     place = tmp_path_factory.mktemp("notebook")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "IPYTHONDIR": str(place / "ipython")}
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # threads that wait for a core spin
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(place / "ipython")} | one
     NotebookClient(notebook, timeout=110, kernel_name="python3", resources={"metadata": {"path": str(place)}}).execute(env=environment)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
