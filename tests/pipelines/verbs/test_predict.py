@@ -111,16 +111,16 @@ def test_a_prompt_s_answer_stands_beside_it(ask, pyfunc, tmp_path):
     assert set(json.loads((tmp_path / "lines.jsonl").read_text().splitlines()[0])) == {"row", "text", "predicted_text"}
 
 
-def table(path, rows=4000, **columns):
+def table(path, rows=1000, **columns):
     """Rows of the breast cancer table over and over, each with an id of its own."""
     held = {name: np.resize(column, rows) for name, column in breast_cancer().items() if name != "label"}
-    pq.write_table(pa.table(held | {"id": [f"case {row}" for row in range(rows)]} | columns), path, row_group_size=500)
+    pq.write_table(pa.table(held | {"id": [f"case {row}" for row in range(rows)]} | columns), path, row_group_size=300)
     return path
 
 
 def test_all_formats_hold_the_same_rows_and_one_file_those_of_all_parts(ask, tmp_path, monkeypatch):
     small_pieces(monkeypatch)
-    source = table(tmp_path / "in.parquet", row=np.arange(4000) * 2, text=['"a", b\nc'] * 3999 + [None])
+    source = table(tmp_path / "in.parquet", row=np.arange(1000) * 2, text=['"a", b\nc'] * 999 + [None])
     results = {name: ask("mlp_binary", source, tmp_path / name) for name in ("a.parquet", "a.csv", "a.jsonl", "parts")}
     results["lines/"] = ask("mlp_binary", source, f"{tmp_path}/lines/", form="jsonl")
     lines = sorted((tmp_path / "lines").glob("part-*.jsonl"))
@@ -134,9 +134,9 @@ def test_all_formats_hold_the_same_rows_and_one_file_those_of_all_parts(ask, tmp
     ]
     for told in read:
         assert list(told.columns) == results["a.csv"]["columns"]
-        assert told["input_row"].tolist() == list(range(4000))
-        assert told["row"].tolist() == list(range(0, 8000, 2))
-        assert told["id"].tolist() == [f"case {row}" for row in range(4000)]
+        assert told["input_row"].tolist() == list(range(1000))
+        assert told["row"].tolist() == list(range(0, 2000, 2))
+        assert told["id"].tolist() == [f"case {row}" for row in range(1000)]
         assert told["text"].isna().sum() == 1
         assert told["text"][0] == '"a", b\nc'
         assert told["label"].tolist() == read[0]["label"].tolist()

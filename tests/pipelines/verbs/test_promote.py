@@ -216,7 +216,7 @@ def tables(tmp_path_factory, empty_database):
     """Version 1 of a table's classifier was trained on other rows than version 2: means and deviations are others as well."""
     storage = storage_with(tmp_path_factory.mktemp("tables"), empty_database)
     trained(storage, table(storage / "old.csv", 300, 1), "name=old", recipe="mlp_binary")
-    trained(storage, table(storage / "new.csv", 500, 2), "name=new", "train.steps=200", recipe="mlp_binary")
+    trained(storage, table(storage / "new.csv", 500, 2), "name=new", recipe="mlp_binary")
     return storage
 
 
@@ -255,7 +255,7 @@ def test_forecasts_are_compared_in_blocks_and_in_the_same_units(tmp_path, empty_
     series.iloc[:3000].to_csv(storage / "short.csv", index=False)
     series.to_csv(storage / "long.csv", index=False)
     trained(storage, f"data.source={storage / 'short.csv'}", "name=short", "train.steps=3", recipe="lstm")
-    trained(storage, f"data.source={storage / 'long.csv'}", "name=long", "train.steps=150", recipe="lstm")
+    trained(storage, f"data.source={storage / 'long.csv'}", "name=long", "train.steps=50", recipe="lstm")
     result = promote("lstm", storage)
     [rule] = result["rules"]
     assert (rule["rule"], result["decision"]) == ("mse against models:/lstm/1", "promoted"), result
