@@ -18,7 +18,7 @@ from pipelines import config
 from pipelines.data import preparation
 from pipelines.run_record import RunFolder
 from pipelines.tracking.journal import read
-from pipelines.training.worker import Job, work
+from pipelines.training.worker import Job, to_the_end, training
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 20
@@ -32,7 +32,8 @@ def first_losses(recipe: str, storage: Path, folder: RunFolder) -> dict[str, Any
     run = config.load(recipe, [f"storage={storage}", f"train.steps={STEPS}", "train.log_every=1", "scale.workers=0"]).run
     plan = preparation.plan(run)
     preparation.prepare(run, plan, preparation.in_process)
-    work(Job(run, folder, plan.store, plan.fingerprint, run.identity(plan.fingerprint), 1), rank=0, world_size=1, device="cpu")
+    job = Job(run, folder, plan.store, plan.fingerprint, run.identity(plan.fingerprint), 1)
+    to_the_end(training(job, rank=0, world_size=1, device="cpu"))
     losses = [point.metrics["loss"] for point in read(folder.journal) if "loss" in point.metrics]
     return {"data": plan.identity, "losses": losses}
 

@@ -53,21 +53,21 @@ def offset_sent(place):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The same run, left alone."""
-    code, result, err = raylway(*TRAIN, *CPU_QUICK, "track.register=false", cwd=tmp_path_factory.mktemp("undisturbed"), fresh=True)
-    assert code == 0, err
-    return result
+def undisturbed(tmp_path_factory, storage):
+    """The weights' hash of the same run, left alone; it saves its state once."""
+    settings = [each for each in TRAIN if "=" in each]
+    alone = runs.alone(runs.job(storage, tmp_path_factory.mktemp("undisturbed"), *settings, "train.checkpoint_every=2500"))
+    return alone.weights_sha256
 
 
 def assert_went_on(place, undisturbed, *settings):
     code, result, err = raylway(*TRAIN, *settings, cwd=place)
     assert code == 0, err
     assert 0 < result["resumed_from_step"] < 2500
-    assert result["weights_sha256"] == undisturbed["weights_sha256"]
-    client, runs = tracked_runs(place)
-    assert [run.info.status for run in runs if run.info.run_id == result["run_id"]] == ["FINISHED"]
-    assert [run.info.run_name for run in runs].count(result["run_name"]) == 1
+    assert result["weights_sha256"] == undisturbed
+    client, kept = tracked_runs(place)
+    assert [run.info.status for run in kept if run.info.run_id == result["run_id"]] == ["FINISHED"]
+    assert [run.info.run_name for run in kept].count(result["run_name"]) == 1
     assert "cause" not in client.get_run(result["run_id"]).data.tags, "why it stopped before is no tag of a run that finished"
     steps = [point.step for point in client.get_metric_history(result["run_id"], "loss")]
     assert steps == list(range(10, 2501, 10))
@@ -91,7 +91,7 @@ def test_kill_9_of_the_whole_command(place, undisturbed):
     assert_went_on(place, undisturbed, *CPU_QUICK)
 
 
-@pytest.mark.parametrize("named", [(), ("name=chosen",)])
+@pytest.mark.parametrize("named", [(), pytest.param(("name=chosen",), marks=pytest.mark.slow)])  # () shows it
 def test_what_a_stopped_run_with_again_prints_resumes_that_run_and_not_the_one_before(named, place):
     first = started([*TRAIN, *CPU_QUICK, *named], place)
     first.send_signal(signal.SIGTERM)

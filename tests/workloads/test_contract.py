@@ -23,18 +23,18 @@ from pipelines.training import checkpoint, loop
 from pipelines.training.optim import make_optimizer
 from pipelines.training.parallel import Group
 from tests import runs
-from tests.teams import STEPS, TeamRun
+from tests.teams import SPLITS, STEPS, TeamRun
 from workloads.base import Encoding, Workload
 
 ALONE = Group(0, 1, torch.device("cpu"))
-ROWS, OVERFIT_STEPS = 32, 60
+ROWS, MICRO_BATCH, OVERFIT_STEPS = 12, 5, 50
 
 pytestmark = pytest.mark.parametrize("recipe", config.recipes())
 
 
 @functools.cache
 def made(recipe: str, storage: Path) -> tuple[Run, Dataset, Encoding]:
-    run = runs.load(storage, recipe=recipe)
+    run = runs.load(storage, *SPLITS, recipe=recipe)
     dataset = preparation.prepare(run, preparation.plan(run), preparation.in_process)
     return run, dataset, run.model.encoding_type.model_validate(dataset.manifest.encoding)
 
@@ -91,7 +91,7 @@ def test_one_batch_can_be_learnt_by_heart(recipe: str, storage: Path) -> None:
 
 
 def test_the_size_of_a_micro_batch_does_not_change_the_curve(recipe: str, storage: Path) -> None:
-    assert curve(recipe, storage)[:8] == pytest.approx(curve(recipe, storage, 8, micro_batch=5), abs=1e-5)
+    assert curve(recipe, storage)[:5] == pytest.approx(curve(recipe, storage, 5, micro_batch=MICRO_BATCH), abs=1e-5)
 
 
 def test_the_loss_is_a_sum_over_rows(recipe: str, storage: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_recipe_has_a_preset_for_gpus(recipe: str) -> None:
 
 
 def test_bf16_follows_fp32(recipe: str, storage: Path) -> None:
-    exact, rounded = curve(recipe, storage)[:8], curve(recipe, storage, 8, bf16=True)
+    exact, rounded = curve(recipe, storage)[:5], curve(recipe, storage, 5, bf16=True)
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.05, abs=0.02)
 
