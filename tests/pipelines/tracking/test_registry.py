@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from pipelines.tracking.client import connect
 from tests.cli import CPU_QUICK, ROOT, raylway
 from tests.trained import trained
 
@@ -49,7 +50,7 @@ def load(storage, *uris):
 
 @pytest.fixture(scope="module")
 def two_versions(tmp_path_factory, empty_database):
-    """One storage with two versions of `cnn`: by this code, and by a copy of it that names classes otherwise."""
+    """One storage with two versions of `cnn`: by this code, and by a copy of it that names classes otherwise; and the aliases then."""
     storage, copy = tmp_path_factory.mktemp("versions"), tmp_path_factory.mktemp("copy")
     shutil.copy(empty_database, storage / "mlflow.db")
     for room in ("workloads", "pipelines", "cluster"):
@@ -60,11 +61,12 @@ def two_versions(tmp_path_factory, empty_database):
     train = ("train", "cnn", "train.steps=60", f"storage={storage}", *CPU_QUICK, "--json", "name=second")
     code, second, err = raylway(*train, cwd=copy, PYTHONPATH=str(copy))
     assert code == 0, err
-    return storage, first, second
+    aliases = connect(f"sqlite:///{storage}/mlflow.db").get_registered_model("cnn").aliases
+    return storage, first, second, {name: int(version) for name, version in aliases.items()}
 
 
 def test_models_of_different_code_load_side_by_side_without_the_repository(two_versions):
-    storage, first, second = two_versions
+    storage, first, second, _ = two_versions
     told = load(storage, "models:/cnn@champion", second["model"]["uri"])
     assert not told["ours"]
     assert all(label.isdigit() for label in told["labels"][0])
@@ -75,18 +77,15 @@ def test_models_of_different_code_load_side_by_side_without_the_repository(two_v
 
 
 def test_the_first_version_is_champion_and_the_newest_candidate(two_versions):
-    from pipelines.tracking.client import connect
-
-    storage, first, second = two_versions
-    aliases = connect(f"sqlite:///{storage}/mlflow.db").get_registered_model("cnn").aliases
-    assert {name: int(version) for name, version in aliases.items()} == {
+    _, first, second, aliases = two_versions
+    assert aliases == {
         "champion": first["model"]["version"],
         "candidate": second["model"]["version"],
     }
 
 
 def test_a_registered_model_is_no_pickle_and_states_its_requirements(two_versions):
-    storage, _, _ = two_versions
+    storage, *_ = two_versions
     files = [path for path in (storage / "artifacts").rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".txt", ".md", ".py", ".png", ".diff", ".npz", ""}
     for kept in (path for path in files if path.suffix == ".npz"):
@@ -98,7 +97,7 @@ def test_a_registered_model_is_no_pickle_and_states_its_requirements(two_version
 
 
 def test_registering_a_run_again_gives_the_version_that_is_there(two_versions):
-    storage, first, _ = two_versions
+    storage, first, *_ = two_versions
     result = storage / "cnn" / "first" / "result.json"
     kept = result.read_text()
     result.unlink()  # as if killed after registering and before the end
@@ -109,7 +108,7 @@ def test_registering_a_run_again_gives_the_version_that_is_there(two_versions):
 def test_weights_that_were_changed_after_registering_are_refused(two_versions, tmp_path):
     from workloads.served import _load_pyfunc
 
-    storage, _, _ = two_versions
+    storage, *_ = two_versions
     [model, *_] = (storage / "artifacts").rglob("data/model")
     copy = tmp_path / "model"
     shutil.copytree(model, copy)
