@@ -702,7 +702,8 @@ def test_pieces_are_several_so_that_a_change_between_them_is_one(tmp_path: Path,
 
 def test_the_command_names_file_and_row_and_exits_with_13(tmp_path: Path) -> None:
     source = table_csv(tmp_path / "t.csv", {50: b"50,n,a,b"})
-    code, told, said = cli.raylway("prepare", "mlp_binary", f"data.source={source}", "model.features=[x]", "--json", cwd=tmp_path)
+    arguments = [f"data.source={source}", "model.features=[x]", *cli.CPU_QUICK]
+    code, told, said = cli.raylway("prepare", "mlp_binary", *arguments, "--json", cwd=tmp_path)
     assert (code, told["exit_code"], told["status"]) == (13, 13, "failed")
     assert "t.csv, row 50: has 4 values, but the header has 3" in told["error"]
     assert len(said.splitlines()) <= 25
@@ -721,7 +722,7 @@ def test_training_stops_with_13_where_too_many_rows_are_bad_and_tells_ten(tmp_pa
 
 def test_rows_left_out_are_told_and_the_command_succeeds(tmp_path: Path) -> None:
     source = lines_txt(tmp_path / "t.txt", {50: b"caf\xe9"})
-    settled = [f"data.source={source}", "data.on_bad_row=skip", "train.batch=8", *FAMILIES["language"][1]]
+    settled = [f"data.source={source}", "data.on_bad_row=skip", "train.batch=8", *FAMILIES["language"][1], *cli.CPU_QUICK]
     code, told, said = cli.raylway("prepare", "gpt", *settled, "--json", cwd=tmp_path)
     assert code == 0, said
     assert (told["summary"]["read"], told["summary"]["used"], told["summary"]["skipped"]) == (ROWS, ROWS - 1, 1)
@@ -770,7 +771,7 @@ MIXTURES: dict[str, tuple[Writer, dict[str, Callable[[int], Any]]]] = {
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_whatever_rows_are_bad_exactly_the_others_are_used(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
@@ -825,7 +826,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return family, source, file, file.read_bytes(), make(load(folder, family, source))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(damage=DAMAGE)
 def test_damage_anywhere_is_told_or_changes_no_row(
     tmp_path_factory: pytest.TempPathFactory,

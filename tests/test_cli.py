@@ -161,7 +161,7 @@ def test_plan_lists_what_would_stop_the_run(tmp_path):
 
 
 def test_prepare_makes_the_data_once(tmp_path):
-    first, again = (raylway("prepare", "cnn", "--json", cwd=tmp_path)[1] for _ in range(2))
+    first, again = (raylway("prepare", "cnn", *CPU_QUICK, "--json", cwd=tmp_path)[1] for _ in range(2))
     assert (first["found"], again["found"]) == (False, True)
     assert first["folder"] == again["folder"]
     assert first["rows"] == {"train": 1439, "validation": 180, "test": 178}
