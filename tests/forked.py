@@ -24,6 +24,7 @@ PRELOADED = [
     "torch._dynamo",  # an optimizer imports it when it is made
     "torch.nn.parallel",
     "mlflow.pyfunc",
+    "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "alembic.runtime.migration",
     "pandas",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import mlflow.store.model_registry.sqlalchemy_store
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-
 from pipelines.tracking import promotions
 from pipelines.tracking.client import connect
+from tests import forked
 
 
 def promote_at_the_gate(uri: str, version: int, gate: str) -> str:
@@ -40,9 +37,8 @@ def registry(uri: str, *, count: int, name: str = "race"):
 def raced(uri: str, challengers: list[int], gate: Path) -> list[str]:
     """What each of as many processes said that judged against one champion and promoted at the same moment."""
     gate.mkdir()
-    context = multiprocessing.get_context("forkserver")  # imports MLflow once, and each process has a database connection of its own
-    context.set_forkserver_preload(["tests.promoter"])
-    with ProcessPoolExecutor(len(challengers), mp_context=context) as pool:
+    # MLflow is imported, and each process has a database connection of its own
+    with ProcessPoolExecutor(len(challengers), mp_context=forked.context()) as pool:
         said = [pool.submit(promote_at_the_gate, uri, version, str(gate)) for version in challengers]
         while len(list(gate.glob("ready-*"))) < len(challengers):
             assert not any(one.done() and one.exception() for one in said)
