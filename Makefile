@@ -3,13 +3,17 @@
 PYTHON ?= $(firstword $(foreach version,3.13 3.12 3.11,$(shell python$(version) -c '' 2>/dev/null && echo python$(version))))
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-services infra bench check clean
+.PHONY: demo test test-long test-slow test-services infra bench check clean
 
 demo: .venv/.ready
 	$(BIN)/raylway train cnn
 
 test: .venv/.ready check
 	$(BIN)/pytest
+
+# half a minute each: several trainings on Ray, a notebook, whole commands that are killed
+test-long: .venv/.ready
+	$(BIN)/pytest -m 'long and not slow'
 
 test-slow: .venv/.ready
 	$(BIN)/pytest -m slow

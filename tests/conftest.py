@@ -14,7 +14,10 @@ import hypothesis
 import pytest
 import torch
 
+from pipelines import process
+
 pytest_plugins = ["tests.time_limits"]
+process.collect_rarely()
 torch.set_num_threads(1)  # two processes of tests with two threads each on two cores wait for each other: some tests took ten times as long
 LONGEST = (
     "tests/test_on_ray.py",
@@ -46,6 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def imported() -> None:
     """Python looks for cyclic garbage among new objects only, once many modules are imported: a tenth of the tests' time otherwise."""
+    process.collect_rarely()  # a training sets it back
     if len(sys.modules) > _imported[-1] + 300:
         _imported.append(len(sys.modules))
         gc.collect()

@@ -34,6 +34,7 @@ PRELOADED = [
     "sklearn.metrics",
     "matplotlib.figure",
     "rich.progress",
+    "transformers.models.bert.modeling_bert",
     "typer",
 ]
 

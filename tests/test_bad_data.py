@@ -771,7 +771,7 @@ MIXTURES: dict[str, tuple[Writer, dict[str, Callable[[int], Any]]]] = {
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-@settings(max_examples=15)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_whatever_rows_are_bad_exactly_the_others_are_used(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
@@ -826,7 +826,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return family, source, file, file.read_bytes(), make(load(folder, family, source))
 
 
-@settings(max_examples=15)
+@settings(max_examples=30)
 @given(damage=DAMAGE)
 def test_damage_anywhere_is_told_or_changes_no_row(
     tmp_path_factory: pytest.TempPathFactory,

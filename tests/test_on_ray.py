@@ -98,6 +98,7 @@ def test_a_worker_killed_in_mid_run_is_replaced_and_the_bits_are_those_of_a_plai
     assert losses(tracked, killed) == losses(tracked, undisturbed)
 
 
+@pytest.mark.long
 def test_parity_of_two_workers_is_verified_on_the_spot(tracked):
     loaded = config.load("cnn", [f"storage={tracked}", "scale.workers=2", "scale.threads=1"])
     result = verify("parity", loaded, steps=6, screen=Screen(as_json=True))
@@ -253,6 +254,7 @@ def test_a_stream_gives_each_worker_other_rows_and_all_of_them_nearly_every_epoc
     assert gathered[0][0] != gathered[0][1], "another epoch, another order"
 
 
+@pytest.mark.long
 def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(images, tracked):
     settings = (f"data.source={images}", "data.mode=stream", "scale.workers=1", "train.batch=64")
     result = run(tracked, *settings, "name=streamed")
@@ -264,6 +266,7 @@ def test_a_streamed_run_ends_as_any_other_and_keeps_no_training_rows_but_a_few(i
     assert {"test/accuracy", "baseline/accuracy"} <= set(result["metrics"])
 
 
+@pytest.mark.long
 def test_a_ray_dataset_trains_as_its_file_does_on_the_callers_own_ray_which_stays(tracked, tmp_path):
     import ray
 
@@ -306,7 +309,7 @@ def test_trials_on_ray_are_those_of_one_process_bit_for_bit_and_their_processes_
     assert len(set(re.findall(r"Trial pid=(\d+)", logged))) <= len(os.sched_getaffinity(0))
 
 
-@pytest.mark.slow  # as a worker that is killed, above; a sweep that is killed ends with the same bits in tests/test_sweep.py
+@pytest.mark.long
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tracked):
     long = ("train.epochs=20", "train.checkpoint_every=20", "sweep.trials=1", "train.batch=32")
     swept(tracked, "trial-alone", *long, "scale.workers=0")
@@ -329,6 +332,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tracked):
     assert [bits] == facts(tracked, "trial-alone")[0]
 
 
+@pytest.mark.long
 def test_a_population_takes_over_the_weights_of_its_best(tracked):
     settings = ("sweep.scheduler=pbt", "train.epochs=6", "sweep.trials=3", "sweep.space.optim.lr=choice(1.0e-6, 0.005, 0.02)")
     result = swept(tracked, "population", *settings)

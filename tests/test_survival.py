@@ -74,6 +74,7 @@ def assert_went_on(place, undisturbed, *settings):
     return result
 
 
+@pytest.mark.long
 def test_kill_9_of_the_whole_command(place, undisturbed):
     process = started([*TRAIN, *CPU_QUICK], place)
     while not offset_sent(place):

@@ -251,6 +251,7 @@ def confirmed(tracked):
     )
 
 
+@pytest.mark.long
 def test_the_best_and_the_recipes_settings_are_trained_with_seeds_that_the_search_did_not_use(confirmed, tracked):
     trials = [trial for trial in ledger(tracked, "confirmed").trials.values() if trial.role == "confirm"]
     assert sorted({trial.params["train.seed"] for trial in trials}) == [1, 2, 3]
@@ -259,6 +260,7 @@ def test_the_best_and_the_recipes_settings_are_trained_with_seeds_that_the_searc
     assert len(confirmed["trials"]) == 3, "a confirmation is no trial of the search"
 
 
+@pytest.mark.long
 def test_the_verdict_is_of_the_test_rows_with_an_interval_that_scipy_confirms(confirmed):
     from scipy import stats
 
@@ -271,6 +273,7 @@ def test_the_verdict_is_of_the_test_rows_with_an_interval_that_scipy_confirms(co
     assert "differs from the recipe's settings" in told
 
 
+@pytest.mark.long
 def test_the_winner_of_the_median_seed_is_registered_as_candidate(confirmed, client, tracked):
     version = client.get_model_version_by_alias("cnn", "candidate")
     assert int(version.version) == confirmed["model"]["version"]
@@ -284,6 +287,7 @@ def test_the_winner_of_the_median_seed_is_registered_as_candidate(confirmed, cli
     assert {f"{trial.number:04}" for trial in trials if trial.role == "confirm"} & kept == {f"{median.number:04}"}
 
 
+@pytest.mark.long
 def test_a_confirmation_asked_for_again_is_not_trained_again(confirmed, tracked):
     before = len(ledger(tracked, "confirmed").trials)
     again = swept(

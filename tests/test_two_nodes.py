@@ -7,7 +7,7 @@ import pytest
 from tests.nodes import SHORT, losses, made, run
 
 TWO = (*SHORT, "scale.workers=2", "scale.cpus=1")
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two")]  # two workers on one node: tests/test_on_ray.py
+pytestmark = pytest.mark.usefixtures("two")
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +16,8 @@ def two():
         yield cluster
 
 
+@pytest.mark.long
+@pytest.mark.timeout(300)  # two trainings, beside other tests that use Ray
 def test_two_nodes_follow_the_curve_of_one_process(tracked):
     alone = run(tracked, *SHORT, "scale.workers=0", "name=alone-cnn")
     result = run(tracked, *SHORT, "scale.workers=2", "name=on-two-nodes")
@@ -24,6 +26,7 @@ def test_two_nodes_follow_the_curve_of_one_process(tracked):
     assert result["metrics"]["test/accuracy"] == alone["metrics"]["test/accuracy"]
 
 
+@pytest.mark.slow
 def test_workers_that_hold_a_part_each_follow_the_curve_of_those_that_hold_all(tracked):
     results = {
         strategy: run(tracked, *TWO, f"scale.strategy={strategy}", f"name={strategy}", recipe="transformer") for strategy in ("ddp", "fsdp")
@@ -33,6 +36,7 @@ def test_workers_that_hold_a_part_each_follow_the_curve_of_those_that_hold_all(t
     assert [result["workers"] for result in results.values()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_recurrent_network_does_as_well(tracked):
     run(tracked, *SHORT, "scale.workers=0", "name=alone-lstm", recipe="lstm")
     run(tracked, *SHORT, "scale.workers=2", "name=lstm-on-two-nodes", recipe="lstm")

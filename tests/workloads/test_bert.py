@@ -153,6 +153,7 @@ print(json.dumps([answers["label"].tolist(), [name for name in sys.modules if na
 """
 
 
+@pytest.mark.long
 def test_a_fine_tuned_folder_is_registered_with_its_tokenizer_and_needs_neither_folder_nor_repository(folder: Path, place: Path) -> None:
     copy = shutil.copytree(folder, place / "copy")
     settings = (f"model.pretrained={copy}", "model.length=16", f"storage={place / 'runs'}")

@@ -33,6 +33,7 @@ def test_the_notebook_is_kept_without_outputs():
     assert not [cell for cell in read(NOTEBOOK, as_version=4).cells if cell.get("outputs")]
 
 
+@pytest.mark.long
 def test_every_cell_runs_and_says_what_it_should(cells):
     first, again, network, pictures, compared, wine, interval, rows, mistake = (shown(cell) for cell in cells)
     assert "TrainResult(run_id=" in first
@@ -46,11 +47,13 @@ def test_every_cell_runs_and_says_what_it_should(cells):
     assert mistake == "optim.lrr: no such setting; did you mean optim.lr? (command line)\n"
 
 
+@pytest.mark.long
 def test_a_cell_that_trains_shows_a_bar_below_it_that_is_replaced_in_its_place(cells):
     bars = [output for output in cells[0].outputs if output.output_type == "display_data" and "step " in output.data["text/plain"]]
     assert len(bars) == 1
     assert "samples/s" in bars[0].data["text/plain"]
 
 
+@pytest.mark.long
 def test_no_cell_shows_what_ray_or_mlflow_print(cells):
     assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
