@@ -225,6 +225,7 @@ def failed(training_rows, tmp_path_factory):
     return raised, before, living_actors(), list(scratch.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_what_a_worker_raises_is_told_apart_from_its_death_and_its_stream_leaves_no_actor_behind(failed):
     raised, before, after, left = failed
@@ -234,6 +235,7 @@ def test_what_a_worker_raises_is_told_apart_from_its_death_and_its_stream_leaves
     assert left == []
 
 
+@pytest.mark.long
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_a_ray_worker_has_its_threads_and_the_allocators_settings(failed):
     for rank, error in failed[0].value.raised.items():
@@ -241,6 +243,7 @@ def test_a_ray_worker_has_its_threads_and_the_allocators_settings(failed):
         assert error.args[0] == place
 
 
+@pytest.mark.long
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two workers want two cores")
 def test_a_stream_gives_each_worker_other_rows_and_all_of_them_nearly_every_epoch(failed, training_rows):
     gathered = next(iter(failed[0].value.raised.values())).args[1]

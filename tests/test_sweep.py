@@ -143,6 +143,7 @@ def test_a_space_that_is_used_up_ends_the_sweep_before_its_trials(tracked):
     assert [trial["params"] for trial in result["trials"]] == [{"model.filters": 4}, {"model.filters": 8}]
 
 
+@pytest.mark.long
 def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracked, found, empty_database):
     shutil.copytree(tracked / "datasets", tmp_path / "runs" / "datasets")
     shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")

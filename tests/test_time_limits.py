@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.cli import until
 from tests.time_limits import stacks
 
@@ -44,6 +46,7 @@ def test_a_test_that_hangs_fails_with_its_stack_and_that_of_the_process_it_waits
     assert "stacks of the processes that were running" in shown
 
 
+@pytest.mark.long
 def test_the_stacks_of_rays_workers_are_among_them(tmp_path):
     import ray
 

@@ -36,6 +36,7 @@ def asked(address, path, **body):
         return answer.read().decode()
 
 
+@pytest.mark.long
 def test_the_printed_address_answers_with_the_runs_of_this_storage_even_where_the_usual_port_is_taken(home):
     with socket.socket() as usual:
         usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
