@@ -303,6 +303,7 @@ def facts(storage, name):
     return [(trial.params, trial.outcome["weights_sha256"]) for trial in trials], [trial.outcome["resumed_from_step"] for trial in trials]
 
 
+@pytest.mark.long
 def test_trials_on_ray_are_those_of_one_process_bit_for_bit_and_their_processes_are_used_again(tracked):
     here = swept(tracked, "swept-here", "sweep.trials=3", "scale.workers=0")
     there = swept(tracked, "swept-on-ray", "sweep.trials=3")

@@ -177,6 +177,7 @@ def everything_written(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_no_secret_of_an_address_or_the_environment_is_written_anywhere(s3, tmp_path, empty_database, monkeypatch):
     planted = {name: f"canary{secrets.token_hex(8)}" for name in ("password", "tracking", "token", "key")}
     monkeypatch.setenv("SOME_SERVICE_TOKEN", planted["token"])

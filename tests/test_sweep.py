@@ -125,6 +125,7 @@ def test_the_same_command_again_runs_nothing_and_tells_the_same(found, tracked):
     assert {key: again[key] for key in ("trials", "best", "run_id")} == {key: found[key] for key in ("trials", "best", "run_id")}
 
 
+@pytest.mark.long
 def test_a_finished_sweep_is_extended_and_a_changed_space_takes_over_what_lies_in_it(tracked):
     swept(tracked, "longer", "train.epochs=1", "sweep.space.model.filters=choice(4, 8)", "sweep.trials=2")
     first = ledger(tracked, "longer").trials

@@ -130,10 +130,9 @@ def address_of(of: socket.socket) -> str:
 
 
 def test_who_waits_is_woken_when_the_raylet_is_gone():
-    raylet = listener()
-    gone = address_of(raylet)
-    raylet.close()
-    with listener() as plane:
+    with listener() as plane, socket.socket() as gone_raylet:
+        gone_raylet.bind(("127.0.0.1", 0))  # it does not listen, and nobody else can take its port
+        gone = address_of(gone_raylet)
         program = [sys.executable, "-c", WAITING, address_of(plane), gone]
         done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=90, check=True)
     assert done.stdout == f"True this machine's own node of the cluster (its raylet) at {gone} is gone; what was saved stands\n"

@@ -65,6 +65,7 @@ def two_versions(tmp_path_factory, empty_database):
     return storage, first, second, {name: int(version) for name, version in aliases.items()}
 
 
+@pytest.mark.long
 def test_models_of_different_code_load_side_by_side_without_the_repository(two_versions):
     storage, first, second, _ = two_versions
     told = load(storage, "models:/cnn@champion", second["model"]["uri"])
