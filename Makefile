@@ -13,7 +13,7 @@ test: .venv/.ready check
 
 # half a minute each: several trainings on Ray, a notebook, whole commands that are killed
 test-long: .venv/.ready
-	$(BIN)/pytest -m 'long and not slow'
+	$(BIN)/pytest -m 'long and not slow and not services'
 
 test-slow: .venv/.ready
 	$(BIN)/pytest -m slow

@@ -41,6 +41,8 @@ ours = sorted(name for name in sys.modules if name.split(".")[0] in ("workloads"
 print(json.dumps({"told": told, "ours": ours}))
 """
 
+pytestmark = pytest.mark.long  # a predicted row is the served model's: tests/pipelines/verbs/test_predict.py
+
 
 class Registered(NamedTuple):
     """A registry with a model of each recipe, and by recipe what the model says here and what it was given."""

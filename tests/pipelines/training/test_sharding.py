@@ -122,6 +122,7 @@ def in_turn(rank: int, world_size: int, *, jobs: list[Job]) -> str:
     return outcome.weights_sha256
 
 
+@pytest.mark.long
 def test_the_strategy_may_change_in_mid_run_and_back(team_run: TeamRuns, storage: Path, tmp_path: Path) -> None:
     def stopping(strategy: str, step: int | None) -> Job:
         settings = (*team_settings(), *STRICT, f"scale.strategy={strategy}")
@@ -303,6 +304,7 @@ def test_fewer_rows_than_workers_are_scored_though_a_network_takes_no_empty_batc
         np.testing.assert_allclose(outputs["probabilities"], said["probabilities"], atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_text_is_written_by_all_and_is_that_of_whole_networks(team_run: TeamRuns) -> None:
     small = ("model.layers=1", "model.width=32", "model.heads=2", "model.window=16", "model.sample_tokens=12", "model.temperature=0")
     samples = []
