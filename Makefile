@@ -11,7 +11,7 @@ demo: .venv/.ready
 test: .venv/.ready check
 	$(BIN)/pytest
 
-# half a minute each: several trainings on Ray, a notebook, whole commands that are killed
+# ten seconds to a minute each: several trainings on Ray, a notebook, whole commands that are killed
 test-long: .venv/.ready
 	$(BIN)/pytest -m 'long and not slow and not services'
 

@@ -153,7 +153,7 @@ class Train(Settings):
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the weights, of the order of rows and of dropout."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward pass (bf16: autocast; weights stay fp32)."""
+    """Arithmetic of the forward pass (bf16: autocast; weights stay fp32, and so does an LSTM on a CPU without AVX-512)."""
     compile: bool = False
     """Compile the network with torch.compile."""
     log_every: int = Field(10, gt=0)

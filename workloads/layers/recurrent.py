@@ -107,7 +107,7 @@ def _cell(cell: Cell, inputs: int, width: int) -> nn.RNNBase:
 
 
 def _outputs(layer: nn.Module, x_BTI: Tensor) -> Tensor:
-    """What a layer gives at each time step (B, T, W): in float32 where autocast asks for an LSTM in bf16 and the processor has none.
+    """A layer's outputs at each time step (B, T, W): in float32 where autocast asks for an LSTM in bf16 and the processor has none.
 
     oneDNN has it from AVX-512 on; without, torch 2.13 raises "could not create a primitive descriptor".
     """
