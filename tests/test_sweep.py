@@ -172,6 +172,7 @@ def test_kill_9_and_the_same_command_end_as_if_nothing_had_been(tmp_path, tracke
     assert statuses(tmp_path) == ["FINISHED"] * 4
 
 
+@pytest.mark.long
 def test_a_stopped_sweep_says_how_to_go_on_and_is_killed_in_mlflow(tmp_path, tracked, found, empty_database):
     shutil.copytree(tracked / "datasets", tmp_path / "runs" / "datasets")
     shutil.copy(empty_database, tmp_path / "runs" / "mlflow.db")

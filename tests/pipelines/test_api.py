@@ -178,7 +178,7 @@ def test_pictures_in_memory_train_as_the_digits_do(digits, place):
 
 def test_splits_in_memory_stay_the_splits_they_are(frame, place):
     splits = {"train": frame[:300], "validation": frame[300:400], "test": frame[400:]}
-    found = api.prepare("mlp_binary", data=splits, storage=place)
+    found = api.prepare("mlp_binary", QUICK, data=splits, storage=place)
     assert found["rows"] == {"train": 300, "validation": 100, "test": 169}
 
 

@@ -105,12 +105,12 @@ def test_a_storage_without_runs_and_a_server_that_is_down_are_told(tmp_path):
     assert "cannot be used" in problem("latest", tmp_path, kind=StorageError)
 
 
-def test_a_run_that_registered_nothing_is_loaded_from_its_folder(storage):
-    result = trained(storage, "name=unregistered", "track.register=false", "train.steps=5")
-    for called in ("unregistered", str(storage / "cnn" / "unregistered")):
-        found = find(called, storage)
+def test_a_run_that_registered_nothing_is_loaded_from_its_folder(copy):
+    result = trained(copy, "name=unregistered", "track.register=false", "train.steps=5")
+    for called in ("unregistered", str(copy / "cnn" / "unregistered")):
+        found = find(called, copy)
         assert found.version is None
-        assert found.weights.is_relative_to(storage / "cnn" / "unregistered" / "checkpoints")
+        assert found.weights.is_relative_to(copy / "cnn" / "unregistered" / "checkpoints")
         assert checkpoint.weights_sha256(found.network()) == result["weights_sha256"]
 
 

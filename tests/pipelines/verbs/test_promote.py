@@ -249,6 +249,7 @@ def test_a_champion_of_other_classes_or_of_another_task_cannot_be_compared(table
     assert "it is a model of tabular classification, this one of image classification" in promote("images", tables)["reason"]
 
 
+@pytest.mark.long
 def test_forecasts_are_compared_in_blocks_and_in_the_same_units(tmp_path, empty_database):
     storage = storage_with(tmp_path, empty_database)
     series = pd.DataFrame({"hour": range(4000), "demand": 100 + 20 * np.sin(np.arange(4000) / 24 * 2 * np.pi) + np.arange(4000) / 200})
