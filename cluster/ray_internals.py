@@ -202,7 +202,8 @@ def raised_by_worker(failure: BaseException) -> BaseException | None:
 
 # ---- Ray Jobs
 
-_CHATTY = ("ray.dashboard.modules", "ray._private.runtime_env", "ray._private.authentication")
+# each by its whole name: two of them set a level of their own, which that of a package does not reach
+_CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.working_dir", "_private.authentication")
 
 
 def job_client(address: str, *, connect_seconds: float, answer_seconds: float, send_seconds: float) -> Any:
@@ -215,7 +216,7 @@ def job_client(address: str, *, connect_seconds: float, answer_seconds: float, s
             return super()._do_request(method, endpoint, **({"timeout": (connect_seconds, seconds)} | options))
 
     for name in _CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # an address that is given is overridden by this, and by RAY_ADDRESS
     client = Bounded(address)
     return client, client._server_ray_version

@@ -188,5 +188,5 @@ def test_who_is_asked_twice_stops_at_once(place):
             break
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
-    assert code == 130
+    assert code == 130, err
     assert "no checkpoint within" not in err, "it did not wait to the end"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
 import os
 import socket
 import threading
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import ray_constants
+from ray._private.runtime_env import working_dir
 from ray._private.runtime_env.packaging import create_package
+from ray.dashboard.modules import dashboard_sdk
+from ray.dashboard.modules.job import sdk
 
 from cluster import ClusterError
 from cluster.jobs import FILE_BYTES, Jobs, check_size, package_of
@@ -100,6 +104,12 @@ def test_what_answers_is_no_cluster_of_ours(answering, status, body, sentence):
 def test_the_address_that_is_given_is_asked_and_not_that_of_the_environment(answering):
     with pytest.raises(ClusterError, match=r"Ray 2\.9\.0"):
         Jobs(answering(200, json.dumps({"ray_version": "2.9.0"})))
+
+
+def test_what_rays_client_logs_is_not_on_a_persons_screen(answering):
+    Jobs(answering(200, json.dumps({"ray_version": ray.__version__})))
+    loggers = [logging.getLogger(module.__name__) for module in (sdk, dashboard_sdk, working_dir)]
+    assert not [each.name for each in loggers if each.isEnabledFor(logging.INFO)]
 
 
 # ---- the package of a job
