@@ -16,7 +16,8 @@ class FaultProxy:
     """Forwards to the server at `port`, but for what `fault` says.
 
     `error`: everything is answered with 500, and the server sees none of it. `silence`: each request waits for 30 s, or until that fault
-    is over, before it goes on. `drop(path)`: the next request to such a path is done by the server, and its answer lost.
+    is over, before it goes on. `drop(path)`: the next request to such a path is done by the server, and its answer lost. `answered` counts
+    the answers to requests that came while there was no fault.
     """
 
     def __init__(self, port: int) -> None:
@@ -65,7 +66,7 @@ class FaultProxy:
 
     def _handle(self, request: http.server.BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
-        if self._fault != "none":
+        if faulty := self._fault != "none":
             self.faults += 1
         if self._fault == "error":
             self._answer(request, 500, {"Content-Type": "text/plain"}, b"scripted")
@@ -84,7 +85,7 @@ class FaultProxy:
             request.connection.shutdown(socket.SHUT_RDWR)
             return
         self._answer(request, status, headers, content)
-        self.answered += 1
+        self.answered += not faulty
 
     def _forwarded(self, request: http.server.BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._target, timeout=120)
