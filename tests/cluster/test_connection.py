@@ -82,7 +82,7 @@ def test_whether_anyone_is_let_in_is_asked_and_not_believed():
     ("theirs", "told"),
     [
         ({"ray_version": "2.59.0"}, "the cluster runs Ray 2.59.0 on Python"),
-        ({"python_version": "3.12.1"}, "on Python 3.12.1, this is Ray"),
+        ({"python_version": "3.9.1"}, "on Python 3.9.1, this is Ray"),
     ],
 )
 def test_what_ray_says_of_versions_becomes_a_sentence(theirs, told):
