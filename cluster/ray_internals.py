@@ -202,7 +202,7 @@ def raised_by_worker(failure: BaseException) -> BaseException | None:
 
 # ---- Ray Jobs
 
-# each by its whole name: two of them set a level of their own, which that of a package does not reach
+# two of these loggers set a level of their own, which the level of their package does not reach
 _CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.working_dir", "_private.authentication")
 
 

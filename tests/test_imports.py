@@ -37,11 +37,14 @@ def _imports(path: Path) -> set[str]:
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 MODULES = {_module(path) for path in FILES}
 IMPORTS = {_module(path): _imports(path) for path in FILES}
-NOUNS = [
-    name
-    for name in MODULES
-    if name.startswith(("pipelines.data.", "pipelines.training.", "pipelines.tracking.", "pipelines.evaluation.", "pipelines.evaluation."))
-]
+BELOW = {
+    "tracking": {"errors", "process", "run_record", "run_states", "sealed"},
+    "data": {"errors", "run_settings", "sealed", "settings", "tracking"},
+    "training": {"data", "errors", "process", "run_record", "run_settings", "sealed", "settings", "tracking"},
+    "evaluation": {"config", "data", "errors", "run_record", "run_settings", "run_states", "sealed", "settings", "tracking", "training"},
+}
+"""A room of nouns -> what it imports of pipelines: no verb, nothing that assembles, and not the screen."""
+NOUNS = {room: [name for name in MODULES if name.startswith(f"pipelines.{room}.")] for room in BELOW}
 
 
 def _importers(package: str) -> set[str]:
@@ -94,22 +97,18 @@ def test_workloads_import_each_other_only_relatively():
             assert not [name for name in names if name.split(".")[0] == "workloads"], path
 
 
-def test_nouns_import_of_workloads_only_the_contract():
-    for module in NOUNS:
-        used = {name for name in IMPORTS[module] if name.split(".")[0] == "workloads"}
-        assert used <= {"workloads", "workloads.base", "workloads.judging", "workloads.inference", "workloads.served"}, module
+@pytest.mark.parametrize("room", NOUNS)
+def test_nouns_import_of_workloads_only_the_contract(room):
+    contract = {"workloads", "workloads.base", "workloads.judging", "workloads.inference", "workloads.served"}
+    for module in NOUNS[room]:
+        assert {name for name in IMPORTS[module] if name.split(".")[0] == "workloads"} <= contract, module
 
 
-def test_nouns_import_no_verb_and_no_cluster():
-    names = ("__main__", "command", "launch", "rerun", "score", "publish", "config", "screen")
-    names += ("submission", "jobs")
-    verbs = {f"pipelines.{name}" for name in names} | {name for name in MODULES if name.startswith("pipelines.verbs")}
-    for module in NOUNS:
-        told = (
-            {"pipelines.config"} if module.startswith("pipelines.evaluation.") else set()
-        )  # a model is found by settings laid over its own
-        assert not IMPORTS[module] & (verbs - told), module
-        assert not {name for name in IMPORTS[module] if name.startswith("cluster")}, module
+@pytest.mark.parametrize("room", NOUNS)
+def test_nouns_import_what_lies_below_them_and_no_cluster(room):
+    used = {name for module in NOUNS[room] for name in IMPORTS[module] & MODULES if name != "pipelines"}
+    assert not {name for name in used if name.split(".")[0] == "cluster"}
+    assert {name.split(".")[1] for name in used if name.startswith("pipelines.")} - {room} == BELOW[room]
 
 
 def test_the_loop_knows_neither_files_nor_printing():
