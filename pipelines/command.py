@@ -19,6 +19,7 @@ Result = dict[str, Any]
 _JSON = Annotated[bool, typer.Option("--json", help="One JSON object as the last line of stdout; all else to stderr.")]
 _ERROR_LINES = 25
 _RESUMED = ("train", "sweep")
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def command(
@@ -49,7 +50,7 @@ def run(verb: Callable[[Any], Result], *, as_json: bool = False, exit_code: Call
     from pipelines.screen import Screen
 
     process.collect_rarely()
-    for stop in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a script's background process starts with it ignored
+    for stop in _STOPS:  # SIGINT too: a script's background process starts with it ignored
         signal.signal(stop, _interrupt)
     screen = Screen(as_json=as_json)
     try:
@@ -57,6 +58,8 @@ def run(verb: Callable[[Any], Result], *, as_json: bool = False, exit_code: Call
     except (typer.TyperException, typer.Exit):  # of a command line within this one (submit): typer ends with its usage
         raise
     except (Exception, KeyboardInterrupt) as error:
+        for stop in _STOPS:  # asked once more while it says how it ended, it would end without
+            signal.signal(stop, signal.SIG_IGN)
         from pipelines.tracking.provenance import redact
 
         code = code_of(error)

@@ -178,7 +178,9 @@ def write_config(settings: Settings, folder: RunFolder) -> str:
 
 
 def begin(folder: RunFolder, about: About) -> None:
-    """Write the description of a run at the start of an attempt; the end of the last one no longer counts, unless all was computed."""
+    """Write the description of a run at the start of an attempt; void are the last one's marks, and its end unless all was computed."""
+    for mark in (folder.abandoned, folder.pause):
+        mark.unlink(missing_ok=True)
     folder.write(ABOUT, about)
     if folder.read(CONCLUDED) is None:
         folder.remove(ENDING)

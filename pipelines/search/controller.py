@@ -161,7 +161,6 @@ class Controller:
         identity = self._identity(trial.number, run, fingerprint)
         folder.write(IDENTITY, identity)
         folder.write(FINGERPRINT, fingerprint)
-        folder.abandoned.unlink(missing_ok=True)
         self._track(trial, loaded, fingerprint, folder)
         self._started[trial.number] = time.monotonic()
         job = Job(run, folder, store_of(run.data, run.root), fingerprint, identity, self._threads)

@@ -82,8 +82,6 @@ def _folder(run: Run, plan: Plan, *, again: bool) -> RunFolder:
 
 def _begin(loaded: Loaded, plan: Plan, folder: RunFolder, uri: str, attempt: Attempt, screen: Screen) -> Tracker:
     """Write down what the run is, before anything starts."""
-    folder.abandoned.unlink(missing_ok=True)
-    folder.pause.unlink(missing_ok=True)
     config = write_config(loaded.run, folder)
     folder.write(FINGERPRINT, plan.fingerprint)
     screen.say(f"{folder.path.name}: {loaded.run.summary}; log: {folder.log}")

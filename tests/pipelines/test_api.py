@@ -141,7 +141,8 @@ def test_a_command_resumes_what_the_api_began(own):
     process = forked.Command("a_script", [], cwd=own, env=os.environ | {"PYTHONPATH": str(ROOT)})
     until(lambda: list(own.glob("runs/cnn/*/checkpoints/step-*")), process, seconds=100)
     process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+    out, err = process.communicate(timeout=60)
+    assert "KeyboardInterrupt" in err, (process.returncode, out)
     [folder] = own.glob("runs/cnn/*")
     kept = {path.name for path in folder.glob("checkpoints/step-*")}
     command = start(["train", "cnn", "train.epochs=400", "train.checkpoint_every=20", *CPU_QUICK], cwd=own)
